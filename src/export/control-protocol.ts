@@ -1,0 +1,74 @@
+/**
+ * What an export says and takes on its control socket (`NAME.ctl`): JSON, one object a line.
+ *
+ *     -> {"id":1,"method":"status"}
+ *     <- {"id":1,"result":{...ExportStatus}}
+ *     <- {"id":1,"error":"one line that names the thing and the way out"}
+ *     -> {"id":2,"method":"watch"}          then, unasked: {"event":"status","status":{...ExportStatus}}
+ *
+ * After `watch` the export sends its status on each change of state, and at most twice a second while its counters move.
+ */
+
+export type ExportState = 'serving' | 'lent' | 'fenced' | 'retired' | 'standby' | 'relocating';
+
+/** The counters of one relocation, also in the D-Bus signal RelocationCompleted. */
+export interface RelocationCounters {
+  /** Bytes fetched because a client asked for them. */
+  onDemandBytes: number;
+  /** Bytes fetched by the background copy. */
+  backgroundBytes: number;
+  /** Bytes never fetched because they are holes (or zeros) at the origin. */
+  skippedBytes: number;
+  /** From the takeover until now, or until the last block was present. 0 before the takeover. */
+  secondsSinceTakeover: number;
+}
+
+export interface ExportStatus extends RelocationCounters {
+  name: string;
+  uuid: string;
+  /** Grows by one with each takeover. */
+  generation: number;
+  state: ExportState;
+  pid: number;
+  sizeBytes: number;
+  presentBytes: number;
+  /** URI of the origin while there is one, else null. */
+  origin: string | null;
+  /** false while the link to the origin is down; true where there is no origin. */
+  originReachable: boolean;
+  /** ISO 8601 time since when the origin cannot be reached, or null. */
+  originUnreachableSince: string | null;
+  /** In standby: bytes of data at the origin, as far as it tells (what the destination will need at most); else null. */
+  originDataBytes: number | null;
+  image: string;
+  socket: string;
+  /** Clients connected now, the lease holder not counted. */
+  clients: number;
+  /** uuid of the lease attached to this export, or null. */
+  lease: string | null;
+  /** Bytes that clients wrote here since the start. */
+  writtenBytes: number;
+  /** The last error that an administrator should know of, one line, or null. */
+  error: string | null;
+}
+
+/**
+ * - `status`, `watch`: see above.
+ * - `takeover`: fence the origin and begin to keep blocks; answers once that is so (at once where it is so already).
+ * - `source-gone`: the guest that used this export as its disk is gone; tells the lease holder.
+ * - `abandon`: give the origin back and delete image, map and record; refused once a write has been acknowledged. The process ends.
+ * - `stop`: finish requests, sync, end. Nothing is deleted.
+ */
+export type ControlMethod = 'status' | 'watch' | 'takeover' | 'source-gone' | 'abandon' | 'stop';
+
+export interface ControlRequest {
+  id: number;
+  method: ControlMethod;
+}
+
+export type ControlResponse = { id: number; result: unknown } | { id: number; error: string };
+
+export interface StatusEvent {
+  event: 'status';
+  status: ExportStatus;
+}

@@ -1,0 +1,131 @@
+/**
+ * The record of an export, `export.json` in its state directory: who it is and where it stands in its life. It is what an export
+ * finds when it starts again, and what the daemon reads to know which exports a host has.
+ *
+ * A record is replaced as a whole (write aside, sync, rename, sync the directory), so that after a loss of power there is
+ * either the old one or the new one. Whoever changes a state does so here first, and acts on it only when this has returned.
+ */
+import { randomUUID } from 'node:crypto';
+import { mkdir, open, readFile, rename } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
+import * as v from 'valibot';
+
+const Uuid = v.pipe(v.string(), v.uuid());
+const Count = v.pipe(v.number(), v.safeInteger(), v.minValue(0));
+
+const RecordSchema = v.strictObject({
+  version: v.literal(1),
+  name: v.string(),
+  /** The disk's identity, the same on every host that it moves to. */
+  uuid: Uuid,
+  /** Grows by one with each takeover. */
+  generation: Count,
+  /** Absolute path of the image. */
+  image: v.string(),
+  /** The image was made by a proxy (and goes with it when the move is given up). */
+  imageCreated: v.boolean(),
+  sizeBytes: Count,
+  state: v.picklist(['serving', 'fenced', 'retired', 'standby', 'relocating']),
+  /** Where a proxy fetches from; kept after completion until the origin has been told to retire. */
+  origin: v.nullable(
+    v.strictObject({
+      uri: v.string(),
+      /** Identity that the origin gave at the first attach; null for a plain NBD server. */
+      uuid: v.nullable(Uuid),
+      generation: Count,
+      /** The lease, ours, the same after every reconnect. */
+      lease: Uuid,
+    }),
+  ),
+  /** Origin side, while fenced: the lease that may read. */
+  lease: v.nullable(Uuid),
+  /** ISO 8601, of the takeover that made this generation; null where there was none. */
+  takenOverAt: v.nullable(v.string()),
+  onDemandBytes: Count,
+  backgroundBytes: Count,
+  skippedBytes: Count,
+  /** Of a completed relocation; 0 before. */
+  relocationSeconds: v.pipe(v.number(), v.minValue(0)),
+});
+
+export type ExportRecord = v.InferOutput<typeof RecordSchema>;
+
+const fileName = 'export.json';
+
+/** A name must be fit for a file name, a socket name, a D-Bus path (escaped) and an NBD string. */
+export function checkExportName(name: string): void {
+  if (!/^[A-Za-z0-9_][A-Za-z0-9_.+-]{0,99}$/.test(name)) {
+    throw new Error(
+      `export name '${name.slice(0, 120)}' is not usable: 1 to 100 letters, digits, '_', '.', '+', '-', not starting with '.', '+' or '-'`,
+    );
+  }
+}
+
+/** The record of a disk that has never moved. */
+export function newRecord(name: string, image: string, sizeBytes: number): ExportRecord {
+  checkExportName(name);
+  return {
+    version: 1,
+    name,
+    uuid: randomUUID(),
+    generation: 1,
+    image,
+    imageCreated: false,
+    sizeBytes,
+    state: 'serving',
+    origin: null,
+    lease: null,
+    takenOverAt: null,
+    onDemandBytes: 0,
+    backgroundBytes: 0,
+    skippedBytes: 0,
+    relocationSeconds: 0,
+  };
+}
+
+/** Reads the record in a state directory; undefined when there is none.
+ * @throws Error naming the file, when it is not a record. */
+export async function readRecord(stateDir: string): Promise<ExportRecord | undefined> {
+  const path = join(stateDir, fileName);
+  let text: string;
+  try {
+    text = await readFile(path, 'utf8');
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return undefined;
+    throw error;
+  }
+  try {
+    return v.parse(RecordSchema, JSON.parse(text));
+  } catch (error) {
+    throw new Error(
+      `${path} is not the record of an export (${(error as Error).message}); move the directory ${stateDir} aside to begin anew`,
+    );
+  }
+}
+
+/** Replaces the record, durably: when this resolves it survives loss of power. */
+export async function writeRecord(stateDir: string, record: ExportRecord): Promise<void> {
+  const made = await mkdir(stateDir, { recursive: true, mode: 0o700 });
+  if (made !== undefined) await syncDirectory(dirname(stateDir));
+  const path = join(stateDir, fileName);
+  const aside = `${path}.new`;
+  const file = await open(aside, 'w', 0o600);
+  try {
+    await file.writeFile(`${JSON.stringify(record, null, 2)}\n`);
+    await file.sync();
+  } finally {
+    await file.close();
+  }
+  await rename(aside, path);
+  await syncDirectory(stateDir);
+}
+
+/** Makes the entries of a directory (creations, renames, removals) survive loss of power. */
+export async function syncDirectory(path: string): Promise<void> {
+  const directory = await open(path, 'r');
+  try {
+    await directory.sync();
+  } finally {
+    await directory.close();
+  }
+}
