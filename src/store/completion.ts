@@ -2,16 +2,13 @@
  * How image and disk answer a request: through a callback object, at once or later, exactly once. Not a promise, because this is the
  * hot path: the request object that a session has anyway is the completion, so a request costs no allocation here.
  */
+import type { Extent } from '../nbd/extent.ts';
+
+export type { Extent };
 
 /** Receives the outcome of one request: 0, or an NBD errno (`Errno` in nbd/constants.ts). */
 export interface Completion {
   complete(errno: number): void;
-}
-
-/** A stretch of a disk: `flags` are AllocationFlag bits (0 = data, HOLE | ZERO = a hole). `length` in bytes. */
-export interface Extent {
-  length: number;
-  flags: number;
 }
 
 export interface ExtentsCompletion {
