@@ -1,0 +1,213 @@
+/** The configuration of a host, /etc/xnbd/xnbd.conf: what may stand in it, and what holds where it says nothing. */
+import { readFile } from 'node:fs/promises';
+import { hostname } from 'node:os';
+import { isAbsolute } from 'node:path';
+import { parse as parseIni } from 'ini';
+import * as v from 'valibot';
+import { checkLines, type Fault, type Located } from './ini-lines.ts';
+
+export const defaultConfigPath = '/etc/xnbd/xnbd.conf';
+
+export interface Address {
+  /** A name or an IP address, IPv6 without its brackets. */
+  readonly host: string;
+  /** 1 to 65535. */
+  readonly port: number;
+}
+
+export interface Peer extends Address {
+  readonly name: string;
+}
+
+/** Splits `HOST:PORT` or `[IPV6]:PORT`; undefined for anything else. */
+export function parseAddress(text: string): Address | undefined {
+  const match = /^(?:\[([0-9A-Fa-f:.]+(?:%[\w.-]+)?)\]|([\w.-]+)):(\d{1,5})$/.exec(text);
+  const host = match?.[1] ?? match?.[2];
+  const port = Number(match?.[3]);
+  return host === undefined || port < 1 || port > 65_535 ? undefined : { host, port };
+}
+
+/** The address as `parseAddress` takes it. */
+export function formatAddress({ host, port }: Address): string {
+  return host.includes(':') ? `[${host}]:${port}` : `${host}:${port}`;
+}
+
+const AddressText = v.pipe(
+  v.string(),
+  v.rawTransform(({ dataset, addIssue, NEVER }) => {
+    const address = parseAddress(dataset.value);
+    if (address !== undefined) return address;
+    addIssue({ message: 'allowed is HOST:PORT or [IPV6]:PORT, the port from 1 to 65535' });
+    return NEVER;
+  }),
+);
+const Directory = v.pipe(
+  v.string(),
+  v.check((path) => isAbsolute(path) && !path.includes('\0'), 'allowed is an absolute path'),
+);
+const oneOf = <const Words extends readonly [string, ...string[]]>(words: Words) =>
+  v.picklist(words, `allowed is ${words.join(' or ')}`);
+const Seconds = v.pipe(
+  v.string(),
+  v.regex(/^\d{1,5}$/, 'allowed is a number of seconds from 1 to 86400'),
+  v.transform(Number),
+  v.minValue(1, 'allowed is a number of seconds from 1 to 86400'),
+  v.maxValue(86_400, 'allowed is a number of seconds from 1 to 86400'),
+);
+
+const Schema = v.strictObject({
+  paths: v.optional(
+    v.strictObject({
+      images: v.optional(Directory, '/var/lib/xnbd/images'),
+      exports: v.optional(Directory, '/var/lib/xnbd/exports'),
+      run: v.optional(Directory, '/run/xnbd'),
+    }),
+    {},
+  ),
+  gateway: v.optional(
+    v.strictObject({
+      listen: v.optional(AddressText, '0.0.0.0:10809'),
+      advertise: v.optional(AddressText),
+      // Without certificates nothing but `off` works yet; that it must be said is the point.
+      tls: v.optional(oneOf(['required', 'off']), 'required'),
+    }),
+    {},
+  ),
+  relocation: v.optional(
+    v.strictObject({
+      'prepare-timeout': v.optional(Seconds, '60'),
+      retired: v.optional(oneOf(['delete', 'keep']), 'keep'),
+    }),
+    {},
+  ),
+  peers: v.optional(v.record(v.string(), AddressText), {}),
+  libvirt: v.optional(
+    v.strictObject({
+      dbus: v.optional(
+        v.pipe(
+          v.string(),
+          v.check(
+            (text) => text === 'system' || /^(unix|tcp):\S+=/.test(text),
+            'allowed is system or a D-Bus address, such as unix:path=/run/dbus/system_bus_socket',
+          ),
+        ),
+        'system',
+      ),
+    }),
+    {},
+  ),
+  log: v.optional(
+    v.strictObject({ level: v.optional(oneOf(['debug', 'info', 'warning', 'error']), 'info') }),
+    {},
+  ),
+});
+
+/** Which keys each section takes; null: any. */
+const keys: Readonly<Record<string, readonly string[] | null>> = {
+  paths: ['images', 'exports', 'run'],
+  gateway: ['listen', 'advertise', 'tls'],
+  relocation: ['prepare-timeout', 'retired'],
+  peers: null,
+  libvirt: ['dbus'],
+  log: ['level'],
+};
+
+export interface Config {
+  readonly paths: {
+    /** Where the images of disks that arrive are made. */
+    readonly images: string;
+    /** One directory an export: record and present map. */
+    readonly exports: string;
+    /** Sockets: NBD and control of each export, hooks. */
+    readonly run: string;
+  };
+  readonly gateway: {
+    readonly listen: Address;
+    /** What other hosts are told to connect to. */
+    readonly advertise: Address;
+    readonly tls: 'required' | 'off';
+  };
+  readonly relocation: {
+    /** How long a lease waits for the `prepare` hook, 1 to 86400. */
+    readonly prepareTimeoutSeconds: number;
+    /** What becomes of an image whose disk has moved away completely. */
+    readonly retired: 'delete' | 'keep';
+  };
+  /** Gateways to ask for an export by name, in the order of the file. */
+  readonly peers: readonly Peer[];
+  readonly libvirt: {
+    /** 'system', or the address of the bus that libvirt-dbus is on. */
+    readonly dbus: string;
+  };
+  readonly log: { readonly level: 'debug' | 'info' | 'warning' | 'error' };
+}
+
+export class ConfigError extends Error {
+  override name = 'ConfigError';
+}
+
+/**
+ * Checks and completes the text of a configuration; `path` only names it in errors.
+ * @throws ConfigError with a line `PATH:LINE: what is wrong, what is allowed` for each fault of the file.
+ */
+export function parseConfig(text: string, path: string): Config {
+  const { faults, lines, trimmed } = checkLines(text, keys);
+  const result = v.safeParse(Schema, wellFormed(parseIni(trimmed), lines));
+  for (const issue of result.issues ?? []) faults.push(locate(issue, lines));
+  if (faults.length > 0 || !result.success) {
+    faults.sort((a, b) => a.line - b.line);
+    throw new ConfigError(faults.map(({ line, message }) => `${path}:${line}: ${message}`).join('\n'));
+  }
+  const { paths, gateway, relocation, peers, libvirt, log } = result.output;
+  return {
+    paths,
+    gateway: {
+      listen: gateway.listen,
+      advertise: gateway.advertise ?? { host: hostname(), port: gateway.listen.port },
+      tls: gateway.tls,
+    },
+    relocation: { prepareTimeoutSeconds: relocation['prepare-timeout'], retired: relocation.retired },
+    peers: Object.entries(peers).map(([name, address]) => ({ name, ...address })),
+    libvirt,
+    log,
+  };
+}
+
+/** What the schema can judge although other lines may be faulty. */
+function wellFormed(sections: Record<string, unknown>, lines: Located): Record<string, unknown> {
+  const result: Record<string, Record<string, unknown>> = {};
+  for (const located of lines.keys()) {
+    const [section = '', key = ''] = located.split('\n');
+    const entries = sections[section] as Record<string, unknown>;
+    // ini turns these three words into what JSON means by them.
+    result[section] = { ...result[section], [key]: String(entries[key]) };
+  }
+  return result;
+}
+
+function locate(issue: v.BaseIssue<unknown>, lines: Located): Fault {
+  const [section = '', key = ''] = (issue.path ?? []).map((item) => String(item.key));
+  return {
+    line: lines.get(`${section}\n${key}`) ?? 1,
+    message: `${key} = ${String(issue.input).slice(0, 200)} in [${section}]: ${issue.message}`,
+  };
+}
+
+/**
+ * Reads the configuration. Without `path` the default one, which may be missing: then the defaults hold.
+ * @throws ConfigError for what is wrong in the file; Error naming it when it cannot be read.
+ */
+export async function loadConfig(path?: string): Promise<Config> {
+  const named = path ?? defaultConfigPath;
+  let bytes: Buffer;
+  try {
+    bytes = await readFile(named);
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException;
+    if (code === 'ENOENT' && path === undefined) return parseConfig('', named);
+    throw new ConfigError(
+      `configuration ${named} cannot be read (${code}): create it, or name another with --config`,
+    );
+  }
+  return parseConfig(bytes.toString('utf8'), named);
+}
