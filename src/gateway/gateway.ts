@@ -1,0 +1,95 @@
+/** The front door of a host: one port, every export by name. One bad visitor never disturbs the others. */
+import type { Address } from '../config/config.ts';
+import { log } from '../log/log.ts';
+import { joinStreams } from './join-streams.ts';
+import { StreamEnded } from './read-exactly.ts';
+import type { Transport, Visitor } from './transport.ts';
+import { receive } from './visit.ts';
+
+export interface GatewayOptions {
+  /** Directory of the sockets `NAME.sock`. */
+  run: string;
+  listen(visit: (visitor: Visitor) => void): Promise<Transport>;
+  /** A visitor that has not named an export by then is shown out. Default 15 000. */
+  handshakeLimitMs?: number;
+  /** So many visitors may be without an export; one more shows the oldest of them out. Default 128. */
+  maxHandshakes?: number;
+}
+
+export interface Gateway {
+  readonly address: Address;
+  /** Lets nobody in any more; resolves when everybody is gone, or has been shown out after `graceMs`. */
+  close(graceMs: number): Promise<void>;
+}
+
+/** @throws Error when the transport cannot listen. */
+export async function startGateway(options: GatewayOptions): Promise<Gateway> {
+  const { run, handshakeLimitMs = 15_000, maxHandshakes = 128 } = options;
+  /** Those without an export, the oldest first. */
+  const handshakes = new Set<Visitor>();
+  const visits = new Map<Visitor, Promise<void>>();
+  let open = true;
+
+  const showOut = (visitor: Visitor, why: string): void => {
+    log.info(`${visitor.who} is shown out: ${why}`);
+    visitor.stream.destroy();
+  };
+
+  const greet = async (visitor: Visitor): Promise<void> => {
+    const { stream, who } = visitor;
+    stream.on('error', () => stream.destroy());
+    handshakes.add(visitor);
+    for (const oldest of handshakes) {
+      if (handshakes.size <= maxHandshakes) break;
+      handshakes.delete(oldest);
+      showOut(oldest, `it named no export, and ${maxHandshakes} others wait`);
+    }
+    const timer = setTimeout(
+      () => showOut(visitor, `it named no export within ${handshakeLimitMs / 1000} s`),
+      handshakeLimitMs,
+    );
+    const named = await receive(stream, run).finally(() => {
+      clearTimeout(timer);
+      handshakes.delete(visitor);
+    });
+    if (named === null) return;
+    log.info(`${who} is at export ${named.name}`, { export: named.name });
+    await joinStreams(stream, named.stream);
+    log.info(
+      `${who} has left export ${named.name}: ${stream.bytesRead} bytes from it, ${stream.bytesWritten} to it`,
+      {
+        export: named.name,
+      },
+    );
+  };
+
+  const visit = (visitor: Visitor): void => {
+    if (!open) {
+      visitor.stream.destroy();
+      return;
+    }
+    const over = greet(visitor)
+      .catch((error: unknown) => {
+        if (!(error instanceof StreamEnded)) log.warning(`${visitor.who}: ${(error as Error).message}`);
+        // What was answered still goes out.
+        visitor.stream.destroySoon();
+      })
+      .finally(() => visits.delete(visitor));
+    visits.set(visitor, over);
+  };
+
+  const transport = await options.listen(visit);
+  return {
+    address: transport.address,
+    async close(graceMs) {
+      open = false;
+      transport.close();
+      for (const visitor of handshakes) visitor.stream.destroy();
+      const timer = setTimeout(() => {
+        for (const visitor of visits.keys()) showOut(visitor, 'the gateway ends');
+      }, graceMs);
+      await Promise.all(visits.values());
+      clearTimeout(timer);
+    },
+  };
+}

@@ -1,0 +1,81 @@
+/** The exports of this host as the gateway sees them: unix sockets `NAME.sock` in the run directory, each an NBD server. */
+import { readdir } from 'node:fs/promises';
+import { connect, type Socket } from 'node:net';
+import { join } from 'node:path';
+import { decodeGreeting, GREETING_LENGTH } from '../nbd/option-framing.ts';
+import { checkExportName } from '../store/record.ts';
+import { readExactly, StreamEnded } from './read-exactly.ts';
+
+const SUFFIX = '.sock';
+/** Sockets in the run directory that are no exports. */
+const RESERVED = new Set(['hook']);
+const GREETING_LIMIT_MS = 2000;
+
+/** There is no such export here (or it does not run). */
+export class UnknownExport extends Error {}
+
+/**
+ * Connects to an export, its greeting read.
+ * @throws UnknownExport when nobody serves that name; Error when whoever does is no NBD server or silent.
+ */
+export async function dialExport(run: string, name: string): Promise<Socket> {
+  if (!isExportName(name)) throw new UnknownExport(`no export is called '${printable(name)}'`);
+  const socket = await connected(join(run, name + SUFFIX), name);
+  const timer = setTimeout(() => socket.destroy(), GREETING_LIMIT_MS);
+  try {
+    decodeGreeting(await readExactly(socket, GREETING_LENGTH));
+    return socket;
+  } catch (error) {
+    socket.destroy();
+    if (!(error instanceof StreamEnded)) throw error;
+    throw new Error(`export ${name} does not greet: see its log`);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+/** Names that a client could connect to now, in order. */
+export async function listExports(run: string): Promise<string[]> {
+  const files = await readdir(run);
+  const names = files.filter((file) => file.endsWith(SUFFIX)).map((file) => file.slice(0, -SUFFIX.length));
+  const live = await Promise.all(names.map((name) => answers(run, name)));
+  return names.filter((_, index) => live[index]).sort();
+}
+
+async function answers(run: string, name: string): Promise<boolean> {
+  try {
+    (await dialExport(run, name)).destroy();
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+function connected(path: string, name: string): Promise<Socket> {
+  return new Promise((resolve, reject) => {
+    const socket = connect({ path, allowHalfOpen: true });
+    socket.on('connect', () => resolve(socket));
+    socket.on('error', (error: NodeJS.ErrnoException) => {
+      const nobody = error.code === 'ENOENT' || error.code === 'ECONNREFUSED';
+      reject(
+        nobody
+          ? new UnknownExport(`no export '${name}' runs here`)
+          : new Error(`export ${name}: ${error.message}`),
+      );
+    });
+  });
+}
+
+function isExportName(name: string): boolean {
+  try {
+    checkExportName(name);
+    return !RESERVED.has(name);
+  } catch {
+    return false;
+  }
+}
+
+/** A name from the network, fit for one line. */
+function printable(name: string): string {
+  return name.slice(0, 100).replaceAll(/[^\x20-\x7e]/g, '?');
+}

@@ -1,0 +1,51 @@
+/**
+ * How strangers reach the gateway: the one door to the network. What comes through it is a stream of bytes and the name of who sends them,
+ * whatever lies underneath; so TLS becomes another transport, not another gateway.
+ */
+import { createServer, type Socket } from 'node:net';
+import { type Address, formatAddress } from '../config/config.ts';
+import { log } from '../log/log.ts';
+
+export interface Visitor {
+  stream: Socket;
+  /** For the log: address and port of the peer. */
+  who: string;
+}
+
+export interface Transport {
+  /** Where it listens; the port is the real one where 0 was asked for. */
+  readonly address: Address;
+  /** No new visitors. Those that are in stay. */
+  close(): void;
+}
+
+/** Beyond this many connections new ones are closed at once, so that the process never runs out of descriptors. */
+const MAX_CONNECTIONS = 1000;
+
+/**
+ * Plain TCP: whoever reaches the port is let in.
+ * @throws Error naming the address, when it cannot be listened on.
+ */
+export async function listenPlain(at: Address, visit: (visitor: Visitor) => void): Promise<Transport> {
+  const server = createServer({ allowHalfOpen: true, noDelay: true, keepAlive: true }, (stream) => {
+    visit({
+      stream,
+      who: formatAddress({ host: stream.remoteAddress ?? '?', port: stream.remotePort ?? 0 }),
+    });
+  });
+  server.maxConnections = MAX_CONNECTIONS;
+  server.on('drop', (from) =>
+    log.warning(`${from?.remoteAddress} turned away: ${MAX_CONNECTIONS} connections are open`),
+  );
+  await new Promise<void>((resolve, reject) => {
+    server.once('error', (error: NodeJS.ErrnoException) => {
+      const way = error.code === 'EADDRINUSE' ? 'another program has it' : error.message;
+      reject(new Error(`cannot listen on ${formatAddress(at)}: ${way}; set listen under [gateway]`));
+    });
+    server.listen({ host: at.host, port: at.port }, resolve);
+  });
+  server.on('error', (error) => log.error(`the port ${formatAddress(at)} fails: ${error.message}`));
+  const bound = server.address();
+  const port = bound !== null && typeof bound === 'object' ? bound.port : at.port;
+  return { address: { host: at.host, port }, close: () => server.close() };
+}

@@ -1,0 +1,410 @@
+import assert from 'node:assert/strict';
+import { execFile, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdtemp, open, readFile, rm, writeFile } from 'node:fs/promises';
+import { connect, createServer, type Socket } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { promisify } from 'node:util';
+import fc from 'fast-check';
+import { type Gateway, type GatewayOptions, startGateway } from '../../src/gateway/gateway.ts';
+import { readExactly } from '../../src/gateway/read-exactly.ts';
+import { listenPlain } from '../../src/gateway/transport.ts';
+import { configureLog } from '../../src/log/log.ts';
+import { HandshakeFlag, NBD_OPTS_MAGIC, Option, OptionReply } from '../../src/nbd/constants.ts';
+import {
+  decodeGreeting,
+  decodeOptionReplyHeader,
+  encodeOption,
+  GREETING_LENGTH,
+} from '../../src/nbd/option-framing.ts';
+
+const run = promisify(execFile);
+const MIB = 1024 * 1024;
+
+async function installed(...programs: string[]): Promise<boolean> {
+  for (const program of programs) {
+    try {
+      await run(program, ['--version']);
+    } catch {
+      console.log(`      (${program} is not installed)`);
+      return false;
+    }
+  }
+  return true;
+}
+
+describe('gateway', () => {
+  let dir: string;
+  let gateway: Gateway;
+  let port: number;
+  const cleanUp: (() => unknown)[] = [];
+
+  before(async function () {
+    if (!(await installed('nbdkit'))) this.skip();
+    configureLog({ level: 'error' });
+  });
+  after(() => configureLog({ level: 'info' }));
+  beforeEach(async () => {
+    dir = await mkdtemp(join(tmpdir(), 'gateway-'));
+  });
+  afterEach(async () => {
+    for (const step of cleanUp.splice(0).reverse()) await step();
+    await rm(dir, { recursive: true });
+  });
+
+  async function start(options: Partial<GatewayOptions> = {}): Promise<void> {
+    gateway = await startGateway({
+      run: dir,
+      listen: (visit) => listenPlain({ host: '127.0.0.1', port: 0 }, visit),
+      ...options,
+    });
+    port = gateway.address.port;
+    cleanUp.push(() => gateway.close(0));
+  }
+
+  /** An export that is not ours: the gateway relies on standard NBD alone. */
+  async function serve(name: string, ...plugin: string[]): Promise<() => Promise<void>> {
+    const socket = join(dir, `${name}.sock`);
+    const child = spawn('nbdkit', ['-f', '--exit-with-parent', '--log=null', '-U', socket, ...plugin], {
+      stdio: 'inherit',
+    });
+    const gone = once(child, 'exit');
+    const end = async (): Promise<void> => {
+      child.kill('SIGKILL');
+      await gone;
+    };
+    cleanUp.push(end);
+    for (let tries = 0; ; tries++) {
+      const client = connect(socket);
+      const connected = await new Promise((resolve) => {
+        client.on('connect', () => resolve(true)).on('error', () => resolve(false));
+      });
+      client.destroy();
+      if (connected === true) return end;
+      assert.ok(tries < 500, 'nbdkit does not listen');
+      await sleep(10);
+    }
+  }
+
+  async function dial(
+    flags: number = HandshakeFlag.FIXED_NEWSTYLE | HandshakeFlag.NO_ZEROES,
+  ): Promise<Socket> {
+    const socket = connect({ host: '127.0.0.1', port, noDelay: true });
+    socket.on('error', () => undefined);
+    cleanUp.push(() => socket.destroy());
+    decodeGreeting(await readExactly(socket, GREETING_LENGTH));
+    const clientFlags = Buffer.alloc(4);
+    clientFlags.writeUInt32BE(flags);
+    socket.write(clientFlags);
+    return socket;
+  }
+
+  interface Answers {
+    type: number;
+    texts: string[];
+  }
+
+  /** Sends an option and reads its replies to the last one. */
+  async function ask(socket: Socket, option: number, data: Buffer = Buffer.alloc(0)): Promise<Answers> {
+    socket.write(encodeOption(option, data));
+    const texts: string[] = [];
+    while (true) {
+      const header = decodeOptionReplyHeader(await readExactly(socket, 20));
+      assert.equal(header.option, option);
+      const body = header.length > 0 ? await readExactly(socket, header.length) : Buffer.alloc(0);
+      texts.push(body.toString('latin1'));
+      if (header.type === OptionReply.ACK || header.type >= 2 ** 31) return { type: header.type, texts };
+    }
+  }
+
+  const naming = (name: string, tail: Buffer = Buffer.alloc(2)): Buffer => {
+    const length = Buffer.alloc(4);
+    length.writeUInt32BE(Buffer.byteLength(name));
+    return Buffer.concat([length, Buffer.from(name), tail]);
+  };
+
+  async function isClosed(socket: Socket): Promise<void> {
+    socket.resume();
+    if (!socket.closed) await once(socket, 'close');
+  }
+
+  it('lists the exports that answer, and no other socket', async () => {
+    await start();
+    await serve('two', 'memory', '1M');
+    await serve('one', 'memory', '1M');
+    await (await serve('dead', 'memory', '1M'))();
+    const hooks = createServer((socket) => socket.destroy()).listen(join(dir, 'hook.sock'));
+    cleanUp.push(() => hooks.close());
+    const socket = await dial();
+    const { type, texts } = await ask(socket, Option.LIST);
+    assert.equal(type, OptionReply.ACK);
+    assert.deepEqual(
+      texts.map((text) => text.slice(4)),
+      ['one', 'two', ''],
+    );
+    assert.equal((await ask(socket, Option.ABORT)).type, OptionReply.ACK);
+    await isClosed(socket);
+  });
+
+  it('carries a whole disk both ways for nbdcopy, with its holes', async function () {
+    if (!(await installed('nbdcopy', 'nbdinfo'))) this.skip();
+    await start();
+    await serve('disk', 'memory', '24M');
+    const source = join(dir, 'source');
+    const file = await open(source, 'w');
+    await file.truncate(24 * MIB);
+    await file.write(Buffer.alloc(5 * MIB, 'guest data '), 0, 5 * MIB, 7 * MIB);
+    await file.close();
+    await run('nbdcopy', [source, `nbd://127.0.0.1:${port}/disk`]);
+    await run('nbdcopy', [`nbd://127.0.0.1:${port}/disk`, join(dir, 'copy')]);
+    assert.ok((await readFile(source)).equals(await readFile(join(dir, 'copy'))));
+    const map = JSON.parse(
+      (await run('nbdinfo', ['--map', '--json', `nbd://127.0.0.1:${port}/disk`])).stdout,
+    ) as object[];
+    assert.ok(map.length > 1, 'structured replies were agreed before the export was named');
+  });
+
+  it('lets the export answer INFO, then GO on the same connection', async () => {
+    await start();
+    await serve('disk', 'memory', '3M');
+    const socket = await dial();
+    assert.equal((await ask(socket, Option.STRUCTURED_REPLY)).type, OptionReply.ACK);
+    const info = await ask(socket, Option.INFO, naming('disk'));
+    assert.equal(info.type, OptionReply.ACK);
+    assert.equal(Buffer.from(info.texts[0]!, 'latin1').readBigUInt64BE(2), BigInt(3 * MIB));
+    assert.equal((await ask(socket, Option.GO, naming('disk'))).type, OptionReply.ACK);
+  });
+
+  it('passes EXPORT_NAME on with the flags of the client: 124 zeros for one that wants them', async () => {
+    await start();
+    await serve('disk', 'memory', '3M');
+    for (const [flags, length] of [
+      [0, 134],
+      [HandshakeFlag.FIXED_NEWSTYLE, 134],
+      [HandshakeFlag.FIXED_NEWSTYLE | HandshakeFlag.NO_ZEROES, 10],
+    ] as const) {
+      const socket = await dial(flags);
+      socket.write(encodeOption(Option.EXPORT_NAME, Buffer.from('disk')));
+      const answer = await readExactly(socket, length);
+      assert.equal(answer.readBigUInt64BE(0), BigInt(3 * MIB));
+      await sleep(20);
+      assert.equal(socket.readableLength, 0);
+      socket.destroy();
+    }
+  });
+
+  it('says no to names that nobody serves, and goes on', async () => {
+    await start();
+    await serve('disk', 'memory', '1M');
+    const hooks = createServer((socket) => socket.destroy()).listen(join(dir, 'hook.sock'));
+    cleanUp.push(() => hooks.close());
+    const socket = await dial();
+    for (const name of [
+      'other',
+      '',
+      '../disk',
+      '/etc/passwd',
+      'hook',
+      'di\0sk',
+      '.',
+      'disk.sock',
+      'x'.repeat(3000),
+    ]) {
+      for (const option of [Option.GO, Option.INFO]) {
+        const { type, texts } = await ask(socket, option, naming(name));
+        assert.equal(type, OptionReply.ERR_UNKNOWN, name);
+        assert.match(texts[0]!, /^[\x20-\x7e]{1,200}$/);
+      }
+    }
+    assert.equal((await ask(socket, Option.STARTTLS)).type, OptionReply.ERR_UNSUP);
+    assert.equal((await ask(socket, 4711)).type, OptionReply.ERR_UNSUP);
+    assert.equal((await ask(socket, Option.GO, naming('disk'))).type, OptionReply.ACK);
+    const oldClient = await dial();
+    oldClient.write(encodeOption(Option.EXPORT_NAME, Buffer.from('other')));
+    await isClosed(oldClient);
+  });
+
+  it('refuses malformed options and ends on absurd ones', async () => {
+    await start();
+    const socket = await dial();
+    const absurdName = Buffer.alloc(40);
+    absurdName.writeUInt32BE(0xffffffff);
+    for (const option of [Option.GO, Option.INFO, Option.SET_META_CONTEXT, Option.LIST_META_CONTEXT]) {
+      assert.equal((await ask(socket, option, absurdName)).type, OptionReply.ERR_INVALID);
+      assert.equal((await ask(socket, option, Buffer.alloc(3))).type, OptionReply.ERR_INVALID);
+    }
+    assert.equal((await ask(socket, Option.XNBD_ATTACH, Buffer.alloc(60))).type, OptionReply.ERR_INVALID);
+    assert.equal((await ask(socket, Option.LIST, Buffer.alloc(1))).type, OptionReply.ERR_INVALID);
+    const absurd = Buffer.alloc(16);
+    absurd.writeBigUInt64BE(NBD_OPTS_MAGIC);
+    absurd.writeUInt32BE(Option.GO, 8);
+    absurd.writeUInt32BE(0xffffffff, 12);
+    socket.write(absurd);
+    assert.equal(decodeOptionReplyHeader(await readExactly(socket, 20)).type, OptionReply.ERR_TOO_BIG);
+    await isClosed(socket);
+    const flags = await dial(0x80);
+    await isClosed(flags);
+    const endless = await dial();
+    const options = Buffer.concat(Array.from({ length: 100 }, () => encodeOption(4711, Buffer.alloc(0))));
+    endless.write(options);
+    await isClosed(endless);
+  });
+
+  it('serves the others whatever one client sends, and wherever it stops', async () => {
+    await start();
+    await serve('disk', 'memory', '1M');
+    const steady = await dial();
+    await fc.assert(
+      fc.asyncProperty(
+        fc.array(
+          fc.oneof(
+            fc.uint8Array({ maxLength: 64 }),
+            fc.constantFrom(
+              Buffer.from([0, 0, 0, 3]),
+              Buffer.from('IHAVEOPT'),
+              encodeOption(Option.GO, naming('disk')),
+            ),
+            fc
+              .tuple(fc.nat(12), fc.uint8Array({ maxLength: 40 }))
+              .map(([option, data]) => encodeOption(option, Buffer.from(data))),
+          ),
+          { maxLength: 8 },
+        ),
+        fc.boolean(),
+        async (messages, abruptly) => {
+          const socket = connect({ host: '127.0.0.1', port });
+          socket.on('error', () => undefined).resume();
+          for (const message of messages) socket.write(message);
+          if (abruptly) socket.resetAndDestroy();
+          else socket.end();
+          await isClosed(socket);
+        },
+      ),
+      { numRuns: 60 },
+    );
+    assert.equal((await ask(steady, Option.GO, naming('disk'))).type, OptionReply.ACK);
+  });
+
+  it('shows out who names no export in time', async () => {
+    await start({ handshakeLimitMs: 100 });
+    await isClosed(await dial());
+    const silent = connect({ host: '127.0.0.1', port });
+    await isClosed(silent);
+  });
+
+  it('shows out the oldest of too many who name no export, and serves the newest', async () => {
+    await start({ maxHandshakes: 3 });
+    await serve('disk', 'memory', '1M');
+    const served = await dial();
+    await ask(served, Option.GO, naming('disk'));
+    const idle = [await dial(), await dial(), await dial()];
+    const newest = await dial();
+    await isClosed(idle[0]!);
+    assert.equal((await ask(newest, Option.GO, naming('disk'))).type, OptionReply.ACK);
+    assert.equal(served.destroyed, false);
+    assert.equal((await ask(idle[2]!, Option.GO, naming('disk'))).type, OptionReply.ACK);
+  });
+
+  it('gives back pressure: a client that does not read holds up nobody and fills no memory', async () => {
+    await start();
+    await serve('disk', 'memory', '256M');
+    const lazy = await dial();
+    await ask(lazy, Option.GO, naming('disk'));
+    const before = process.memoryUsage.rss();
+    lazy.pause();
+    for (let i = 0; i < 64; i++) {
+      const read = Buffer.alloc(28);
+      read.writeUInt32BE(0x25609513);
+      read.writeUInt32BE(4 * MIB, 24);
+      lazy.write(read);
+    }
+    const other = await dial();
+    assert.equal((await ask(other, Option.GO, naming('disk'))).type, OptionReply.ACK);
+    await sleep(300);
+    const grown = (process.memoryUsage.rss() - before) / MIB;
+    assert.ok(grown < 64, `${grown} MiB more`);
+  });
+
+  it('ends a visit when the export dies, and those of no other', async () => {
+    await start();
+    const kill = await serve('mortal', 'memory', '1M');
+    await serve('disk', 'memory', '1M');
+    const [one, other] = [await dial(), await dial()];
+    await ask(one, Option.GO, naming('mortal'));
+    await ask(other, Option.INFO, naming('disk'));
+    await kill();
+    await isClosed(one);
+    assert.equal((await ask(other, Option.GO, naming('disk'))).type, OptionReply.ACK);
+  });
+
+  it('does not take a socket for an export that never greets', async () => {
+    await start();
+    const silent = createServer(() => undefined).listen(join(dir, 'silent.sock'));
+    cleanUp.push(() => silent.close());
+    const socket = await dial();
+    const { type, texts } = await ask(socket, Option.GO, naming('silent'));
+    assert.equal(type, OptionReply.ERR_PLATFORM);
+    assert.match(texts[0]!, /silent does not greet/);
+  });
+
+  it('says what is wrong with its address', async () => {
+    await start();
+    await assert.rejects(
+      listenPlain({ host: '127.0.0.1', port }, () => undefined),
+      new RegExp(`cannot listen on 127.0.0.1:${port}: another program has it`),
+    );
+  });
+
+  describe('xnbd-gateway', () => {
+    const program = new URL('../../src/bin/xnbd-gateway.ts', import.meta.url).pathname;
+
+    async function freePort(): Promise<number> {
+      const server = createServer().listen(0, '127.0.0.1');
+      await once(server, 'listening');
+      const address = server.address();
+      await new Promise((resolve) => server.close(resolve));
+      return typeof address === 'object' && address !== null ? address.port : 0;
+    }
+
+    it('refuses to start in the clear unless told so', async () => {
+      const config = join(dir, 'xnbd.conf');
+      await writeFile(config, '[gateway]\nlisten = 127.0.0.1:1\n');
+      await assert.rejects(
+        run(process.execPath, [program, '--config', config]),
+        (error: Error & { stderr: string }) => {
+          assert.match(
+            error.stderr,
+            /^xnbd-gateway: TLS is not built in yet: write tls = off under \[gateway\] in .*xnbd\.conf/,
+          );
+          return true;
+        },
+      );
+      await assert.rejects(run(process.execPath, [program, '--wrong']), /usage/);
+    });
+
+    it('serves, and ends on SIGTERM when its visitors are gone', async () => {
+      await serve('disk', 'memory', '1M');
+      port = await freePort();
+      const config = join(dir, 'xnbd.conf');
+      await writeFile(config, `[paths]\nrun = ${dir}\n[gateway]\nlisten = 127.0.0.1:${port}\ntls = off\n`);
+      const child = spawn(process.execPath, [program, '--config', config], {
+        stdio: ['ignore', 'ignore', 'pipe'],
+      });
+      const exit = once(child, 'exit');
+      cleanUp.push(() => child.kill('SIGKILL'));
+      let said = '';
+      child.stderr.on('data', (data) => (said += String(data)));
+      while (!said.includes('listening on')) await once(child.stderr, 'data');
+      const socket = await dial();
+      await ask(socket, Option.GO, naming('disk'));
+      child.kill('SIGTERM');
+      await sleep(100);
+      assert.equal(child.exitCode, null, 'still there for its visitor');
+      socket.end();
+      assert.deepEqual(await exit, [0, null]);
+      assert.match(said, /ended/);
+    });
+  });
+});
