@@ -1,0 +1,191 @@
+/**
+ * The D-Bus interfaces org.xnbd1.*: which members they have, and how a status becomes their properties. D-Bus knows no null: a string
+ * that is not there is empty, a number -1.
+ */
+import dbus from 'dbus-next';
+import type { ExportStatus } from '../../export/control-protocol.ts';
+
+export const rootPath = '/org/xnbd1';
+
+/** Escapes as systemd does for its units: what is neither letter nor digit becomes _xx. */
+function pathElement(name: string): string {
+  return [...Buffer.from(name)]
+    .map((byte) => {
+      const character = String.fromCharCode(byte);
+      return /[A-Za-z0-9]/.test(character) ? character : `_${byte.toString(16).padStart(2, '0')}`;
+    })
+    .join('');
+}
+
+export function exportPath(name: string): string {
+  return `${rootPath}/export/${pathElement(name)}`;
+}
+
+/** As libvirt names its domains: the dashes become underscores. */
+export function relocationPath(uuid: string): string {
+  return `${rootPath}/relocation/${uuid.replaceAll('-', '_')}`;
+}
+
+export interface RelocationStatus {
+  /** Of this one relocation, not of the domain. */
+  uuid: string;
+  domain: string;
+  domainUuid: string;
+  /** `preparing` until the takeover, `relocating` after it, then `completed` or `failed`. */
+  state: 'preparing' | 'relocating' | 'completed' | 'failed';
+  /** Names of the exports. */
+  disks: readonly string[];
+  sizeBytes: number;
+  presentBytes: number;
+  /** Why it failed, or null. */
+  reason: string | null;
+}
+
+/** One disk of a completed relocation; `a(stttd)` on the bus. */
+export interface CompletedDisk {
+  name: string;
+  onDemandBytes: number;
+  backgroundBytes: number;
+  skippedBytes: number;
+  secondsSinceTakeover: number;
+}
+
+export type Properties = Readonly<Record<string, unknown>>;
+
+/** An interface whose properties are plain fields, under their D-Bus names. */
+export class PropertyInterface extends dbus.interface.Interface {}
+
+function readable(
+  signatures: Readonly<Record<string, string>>,
+): Record<string, dbus.interface.PropertyOptions> {
+  return Object.fromEntries(
+    Object.entries(signatures).map(([name, signature]) => [name, { signature, access: 'read' as const }]),
+  );
+}
+
+export const exportSignatures = {
+  Name: 's',
+  Uuid: 's',
+  Generation: 't',
+  State: 's',
+  Domain: 's',
+  Pid: 'u',
+  SizeBytes: 't',
+  PresentBytes: 't',
+  OnDemandBytes: 't',
+  BackgroundBytes: 't',
+  SkippedBytes: 't',
+  SecondsSinceTakeover: 'd',
+  Origin: 's',
+  OriginReachable: 'b',
+  OriginUnreachableSince: 's',
+  OriginDataBytes: 'x',
+  Image: 's',
+  Socket: 's',
+  Clients: 'u',
+  Lease: 's',
+  WrittenBytes: 't',
+  Error: 's',
+} as const;
+
+/** `domain`: the domain whose disk the export is, or empty. */
+export function exportProperties(status: ExportStatus, domain: string): Properties {
+  const properties: Record<keyof typeof exportSignatures, unknown> = {
+    Name: status.name,
+    Uuid: status.uuid,
+    Generation: BigInt(status.generation),
+    State: status.state,
+    Domain: domain,
+    Pid: status.pid,
+    SizeBytes: BigInt(status.sizeBytes),
+    PresentBytes: BigInt(status.presentBytes),
+    OnDemandBytes: BigInt(status.onDemandBytes),
+    BackgroundBytes: BigInt(status.backgroundBytes),
+    SkippedBytes: BigInt(status.skippedBytes),
+    SecondsSinceTakeover: status.secondsSinceTakeover,
+    Origin: status.origin ?? '',
+    OriginReachable: status.originReachable,
+    OriginUnreachableSince: status.originUnreachableSince ?? '',
+    OriginDataBytes: BigInt(status.originDataBytes ?? -1),
+    Image: status.image,
+    Socket: status.socket,
+    Clients: status.clients,
+    Lease: status.lease ?? '',
+    WrittenBytes: BigInt(status.writtenBytes),
+    Error: status.error ?? '',
+  };
+  return properties;
+}
+
+export class ExportInterface extends PropertyInterface {
+  // For the introspection only: the service answers these calls itself, because handlers here do not learn who calls.
+  Takeover(): void {}
+  Abandon(): void {}
+}
+ExportInterface.configureMembers({
+  properties: readable(exportSignatures),
+  methods: { Takeover: {}, Abandon: {} },
+});
+
+export const relocationSignatures = {
+  Uuid: 's',
+  Domain: 's',
+  DomainUuid: 's',
+  State: 's',
+  Disks: 'as',
+  Exports: 'ao',
+  SizeBytes: 't',
+  PresentBytes: 't',
+  Reason: 's',
+} as const;
+
+export function relocationProperties(status: RelocationStatus): Properties {
+  const properties: Record<keyof typeof relocationSignatures, unknown> = {
+    Uuid: status.uuid,
+    Domain: status.domain,
+    DomainUuid: status.domainUuid,
+    State: status.state,
+    Disks: [...status.disks],
+    Exports: status.disks.map(exportPath),
+    SizeBytes: BigInt(status.sizeBytes),
+    PresentBytes: BigInt(status.presentBytes),
+    Reason: status.reason ?? '',
+  };
+  return properties;
+}
+
+export class RelocationInterface extends PropertyInterface {}
+RelocationInterface.configureMembers({ properties: readable(relocationSignatures) });
+
+/** The signals of docs/architecture.md; what a method returns is what it emits. */
+export class ManagerInterface extends PropertyInterface {
+  RelocationStarted(relocation: string, domain: string, uuid: string): unknown[] {
+    return [relocation, domain, uuid];
+  }
+  RelocationCompleted(
+    relocation: string,
+    domain: string,
+    uuid: string,
+    disks: readonly CompletedDisk[],
+  ): unknown[] {
+    const rows = disks.map((disk) => [
+      disk.name,
+      BigInt(disk.onDemandBytes),
+      BigInt(disk.backgroundBytes),
+      BigInt(disk.skippedBytes),
+      disk.secondsSinceTakeover,
+    ]);
+    return [relocation, domain, uuid, rows];
+  }
+  RelocationFailed(relocation: string, domain: string, uuid: string, reason: string): unknown[] {
+    return [relocation, domain, uuid, reason];
+  }
+}
+ManagerInterface.configureMembers({
+  properties: readable({ Version: 's' }),
+  signals: {
+    RelocationStarted: { signature: 'oss' },
+    RelocationCompleted: { signature: 'ossa(stttd)' },
+    RelocationFailed: { signature: 'osss' },
+  },
+});
