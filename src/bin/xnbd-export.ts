@@ -1,0 +1,72 @@
+#!/usr/bin/env node
+/** xnbd-export: one disk, served over NBD. Arguments in, objects wired, nothing else. */
+import { resolve } from 'node:path';
+import { Command, InvalidArgumentError, Option } from 'commander';
+import type { TcpAddress } from '../export/listener.ts';
+import { type ServeOptions, serve, serveUntilStopped } from '../export/serve.ts';
+import { openTarget } from '../export/target.ts';
+import { log } from '../log/log.ts';
+
+interface CommonArguments {
+  image: string;
+  socket: string;
+  listen?: TcpAddress;
+  state?: string;
+  ctl?: string;
+  sourceGone: 'disconnect' | 'told';
+}
+
+const program = new Command('xnbd-export').description('serve one disk over NBD');
+
+withCommonOptions(program.command('target'))
+  .description('serve a disk whose blocks are all here')
+  .option('--read-only', 'refuse writes')
+  .action(async (name: string, args: CommonArguments & { readOnly?: true }) => {
+    const readOnly = args.readOnly ?? false;
+    const options = serveOptions(args, readOnly);
+    const served = await openTarget({ name, image: args.image, stateDir: stateDirectory(args), readOnly });
+    process.exitCode = await serveUntilStopped(options, served, await serve(options, served));
+  });
+
+try {
+  await program.parseAsync();
+} catch (error) {
+  log.error((error as Error).message);
+  process.exitCode = 1;
+}
+// Whatever still keeps the loop alive has no more say.
+process.exit();
+
+function withCommonOptions(command: Command): Command {
+  return command
+    .argument('<name>', 'name of the export')
+    .requiredOption('--image <file>', 'raw file or block device')
+    .requiredOption('--socket <path>', 'unix socket for NBD clients')
+    .option('--listen <host:port>', 'serve plain TCP, too', parseListen)
+    .option('--state <dir>', 'identity, state and present map (default: FILE.xnbd)')
+    .option('--ctl <path>', 'control socket (default: SOCKET.ctl)')
+    .addOption(
+      new Option('--source-gone <word>', "what tells a lease holder that the source's guest is gone")
+        .choices(['disconnect', 'told'])
+        .default('disconnect'),
+    );
+}
+
+function stateDirectory(args: CommonArguments): string {
+  return resolve(args.state ?? `${args.image}.xnbd`);
+}
+
+function serveOptions(args: CommonArguments, readOnly: boolean): ServeOptions {
+  const socket = resolve(args.socket);
+  const ctl = resolve(args.ctl ?? `${socket}.ctl`);
+  return { socket, ctl, listen: args.listen, readOnly, sourceGone: args.sourceGone };
+}
+
+function parseListen(text: string): TcpAddress {
+  const found = /^(?:\[([^\]]+)\]|([^:]*)):(\d{1,5})$/.exec(text);
+  const port = Number(found?.[3]);
+  if (found === null || port > 65535) {
+    throw new InvalidArgumentError('it must be HOST:PORT, for example 127.0.0.1:10809');
+  }
+  return { host: found[1] ?? (found[2] === '' ? '0.0.0.0' : found[2]!), port };
+}

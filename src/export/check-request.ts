@@ -1,0 +1,107 @@
+/** The one place where a request is judged before it reaches a disk: the range first, then the flags. */
+import { Command, CommandFlag, Errno, NBD_MAX_PAYLOAD } from '../nbd/constants.ts';
+
+export interface RequestFields {
+  type: number;
+  flags: number;
+  /** Bytes. */
+  offset: number;
+  length: number;
+}
+
+export interface RequestLimits {
+  /** Bytes. */
+  size: number;
+  readOnly: boolean;
+  /** `base:allocation` has been negotiated. */
+  baseAllocation: boolean;
+  /** The connection has a lease. */
+  attached: boolean;
+}
+
+export interface RequestFault {
+  errno: number;
+  /** One line that names the command and the numbers. */
+  text: string;
+}
+
+const FUA = CommandFlag.FUA;
+
+/** Flags that each command takes. FUA is allowed everywhere, and means nothing where nothing is written. */
+const allowedFlags = new Map<number, number>([
+  [Command.READ, FUA],
+  [Command.WRITE, FUA],
+  [Command.FLUSH, FUA],
+  [Command.TRIM, FUA],
+  [Command.WRITE_ZEROES, FUA | CommandFlag.NO_HOLE],
+  [Command.BLOCK_STATUS, FUA | CommandFlag.REQ_ONE],
+  [Command.XNBD_TAKEOVER, 0],
+  [Command.XNBD_GIVE_BACK, 0],
+  [Command.XNBD_RETIRE, 0],
+  [Command.XNBD_WAIT_GONE, 0],
+]);
+
+const commandNames = new Map<number, string>(Object.entries(Command).map(([name, number]) => [number, name]));
+
+export function commandName(type: number): string {
+  return commandNames.get(type) ?? `command ${type}`;
+}
+
+/** @returns undefined when the disk may be asked. */
+export function checkRequest(request: RequestFields, limits: RequestLimits): RequestFault | undefined {
+  return checkRange(request, limits) ?? checkFlags(request, limits);
+}
+
+function checkRange(request: RequestFields, limits: RequestLimits): RequestFault | undefined {
+  const { type, offset, length } = request;
+  switch (type) {
+    case Command.READ:
+    case Command.WRITE:
+    case Command.TRIM:
+    case Command.WRITE_ZEROES:
+    case Command.BLOCK_STATUS:
+      break;
+    case Command.XNBD_TAKEOVER:
+    case Command.XNBD_GIVE_BACK:
+    case Command.XNBD_RETIRE:
+    case Command.XNBD_WAIT_GONE:
+      return offset === 0 && length === 0 ? undefined : fault(request, Errno.EINVAL, 'takes no range');
+    default:
+      return undefined;
+  }
+  if (length === 0) return fault(request, Errno.EINVAL, 'has no length');
+  if (offset + length > limits.size) {
+    const grows = type === Command.WRITE || type === Command.WRITE_ZEROES;
+    return fault(request, grows ? Errno.ENOSPC : Errno.EINVAL, `ends past the disk's ${limits.size} bytes`);
+  }
+  if (type === Command.READ && length > NBD_MAX_PAYLOAD) {
+    return fault(request, Errno.EOVERFLOW, `asks for more than ${NBD_MAX_PAYLOAD} bytes`);
+  }
+  return undefined;
+}
+
+function checkFlags(request: RequestFields, limits: RequestLimits): RequestFault | undefined {
+  const { type, flags } = request;
+  const allowed = allowedFlags.get(type);
+  if (allowed === undefined) return fault(request, Errno.EINVAL, 'is unknown');
+  if ((flags & ~allowed) !== 0) {
+    return fault(
+      request,
+      Errno.EINVAL,
+      `has flags 0x${flags.toString(16)}, of which 0x${allowed.toString(16)} are known`,
+    );
+  }
+  const writes = type === Command.WRITE || type === Command.TRIM || type === Command.WRITE_ZEROES;
+  if (writes && limits.readOnly) return fault(request, Errno.EPERM, 'on a read-only export');
+  if (type === Command.BLOCK_STATUS && !limits.baseAllocation) {
+    return fault(request, Errno.EINVAL, 'without a negotiated context');
+  }
+  if (type >= Command.XNBD_TAKEOVER && !limits.attached)
+    return fault(request, Errno.EINVAL, 'without a lease');
+  return undefined;
+}
+
+function fault(request: RequestFields, errno: number, why: string): RequestFault {
+  const { type, offset, length } = request;
+  return { errno, text: `${commandName(type)} at offset ${offset} of ${length} bytes ${why}` };
+}

@@ -1,0 +1,134 @@
+/** The control socket of an export (control-protocol.ts): one JSON object a line, for the daemon and the administrator of this host. */
+import { createServer, type Server, type Socket } from 'node:net';
+import type { ControlMethod, ControlResponse, ExportStatus, StatusEvent } from './control-protocol.ts';
+import { listenOnUnixSocket } from './unix-socket.ts';
+
+const MAX_LINE_BYTES = 64 * 1024;
+const COUNTERS_EVERY_MS = 500;
+
+export interface ControlHandlers {
+  status(): ExportStatus;
+  /** What the other methods do. @returns the result, for JSON. @throws Error of one line */
+  call(method: Exclude<ControlMethod, 'status' | 'watch'>): Promise<unknown>;
+  /** A request has been answered. */
+  answered(method: ControlMethod): void;
+}
+
+export class ControlServer {
+  readonly #handlers: ControlHandlers;
+  readonly #server: Server = createServer((socket) => this.#accept(socket));
+  readonly #connections = new Set<Socket>();
+  readonly #watchers = new Set<Socket>();
+  readonly #ticker: NodeJS.Timeout;
+  #lastSent = '';
+  #announcing = false;
+
+  constructor(handlers: ControlHandlers) {
+    this.#handlers = handlers;
+    this.#ticker = setInterval(() => this.#send(), COUNTERS_EVERY_MS);
+    this.#ticker.unref();
+  }
+
+  /** @throws Error when the path is taken. */
+  listen(path: string): Promise<void> {
+    return listenOnUnixSocket(this.#server, path, 0o600);
+  }
+
+  /** The state has changed: watchers hear of it at the end of this turn. */
+  changed(): void {
+    if (this.#announcing) return;
+    this.#announcing = true;
+    setImmediate(() => {
+      this.#announcing = false;
+      this.#send();
+    });
+  }
+
+  close(): void {
+    clearInterval(this.#ticker);
+    this.#server.close();
+    for (const socket of this.#connections) socket.destroySoon();
+  }
+
+  #send(): void {
+    if (this.#watchers.size === 0) return;
+    const event: StatusEvent = { event: 'status', status: this.#handlers.status() };
+    const line = `${JSON.stringify(event)}\n`;
+    if (line === this.#lastSent) return;
+    this.#lastSent = line;
+    // A watcher that does not read misses a status, not the next one.
+    for (const socket of this.#watchers) if (socket.writableLength === 0) socket.write(line);
+  }
+
+  #accept(socket: Socket): void {
+    let received = '';
+    this.#connections.add(socket);
+    socket.setEncoding('utf8');
+    socket.on('data', (chunk: string) => {
+      received += chunk;
+      const lines = received.split('\n');
+      received = lines.pop() ?? '';
+      for (const line of lines) void this.#answer(socket, line);
+      if (received.length > MAX_LINE_BYTES) socket.destroy();
+    });
+    socket.on('error', () => socket.destroy());
+    socket.on('close', () => {
+      this.#connections.delete(socket);
+      this.#watchers.delete(socket);
+    });
+  }
+
+  async #answer(socket: Socket, line: string): Promise<void> {
+    if (line.trim() === '') return;
+    const request = parseRequest(line);
+    if (typeof request === 'string') {
+      reply(socket, { id: 0, error: request });
+      return;
+    }
+    const { id, method } = request;
+    try {
+      reply(socket, { id, result: await this.#result(socket, method) });
+      this.#handlers.answered(method as ControlMethod);
+    } catch (error) {
+      reply(socket, { id, error: (error as Error).message });
+    }
+  }
+
+  async #result(socket: Socket, method: string): Promise<unknown> {
+    switch (method) {
+      case 'status':
+        return this.#handlers.status();
+      case 'watch':
+        this.#watchers.add(socket);
+        return this.#handlers.status();
+      case 'takeover':
+      case 'source-gone':
+      case 'abandon':
+      case 'stop':
+        return (await this.#handlers.call(method)) ?? null;
+      default:
+        throw new Error(
+          `no method '${method.slice(0, 40)}': there are status, watch, takeover, source-gone, abandon and stop`,
+        );
+    }
+  }
+}
+
+function reply(socket: Socket, response: ControlResponse): void {
+  if (!socket.destroyed) socket.write(`${JSON.stringify(response)}\n`);
+}
+
+/** @returns what is wrong with it, when it is no request. */
+function parseRequest(line: string): { id: number; method: string } | string {
+  let value: unknown;
+  try {
+    value = JSON.parse(line);
+  } catch {
+    return 'a request is one line of JSON: {"id":1,"method":"status"}';
+  }
+  if (typeof value === 'object' && value !== null && 'id' in value && 'method' in value) {
+    const { id, method } = value;
+    if (typeof id === 'number' && typeof method === 'string') return { id, method };
+  }
+  return 'a request has a number "id" and a string "method"';
+}

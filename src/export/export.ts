@@ -1,0 +1,138 @@
+/** One disk as its clients see it: the disk, who lends it, the sessions, and the count of what is under way. */
+import { TransmissionFlag } from '../nbd/constants.ts';
+import type { OfferedExport, Refusal } from '../nbd/server-handshake.ts';
+import type { Completion } from '../store/completion.ts';
+import type { ExportRecord } from '../store/record.ts';
+import type { Disk } from './disk.ts';
+import { Lender, type LenderOptions } from './lender.ts';
+
+/** What the export knows of a connection. */
+export interface Client {
+  /** It asked for a lease during the handshake, and got it. */
+  readonly attached: boolean;
+  /** Finishes what is under way and closes the connection. */
+  stop(): void;
+  /** Closes the connection now. */
+  destroy(): void;
+}
+
+export interface ExportOptions {
+  record: Readonly<ExportRecord>;
+  disk: Disk;
+  readOnly: boolean;
+  lending: Omit<LenderOptions, 'record' | 'quiesce' | 'changed'>;
+  /** The state, or who is connected, has changed. */
+  changed: () => void;
+}
+
+export class Export {
+  readonly name: string;
+  readonly disk: Disk;
+  readonly readOnly: boolean;
+  readonly lender: Lender;
+  /** Bytes that clients wrote since the start: WRITE only. */
+  writtenBytes = 0;
+  readonly #changed: () => void;
+  readonly #clients = new Set<Client>();
+  #writesInFlight = 0;
+  #onceDrained: (() => void)[] = [];
+  #stopped: (() => void) | undefined;
+
+  constructor(options: ExportOptions) {
+    this.name = options.record.name;
+    this.disk = options.disk;
+    this.readOnly = options.readOnly;
+    this.#changed = options.changed;
+    this.lender = new Lender({
+      ...options.lending,
+      record: options.record,
+      quiesce: () => this.#quiesce(),
+      changed: options.changed,
+    });
+  }
+
+  /** Connections past the handshake, lease holders not counted. */
+  get clients(): number {
+    let count = 0;
+    for (const client of this.#clients) if (!client.attached) count += 1;
+    return count;
+  }
+
+  /** What the handshake says of this export, or why it is not to be had. */
+  offer(): OfferedExport | Refusal {
+    const refusal = this.lender.refusesClients();
+    if (refusal !== undefined) return refusal;
+    const { HAS_FLAGS, READ_ONLY, SEND_FLUSH, SEND_FUA, SEND_TRIM, SEND_WRITE_ZEROES } = TransmissionFlag;
+    const writable = SEND_TRIM | SEND_WRITE_ZEROES;
+    const flags = HAS_FLAGS | SEND_FLUSH | SEND_FUA | (this.readOnly ? READ_ONLY : writable);
+    return { size: this.disk.size, transmissionFlags: flags };
+  }
+
+  /** A connection has finished its handshake. */
+  joined(client: Client): void {
+    this.#clients.add(client);
+    this.#changed();
+  }
+
+  /** A connection is gone. @param orderly it said NBD_CMD_DISC first */
+  left(client: Client, orderly: boolean): void {
+    this.lender.detach(client);
+    if (!this.#clients.delete(client)) return;
+    if (!client.attached) this.lender.clientLeft(orderly, this.clients);
+    this.#changed();
+    if (this.#clients.size === 0) this.#stopped?.();
+  }
+
+  /** A write, trim or zero request has been let in; `writeEnded` follows exactly once. */
+  writeBegan(): void {
+    this.#writesInFlight += 1;
+  }
+
+  /** @param bytes of a WRITE, 0 for the others and for a failure */
+  writeEnded(bytes: number): void {
+    this.#writesInFlight -= 1;
+    this.writtenBytes += bytes;
+    if (this.#writesInFlight > 0 || this.#onceDrained.length === 0) return;
+    const waiting = this.#onceDrained;
+    this.#onceDrained = [];
+    for (const resolve of waiting) resolve();
+  }
+
+  /**
+   * Lets every client finish what is under way (those that do not within `limitMs` are cut off), then makes the disk durable.
+   * @returns errno of that
+   */
+  async stop(limitMs: number): Promise<number> {
+    this.lender.stop();
+    if (this.#clients.size > 0) await this.#stopClients(limitMs);
+    return this.#quiesce();
+  }
+
+  #stopClients(limitMs: number): Promise<void> {
+    return new Promise<void>((resolve) => {
+      const timer = setTimeout(() => {
+        for (const client of [...this.#clients]) client.destroy();
+        resolve();
+      }, limitMs);
+      this.#stopped = () => {
+        clearTimeout(timer);
+        resolve();
+      };
+      for (const client of [...this.#clients]) client.stop();
+    });
+  }
+
+  /** Makes the disk durable. @returns errno */
+  flush(): Promise<number> {
+    return new Promise((resolve) => {
+      const done: Completion = { complete: resolve };
+      this.disk.flush(done);
+    });
+  }
+
+  /** The caller lets no new write in. @returns errno of the flush, once the writes in flight have ended. */
+  async #quiesce(): Promise<number> {
+    if (this.#writesInFlight > 0) await new Promise<void>((resolve) => this.#onceDrained.push(resolve));
+    return this.flush();
+  }
+}

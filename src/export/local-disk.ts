@@ -1,0 +1,49 @@
+/** The disk of a target: every block is in the local image. */
+import type { Completion, ExtentsCompletion } from '../store/completion.ts';
+import type { Image } from '../store/image.ts';
+import type { Disk } from './disk.ts';
+
+export class LocalDisk implements Disk {
+  readonly size: number;
+  readonly #image: Image;
+
+  constructor(image: Image) {
+    this.#image = image;
+    this.size = image.size;
+  }
+
+  read(into: Buffer, offset: number, done: Completion): void {
+    this.#image.read(into, offset, done);
+  }
+
+  write(data: Buffer, offset: number, fua: boolean, done: Completion): void {
+    this.#image.write(data, offset, fua ? this.#thenSync(done) : done);
+  }
+
+  flush(done: Completion): void {
+    this.#image.sync(done);
+  }
+
+  trim(offset: number, length: number, fua: boolean, done: Completion): void {
+    this.#image.punch(offset, length, fua ? this.#thenSync(done) : done);
+  }
+
+  zero(offset: number, length: number, fua: boolean, noHole: boolean, done: Completion): void {
+    const then = fua ? this.#thenSync(done) : done;
+    if (noHole) this.#image.allocateZeros(offset, length, then);
+    else this.#image.punch(offset, length, then);
+  }
+
+  extents(offset: number, length: number, one: boolean, done: ExtentsCompletion): void {
+    done.complete(0, this.#image.extents(offset, length, one));
+  }
+
+  #thenSync(done: Completion): Completion {
+    return {
+      complete: (errno) => {
+        if (errno === 0) this.#image.sync(done);
+        else done.complete(errno);
+      },
+    };
+  }
+}

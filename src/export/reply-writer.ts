@@ -1,0 +1,129 @@
+/**
+ * Replies on their way to one socket. A reply is built where it will be sent from: `reserve` gives room in a slab, into which header and
+ * data are put, at once or later; `send` queues it. What is queued in one turn of the loop goes out together, neighbours in
+ * a slab as one piece, the pieces in one writev. A slab is used again when all that was reserved in it has left.
+ */
+import type { Socket } from 'node:net';
+
+const SLAB_BYTES = 1024 * 1024;
+const SPARE_SLABS = 4;
+/** So much is not held back until the end of the turn. */
+const FLUSH_BYTES = 512 * 1024;
+
+export interface Slab {
+  readonly bytes: Buffer;
+  /** Offset behind the last reservation. */
+  used: number;
+  /** Reservations that have not left yet. */
+  held: number;
+}
+
+interface Piece {
+  slab: Slab;
+  start: number;
+  end: number;
+  reservations: number;
+}
+
+export class ReplyWriter {
+  /** Bytes sent by us and not yet taken by the kernel. */
+  unsentBytes = 0;
+  readonly #socket: Socket;
+  /** Called whenever the kernel has taken bytes. */
+  readonly #drained: () => void;
+  #slab: Slab = newSlab(SLAB_BYTES);
+  #spare: Slab[] = [];
+  #pieces: Piece[] = [];
+  #queuedBytes = 0;
+  #scheduled = false;
+  #closed = false;
+
+  constructor(socket: Socket, drained: () => void) {
+    this.#socket = socket;
+    this.#drained = drained;
+  }
+
+  /** Room for `length` bytes, at the returned slab's `used` - `length`. To be followed by `send` or `release`. */
+  reserve(length: number): Slab {
+    if (length > SLAB_BYTES) return take(newSlab(length), length);
+    if (this.#slab.used + length > SLAB_BYTES) {
+      if (this.#slab.held === 0) this.#slab.used = 0;
+      else this.#slab = this.#spare.pop() ?? newSlab(SLAB_BYTES);
+    }
+    return take(this.#slab, length);
+  }
+
+  /** Queues what has been reserved at `start`; leaves at the end of this turn of the loop, or when `flush` is called. */
+  send(slab: Slab, start: number, end: number): void {
+    if (this.#closed) {
+      this.#leave(slab, 1);
+      return;
+    }
+    const length = end - start;
+    this.unsentBytes += length;
+    this.#queuedBytes += length;
+    const last = this.#pieces.at(-1);
+    if (last !== undefined && last.slab === slab && last.end === start) {
+      last.end = end;
+      last.reservations += 1;
+    } else this.#pieces.push({ slab, start, end, reservations: 1 });
+    if (this.#queuedBytes >= FLUSH_BYTES) this.flush();
+    else if (!this.#scheduled) {
+      this.#scheduled = true;
+      setImmediate(() => this.flush());
+    }
+  }
+
+  /** Gives back what has been reserved and will not be sent. */
+  release(slab: Slab): void {
+    this.#leave(slab, 1);
+  }
+
+  flush(): void {
+    this.#scheduled = false;
+    if (this.#pieces.length === 0 || this.#closed) return;
+    const pieces = this.#pieces;
+    this.#pieces = [];
+    this.#queuedBytes = 0;
+    if (pieces.length > 1) this.#socket.cork();
+    for (const piece of pieces) {
+      this.#socket.write(piece.slab.bytes.subarray(piece.start, piece.end), () => {
+        this.#leave(piece.slab, piece.reservations);
+        this.unsentBytes -= piece.end - piece.start;
+        this.#drained();
+      });
+    }
+    if (pieces.length > 1) this.#socket.uncork();
+  }
+
+  /** From now on replies go nowhere. */
+  close(): void {
+    this.#closed = true;
+    this.#pieces = [];
+    this.#spare = [];
+  }
+
+  #leave(slab: Slab, reservations: number): void {
+    slab.held -= reservations;
+    if (slab.held > 0) return;
+    slab.used = 0;
+    if (
+      slab !== this.#slab &&
+      slab.bytes.length === SLAB_BYTES &&
+      this.#spare.length < SPARE_SLABS &&
+      !this.#closed
+    ) {
+      this.#spare.push(slab);
+    }
+  }
+}
+
+function newSlab(length: number): Slab {
+  return { bytes: Buffer.allocUnsafeSlow(length), used: 0, held: 0 };
+}
+
+function take(slab: Slab, length: number): Slab {
+  slab.used += length;
+  slab.held += 1;
+  return slab;
+}

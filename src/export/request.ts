@@ -1,0 +1,42 @@
+/** One request under way: its fields, where its reply is being built, and the completion that the disk answers to. */
+
+import type { RequestParser } from '../nbd/request-parser.ts';
+import type { Cookie } from '../nbd/server-replies.ts';
+import type { Extent } from '../store/completion.ts';
+import type { RequestFields } from './check-request.ts';
+import type { Slab } from './reply-writer.ts';
+
+/** Whom a completed request is handed to. */
+export interface RequestOwner {
+  finished(request: Request, errno: number, extents: readonly Extent[] | undefined): void;
+}
+
+export class Request implements RequestFields, Cookie {
+  readonly type: number;
+  readonly flags: number;
+  readonly offset: number;
+  readonly length: number;
+  readonly cookieHigh: number;
+  readonly cookieLow: number;
+  /** It has been counted by Export.writeBegan. */
+  counted = false;
+  /** Of a READ: where its reply is built, from `start` on. */
+  slab: Slab | undefined;
+  start = 0;
+  readonly #owner: RequestOwner;
+
+  constructor(owner: RequestOwner, parsed: RequestParser) {
+    this.#owner = owner;
+    this.type = parsed.type;
+    this.flags = parsed.flags;
+    this.offset = parsed.offset;
+    this.length = parsed.length;
+    this.cookieHigh = parsed.cookieHigh;
+    this.cookieLow = parsed.cookieLow;
+  }
+
+  /** Completion and ExtentsCompletion in one. */
+  complete(errno: number, extents?: readonly Extent[]): void {
+    this.#owner.finished(this, errno, extents);
+  }
+}

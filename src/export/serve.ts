@@ -1,0 +1,190 @@
+/**
+ * What every export does, target or proxy: open its sockets, say that it is ready, serve, and stop cleanly. Who runs it gives the
+ * disk and what is special about it (`Served`).
+ */
+import { once } from 'node:events';
+import { log } from '../log/log.ts';
+import type { ControlMethod, ExportStatus } from './control-protocol.ts';
+import { ControlServer } from './control-server.ts';
+import type { Disk } from './disk.ts';
+import { Export } from './export.ts';
+import type { LenderOptions } from './lender.ts';
+import { Listener, type TcpAddress } from './listener.ts';
+import type { RecordKeeper } from './record-keeper.ts';
+
+/** A client that does not read its last replies is cut off after this. */
+const STOP_LIMIT_MS = 10_000;
+
+export interface ServeOptions {
+  /** Path of the NBD socket. */
+  socket: string;
+  /** Path of the control socket. */
+  ctl: string;
+  listen?: TcpAddress | undefined;
+  readOnly: boolean;
+  sourceGone: LenderOptions['sourceGone'];
+}
+
+/** One disk and its particulars. */
+export interface Served extends Pick<LenderOptions, 'baseState' | 'canLend' | 'onRetired'> {
+  keeper: RecordKeeper;
+  disk: Disk;
+  /** Status fields that this kind of export knows better. */
+  describe(): Partial<ExportStatus>;
+  /** Control method `takeover`. @throws Error of one line */
+  takeover(): Promise<void>;
+  /** Control method `abandon`: afterwards the process ends without touching the disk again. @throws Error of one line */
+  abandon(): Promise<void>;
+  /** Closes image, map and link; the last request has been answered and the disk flushed. */
+  close(): Promise<void>;
+}
+
+export interface RunningExport {
+  readonly export: Export;
+  /** Tells watchers of the control socket that the status has changed. */
+  changed(): void;
+  /** Where TCP clients connect, when asked for. */
+  readonly tcp: TcpAddress | undefined;
+  /** Finishes requests, syncs, closes. @returns the exit code */
+  stop(): Promise<number>;
+  /** Resolves with the exit code once the export has stopped, for whatever reason. */
+  readonly ended: Promise<number>;
+}
+
+/** @throws Error of one line when a socket cannot be had. */
+export async function serve(options: ServeOptions, served: Served): Promise<RunningExport> {
+  const { keeper, disk } = served;
+  const control = new ControlServer({
+    status: () => status(options, served, running),
+    call: (method) => call(method),
+    answered: (method) => {
+      if (method === 'abandon') void finish(() => Promise.resolve(0));
+    },
+  });
+  const running = new Export({
+    record: keeper.record,
+    disk,
+    readOnly: options.readOnly,
+    lending: {
+      persist: keeper.update,
+      baseState: () => served.baseState(),
+      canLend: () => served.canLend(),
+      sourceGone: options.sourceGone,
+      onRetired: () => served.onRetired(),
+    },
+    changed: () => control.changed(),
+  });
+  const listener = new Listener(running);
+
+  let resolveEnded: (code: number) => void;
+  const ended = new Promise<number>((resolve) => {
+    resolveEnded = resolve;
+  });
+  let finishing: Promise<number> | undefined;
+  const finish = (last: () => Promise<number>): Promise<number> => {
+    finishing ??= (async () => {
+      listener.close();
+      const code = await last();
+      control.close();
+      resolveEnded(code);
+      return code;
+    })();
+    return finishing;
+  };
+  const stop = () =>
+    finish(async () => {
+      const errno = await running.stop(STOP_LIMIT_MS);
+      if (errno !== 0)
+        log.error(`export ${running.name}: the last flush failed (${errno}); recent writes may be lost`);
+      await served.close();
+      return errno === 0 ? 0 : 1;
+    });
+
+  const call = async (method: Exclude<ControlMethod, 'status' | 'watch'>): Promise<unknown> => {
+    switch (method) {
+      case 'takeover':
+        return served.takeover();
+      case 'abandon':
+        return served.abandon();
+      case 'source-gone':
+        return { told: running.lender.sourceGone() };
+      case 'stop':
+        if ((await stop()) !== 0)
+          throw new Error(`export ${running.name} stopped, but its last flush failed`);
+        return null;
+    }
+  };
+
+  // The NBD socket last: who finds it may use it.
+  await control.listen(options.ctl);
+  try {
+    const tcp = options.listen === undefined ? undefined : await listener.listenTcp(options.listen);
+    await listener.listenUnix(options.socket);
+    return { export: running, changed: () => control.changed(), tcp, stop, ended };
+  } catch (error) {
+    listener.close();
+    control.close();
+    throw error;
+  }
+}
+
+function status(options: ServeOptions, served: Served, running: Export): ExportStatus {
+  const { record } = served.keeper;
+  const { lender } = running;
+  // While the fence is being made the disk is still lent.
+  const lending = lender.state === 'fencing' ? 'lent' : lender.state;
+  return {
+    name: record.name,
+    uuid: record.uuid,
+    generation: record.generation,
+    state: lending === 'serving' ? served.baseState() : lending,
+    pid: process.pid,
+    sizeBytes: record.sizeBytes,
+    presentBytes: record.sizeBytes,
+    origin: record.origin?.uri ?? null,
+    originReachable: true,
+    originUnreachableSince: null,
+    originDataBytes: null,
+    onDemandBytes: record.onDemandBytes,
+    backgroundBytes: record.backgroundBytes,
+    skippedBytes: record.skippedBytes,
+    secondsSinceTakeover: record.relocationSeconds,
+    image: record.image,
+    socket: options.socket,
+    clients: running.clients,
+    lease: lender.lease,
+    writtenBytes: running.writtenBytes,
+    error: null,
+    ...served.describe(),
+  };
+}
+
+/** Prints the ready line, then serves until the export is stopped by SIGTERM, SIGINT or its control socket. @returns the exit code */
+export async function serveUntilStopped(
+  options: ServeOptions,
+  served: Served,
+  running: RunningExport,
+): Promise<number> {
+  const { name } = served.keeper.record;
+  const { state } = status(options, served, running.export);
+  const line = `ready ${name} ${state} ${options.socket}\n`;
+  // Whoever started us may not care to listen.
+  process.stdout.on('error', () => undefined);
+  process.stdout.write(line);
+  log.info(`export ${name}: ${state} on ${options.socket}${where(running.tcp)}`);
+  const abort = new AbortController();
+  for (const signal of ['SIGTERM', 'SIGINT'] as const) {
+    void once(process, signal, { signal: abort.signal }).then(
+      () => running.stop(),
+      () => undefined,
+    );
+  }
+  const code = await running.ended;
+  abort.abort();
+  log.info(`export ${name}: stopped`);
+  return code;
+}
+
+function where(tcp: TcpAddress | undefined): string {
+  return tcp === undefined ? '' : ` and ${tcp.host}:${tcp.port}`;
+}

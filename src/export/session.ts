@@ -1,0 +1,348 @@
+/**
+ * One connection: the handshake, then requests in and replies out, until it ends.
+ *
+ * This is the hot path. Bytes come straight into one receive buffer, requests are parsed and handed to the disk from there, and answered
+ * in the order in which the disk completes them. What one client may keep under way (payload held, replies that it does not read) is
+ * bounded: past HIGH_WATER the session stops reading its socket, and goes on below half of that.
+ */
+import type { Socket } from 'node:net';
+import { log } from '../log/log.ts';
+import {
+  Command,
+  CommandFlag,
+  Errno,
+  NBD_MAX_PAYLOAD,
+  OptionReply,
+  SIMPLE_REPLY_LENGTH,
+} from '../nbd/constants.ts';
+import { ReceiveBuffer } from '../nbd/receive-buffer.ts';
+import { RequestParser } from '../nbd/request-parser.ts';
+import { ALLOCATION_CONTEXT_ID, printable, ServerHandshake } from '../nbd/server-handshake.ts';
+import {
+  blockStatusLength,
+  ERROR_CHUNK_LENGTH,
+  OFFSET_DATA_HEADER_LENGTH,
+  writeBlockStatus,
+  writeErrorChunk,
+  writeOffsetDataHeader,
+  writeSimpleReply,
+} from '../nbd/server-replies.ts';
+import type { Extent } from '../store/completion.ts';
+import { checkRequest, commandName, type RequestLimits } from './check-request.ts';
+import type { Client, Export } from './export.ts';
+import { ReplyWriter } from './reply-writer.ts';
+import { Request, type RequestOwner } from './request.ts';
+
+const HANDSHAKE_BUFFER = 16 * 1024;
+const RECEIVE_BUFFER = 1024 * 1024;
+const HANDSHAKE_LIMIT_MS = 30_000;
+/** Bytes. */
+const HIGH_WATER = 2 * NBD_MAX_PAYLOAD;
+/** What a request costs besides its payload. */
+const REQUEST_COST = 256;
+/** Faulty requests that are logged, a connection. */
+const LOGGED_FAULTS = 5;
+
+export class Session implements Client, RequestOwner {
+  attached = false;
+  readonly #export: Export;
+  readonly #input = new ReceiveBuffer(HANDSHAKE_BUFFER);
+  readonly #handshake: ServerHandshake;
+  readonly #parser = new RequestParser();
+  #socket!: Socket;
+  #replies!: ReplyWriter;
+  #limits: RequestLimits = { size: 0, readOnly: true, baseAllocation: false, attached: false };
+  #structured = false;
+  #handshakeTimer: NodeJS.Timeout | undefined;
+  /** Past the handshake. */
+  inTransmission = false;
+  /** No more requests are taken; the connection ends when those under way have been answered. */
+  #ending = false;
+  #orderly = false;
+  #closed = false;
+  #paused = false;
+  #underWay = 0;
+  /** Payload bytes and costs of the requests under way. */
+  #heldBytes = 0;
+  #faults = 0;
+
+  constructor(served: Export) {
+    this.#export = served;
+    this.#handshake = new ServerHandshake({
+      names: () => (served.lender.refusesClients() === undefined ? [served.name] : []),
+      find: (name) => {
+        if (name === '' || name === served.name) return served.offer();
+        return unknownExport(name);
+      },
+      attach: (request) => {
+        if (request.name !== served.name) return unknownExport(request.name);
+        return served.lender.attach(this, request);
+      },
+    });
+  }
+
+  /** Where the socket is to receive into. */
+  readonly space = (): Buffer => this.#input.space();
+
+  /** The socket has received. @returns false: stop reading */
+  readonly received = (count: number): boolean => {
+    this.#input.filled(count);
+    this.#run();
+    return !this.#paused;
+  };
+
+  /** Begins on a socket that reads through `space` and `received`. */
+  start(socket: Socket): void {
+    this.#socket = socket;
+    this.#replies = new ReplyWriter(socket, () => this.#eased());
+    this.#handshakeTimer = setTimeout(() => {
+      log.warning(`export ${this.#export.name}: a client did not finish its handshake in time; dropped`);
+      socket.destroy();
+    }, HANDSHAKE_LIMIT_MS);
+    socket.on('error', () => undefined);
+    socket.on('close', () => this.#close());
+    socket.write(this.#handshake.greeting());
+  }
+
+  stop(): void {
+    this.#ending = true;
+    if (this.inTransmission) this.#endIfIdle();
+    else this.#socket.destroy();
+  }
+
+  destroy(): void {
+    this.#socket.destroy();
+  }
+
+  #run(): void {
+    if (this.#closed) return;
+    if (!this.inTransmission && !this.#haggle()) return;
+    const parser = this.#parser;
+    try {
+      while (!this.#ending && parser.next(this.#input)) {
+        this.#take(parser);
+        if (this.#heldBytes + this.#replies.unsentBytes > HIGH_WATER) {
+          this.#paused = true;
+          break;
+        }
+      }
+    } catch (error) {
+      log.warning(`export ${this.#export.name}: ${(error as Error).message}; connection dropped`);
+      this.#socket.destroy();
+      return;
+    }
+    this.#replies.flush();
+    this.#endIfIdle();
+  }
+
+  /** @returns true once the handshake is done. */
+  #haggle(): boolean {
+    const replies = this.#handshake.feed(this.#input);
+    if (replies.length > 0) this.#socket.write(Buffer.concat(replies));
+    const { state, agreement, closedBecause } = this.#handshake;
+    // From its attaching on, not from its GO, the lease belongs to this connection.
+    this.attached = agreement.attached;
+    if (state === 'haggling') return false;
+    clearTimeout(this.#handshakeTimer);
+    if (state === 'closed') {
+      log.debug(`export ${this.#export.name}: ${closedBecause}`);
+      this.#ending = true;
+      this.#socket.destroySoon();
+      return false;
+    }
+    this.#structured = agreement.structuredReplies;
+    this.#limits = {
+      size: this.#export.disk.size,
+      readOnly: this.#export.readOnly,
+      baseAllocation: agreement.baseAllocation,
+      attached: agreement.attached,
+    };
+    this.#input.resize(RECEIVE_BUFFER);
+    this.inTransmission = true;
+    this.#export.joined(this);
+    return true;
+  }
+
+  #take(parsed: RequestParser): void {
+    if (parsed.type === Command.DISC) {
+      this.#orderly = true;
+      this.#ending = true;
+      // Whoever leaves waits for nothing any more.
+      this.#export.lender.detach(this);
+      return;
+    }
+    const request = new Request(this, parsed);
+    this.#underWay += 1;
+    this.#heldBytes += cost(request);
+    const fault = checkRequest(request, this.#limits);
+    if (fault === undefined) this.#submit(request, parsed.payload);
+    else {
+      this.#logFault(fault.text);
+      request.complete(fault.errno);
+    }
+  }
+
+  #submit(request: Request, payload: Buffer): void {
+    const { disk, lender } = this.#export;
+    const { type, offset, length } = request;
+    const fua = (request.flags & CommandFlag.FUA) !== 0;
+    switch (type) {
+      case Command.READ:
+        if (this.#admitted(request, 'read')) disk.read(this.#roomForData(request), offset, request);
+        break;
+      case Command.WRITE:
+        if (this.#admitted(request, 'write')) disk.write(payload, offset, fua, request);
+        break;
+      case Command.FLUSH:
+        if (this.#admitted(request, 'flush')) disk.flush(request);
+        break;
+      case Command.TRIM:
+        if (this.#admitted(request, 'write')) disk.trim(offset, length, fua, request);
+        break;
+      case Command.WRITE_ZEROES: {
+        const noHole = (request.flags & CommandFlag.NO_HOLE) !== 0;
+        if (this.#admitted(request, 'write')) disk.zero(offset, length, fua, noHole, request);
+        break;
+      }
+      case Command.BLOCK_STATUS: {
+        const one = (request.flags & CommandFlag.REQ_ONE) !== 0;
+        if (this.#admitted(request, 'read')) disk.extents(offset, length, one, request);
+        break;
+      }
+      case Command.XNBD_TAKEOVER:
+        this.#whenDone(request, lender.takeover(this));
+        break;
+      case Command.XNBD_GIVE_BACK:
+        this.#whenDone(request, lender.giveBack(this));
+        break;
+      case Command.XNBD_RETIRE:
+        this.#whenDone(request, lender.retire(this));
+        break;
+      case Command.XNBD_WAIT_GONE:
+        lender.waitGone(this, request);
+        break;
+      default:
+        request.complete(Errno.EINVAL);
+    }
+  }
+
+  #admitted(request: Request, access: 'read' | 'write' | 'flush'): boolean {
+    const errno = this.#export.lender.refuses(access, this);
+    if (errno !== 0) {
+      request.complete(errno);
+      return false;
+    }
+    if (access === 'write') {
+      request.counted = true;
+      this.#export.writeBegan();
+    }
+    return true;
+  }
+
+  #whenDone(request: Request, result: Promise<number>): void {
+    result.then(
+      (errno) => request.complete(errno),
+      (error: unknown) => {
+        log.error(`export ${this.#export.name}: ${commandName(request.type)} failed: ${String(error)}`);
+        request.complete(Errno.EIO);
+      },
+    );
+  }
+
+  #roomForData(request: Request): Buffer {
+    const header = this.#structured ? OFFSET_DATA_HEADER_LENGTH : SIMPLE_REPLY_LENGTH;
+    const slab = this.#replies.reserve(header + request.length);
+    request.slab = slab;
+    request.start = slab.used - request.length - header;
+    return slab.bytes.subarray(slab.used - request.length, slab.used);
+  }
+
+  finished(request: Request, errno: number, extents: readonly Extent[] | undefined): void {
+    if (request.counted) {
+      this.#export.writeEnded(errno === 0 && request.type === Command.WRITE ? request.length : 0);
+    }
+    this.#underWay -= 1;
+    this.#heldBytes -= cost(request);
+    if (this.#closed) return;
+    if (errno === 0 && request.slab !== undefined) this.#replyWithData(request);
+    else if (errno === 0 && request.type === Command.BLOCK_STATUS)
+      this.#replyWithExtents(request, extents ?? []);
+    else this.#replyWithErrno(request, errno);
+    this.#eased();
+  }
+
+  #replyWithData(request: Request): void {
+    const { slab, start, offset, length } = request;
+    if (slab === undefined) return;
+    const header = this.#structured
+      ? writeOffsetDataHeader(slab.bytes, start, request, offset, length)
+      : writeSimpleReply(slab.bytes, start, request, 0);
+    this.#replies.send(slab, start, start + header + length);
+  }
+
+  #replyWithExtents(request: Request, extents: readonly Extent[]): void {
+    if (extents.length === 0) {
+      this.#replyWithErrno(request, Errno.EIO);
+      return;
+    }
+    const length = blockStatusLength(extents.length);
+    const slab = this.#replies.reserve(length);
+    const start = slab.used - length;
+    writeBlockStatus(slab.bytes, start, request, ALLOCATION_CONTEXT_ID, extents);
+    this.#replies.send(slab, start, start + length);
+  }
+
+  #replyWithErrno(request: Request, errno: number): void {
+    if (request.slab !== undefined) this.#replies.release(request.slab);
+    // Once structured replies are agreed a READ never gets a simple one.
+    const chunk =
+      this.#structured && (request.type === Command.READ || request.type === Command.BLOCK_STATUS);
+    const length = chunk ? ERROR_CHUNK_LENGTH : SIMPLE_REPLY_LENGTH;
+    const slab = this.#replies.reserve(length);
+    const start = slab.used - length;
+    if (chunk) writeErrorChunk(slab.bytes, start, request, errno);
+    else writeSimpleReply(slab.bytes, start, request, errno);
+    this.#replies.send(slab, start, start + length);
+  }
+
+  /** Something under way has ended: perhaps there is room for more, or nothing left to wait for. */
+  #eased(): void {
+    if (this.#closed) return;
+    if (this.#paused && this.#heldBytes + this.#replies.unsentBytes < HIGH_WATER / 2) {
+      this.#paused = false;
+      setImmediate(() => {
+        this.#run();
+        if (!this.#paused && !this.#closed) this.#socket.resume();
+      });
+    }
+    if (this.#ending && this.#underWay === 0) setImmediate(() => this.#endIfIdle());
+  }
+
+  #endIfIdle(): void {
+    if (!this.#ending || this.#underWay > 0 || this.#closed || !this.inTransmission) return;
+    this.#replies.flush();
+    this.#socket.destroySoon();
+  }
+
+  #close(): void {
+    if (this.#closed) return;
+    this.#closed = true;
+    clearTimeout(this.#handshakeTimer);
+    this.#replies.close();
+    this.#export.left(this, this.#orderly);
+  }
+
+  #logFault(text: string): void {
+    this.#faults += 1;
+    if (this.#faults <= LOGGED_FAULTS) log.warning(`export ${this.#export.name}: client's ${text}`);
+  }
+}
+
+function cost(request: Request): number {
+  const carries = request.type === Command.READ || request.type === Command.WRITE;
+  return REQUEST_COST + (carries ? Math.min(request.length, NBD_MAX_PAYLOAD) : 0);
+}
+
+function unknownExport(name: string): { type: number; text: string } {
+  return { type: OptionReply.ERR_UNKNOWN, text: `no export '${printable(name)}' here` };
+}

@@ -1,0 +1,56 @@
+/**
+ * Knows, during one lease, whether the source's client is gone, and answers who waits for that word (WAIT_GONE).
+ *
+ * By hand the word is the orderly disconnect (NBD_CMD_DISC) of the last client. A link that merely breaks is no such word, nor is a
+ * later disconnect then: whoever lost the link may be about to come back.
+ */
+import { Errno } from '../nbd/constants.ts';
+import type { Completion } from '../store/completion.ts';
+
+export class SourceWatch {
+  readonly #byDisconnect: boolean;
+  #gone = false;
+  #broken = false;
+  #waiting: { link: object; done: Completion }[] = [];
+
+  constructor(byDisconnect: boolean) {
+    this.#byDisconnect = byDisconnect;
+  }
+
+  /** A new lease begins: what was before does not count. */
+  reset(): void {
+    this.#gone = false;
+    this.#broken = false;
+  }
+
+  clientLeft(orderly: boolean, remaining: number): void {
+    if (!orderly) this.#broken = true;
+    else if (remaining === 0 && this.#byDisconnect && !this.#broken) this.gone();
+  }
+
+  gone(): void {
+    this.#gone = true;
+    this.#answer(() => true, Errno.OK);
+  }
+
+  wait(link: object, done: Completion): void {
+    if (this.#gone) done.complete(Errno.OK);
+    else this.#waiting.push({ link, done });
+  }
+
+  /** A connection that may have waited is gone. */
+  forget(link: object): void {
+    this.#answer((waiter) => waiter.link === link, Errno.ESHUTDOWN);
+  }
+
+  /** The word will not come any more. */
+  stop(): void {
+    this.#answer(() => true, Errno.ESHUTDOWN);
+  }
+
+  #answer(which: (waiter: { link: object }) => boolean, errno: number): void {
+    const answered = this.#waiting.filter(which);
+    this.#waiting = this.#waiting.filter((waiter) => !which(waiter));
+    for (const { done } of answered) done.complete(errno);
+  }
+}

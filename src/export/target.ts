@@ -1,0 +1,87 @@
+/** Opening a target: image, state and record must belong together. */
+import { existsSync } from 'node:fs';
+import { join } from 'node:path';
+import { log } from '../log/log.ts';
+import { Image } from '../store/image.ts';
+import { checkExportName, type ExportRecord, newRecord, readRecord } from '../store/record.ts';
+import { lockState } from '../store/state-lock.ts';
+import { LocalDisk } from './local-disk.ts';
+import { RecordKeeper } from './record-keeper.ts';
+import type { Served } from './serve.ts';
+
+export interface TargetOptions {
+  name: string;
+  image: string;
+  stateDir: string;
+  readOnly: boolean;
+}
+
+/** @throws Error of one line that names the thing and the way out. */
+export async function openTarget(options: TargetOptions): Promise<Served> {
+  checkExportName(options.name);
+  const image = await Image.open(options.image, { readOnly: options.readOnly });
+  const lock = await lockState(options.stateDir);
+  const keeper = await keepRecord(options, image);
+  return {
+    keeper,
+    disk: new LocalDisk(image),
+    baseState: () => 'serving',
+    canLend: () => null,
+    onRetired: () => undefined,
+    describe: () => ({}),
+    takeover: () =>
+      Promise.reject(new Error(`export ${options.name} has every block already: nothing to take over`)),
+    abandon: () =>
+      Promise.reject(new Error(`export ${options.name} is no relocation: use stop, its image stays`)),
+    close: async () => {
+      await image.close();
+      await lock.release();
+    },
+  };
+}
+
+async function keepRecord(options: TargetOptions, image: Image): Promise<RecordKeeper> {
+  const { name, stateDir } = options;
+  const found = await readRecord(stateDir);
+  if (found === undefined) {
+    const keeper = new RecordKeeper(stateDir, newRecord(name, image.path, image.size));
+    await keeper.update({});
+    return keeper;
+  }
+  checkRecord(found, options, image);
+  const keeper = new RecordKeeper(stateDir, found);
+  if (found.image !== image.path) {
+    log.warning(`export ${name}: its image moved from ${found.image} to ${image.path}`);
+    await keeper.update({ image: image.path });
+  }
+  return keeper;
+}
+
+function checkRecord(record: ExportRecord, options: TargetOptions, image: Image): void {
+  const { name, stateDir } = options;
+  if (record.name !== name) {
+    throw new Error(
+      `state directory ${stateDir} belongs to export '${record.name}', not '${name}': give another --state`,
+    );
+  }
+  if (record.image !== image.path && existsSync(record.image)) {
+    throw new Error(
+      `state directory ${stateDir} belongs to image ${record.image}, not ${image.path}: give another --state`,
+    );
+  }
+  if (record.sizeBytes !== image.size) {
+    throw new Error(
+      `image ${image.path} has ${image.size} bytes, but export '${name}' has ${record.sizeBytes}: ` +
+        `restore its size, or move ${stateDir} aside to begin anew`,
+    );
+  }
+  if (
+    record.state === 'standby' ||
+    record.state === 'relocating' ||
+    existsSync(join(stateDir, 'present.map'))
+  ) {
+    throw new Error(
+      `export '${name}' still misses blocks: start it as a proxy, with its origin ${record.origin?.uri}`,
+    );
+  }
+}

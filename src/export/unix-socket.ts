@@ -1,0 +1,52 @@
+/** Listening on a unix socket path: one that a dead process left behind is replaced, one where somebody answers is not. */
+import { chmodSync, lstatSync, rmSync } from 'node:fs';
+import { connect, type Server } from 'node:net';
+import { basename, dirname } from 'node:path';
+
+/** sun_path, its final zero not counted. */
+const MAX_PATH_BYTES = 107;
+
+/** @param mode permissions of the socket. @throws Error of one line, naming the path. */
+export async function listenOnUnixSocket(server: Server, path: string, mode: number): Promise<void> {
+  if (Buffer.byteLength(path) > MAX_PATH_BYTES) {
+    throw new Error(`socket path ${path} is longer than ${MAX_PATH_BYTES} bytes: choose a shorter one`);
+  }
+  await removeStaleSocket(path);
+  await new Promise<void>((resolve, reject) => {
+    server.once('error', (error: NodeJS.ErrnoException) => {
+      const why = error.code === 'ENOENT' ? `there is no directory ${dirname(path)}` : error.message;
+      reject(new Error(`cannot listen on socket ${path}: ${why}`));
+    });
+    // The socket is made within listen(): at no time may more people connect than `mode` says.
+    const umask = process.umask(0o777 & ~mode);
+    server.listen(path, resolve);
+    process.umask(umask);
+  });
+  server.removeAllListeners('error');
+  chmodSync(path, mode);
+}
+
+async function removeStaleSocket(path: string): Promise<void> {
+  const found = lstatSync(path, { throwIfNoEntry: false });
+  if (found === undefined) return;
+  if (!found.isSocket())
+    throw new Error(`${path} exists and is not a socket: choose another socket path, or remove it`);
+  if (await answers(path)) {
+    throw new Error(
+      `socket ${path} is taken: another process serves ${basename(path)}; stop it, or choose another socket path`,
+    );
+  }
+  rmSync(path, { force: true });
+}
+
+function answers(path: string): Promise<boolean> {
+  return new Promise((resolve) => {
+    const socket = connect(path);
+    socket.once('connect', () => {
+      socket.destroy();
+      resolve(true);
+    });
+    // EAGAIN: its backlog is full, so somebody is there.
+    socket.once('error', (error: NodeJS.ErrnoException) => resolve(error.code === 'EAGAIN'));
+  });
+}

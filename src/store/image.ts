@@ -1,0 +1,244 @@
+/**
+ * The local image of a disk: a raw file or a block device.
+ *
+ * Reads and writes go to the page cache on the loop as long as it answers at once, and to the thread pool when it does not: reads
+ * by RWF_NOWAIT, which knows, elsewhere by measuring (pace.ts). Whatever may wait for the disk (sync, punch) never runs on the loop.
+ *
+ * A write is acknowledged when it is in the page cache (it survives kill -9), and survives loss of power once a `sync` that began after it
+ * has completed. A sync that fails is never followed by one that succeeds: the kernel reports a lost page once, and
+ * forgets it then (qemu does the same).
+ */
+import { constants as fsConstants, read, readSync, write, writeSync } from 'node:fs';
+import { type FileHandle, open } from 'node:fs/promises';
+import { resolve } from 'node:path';
+import { log } from '../log/log.ts';
+import { Errno } from '../nbd/constants.ts';
+import type { Completion, Extent } from './completion.ts';
+import { extentsOf } from './image-extents.ts';
+import { Pace } from './pace.ts';
+import { SyncQueue } from './sync-queue.ts';
+import { FallocateMode, fallocate, lseek, readNow, Seek, SystemErrno } from './syscalls.ts';
+
+const ZEROS = Buffer.alloc(1024 * 1024);
+
+export class Image {
+  /** Absolute. */
+  readonly path: string;
+  /** Bytes. */
+  readonly size: number;
+  readonly readOnly: boolean;
+  readonly #file: FileHandle;
+  readonly #fd: number;
+  #nowait = true;
+  #readPace = new Pace();
+  #writePace = new Pace();
+  #syncs: SyncQueue;
+  #reported = new Set<string>();
+
+  private constructor(path: string, file: FileHandle, size: number, readOnly: boolean) {
+    this.path = path;
+    this.size = size;
+    this.readOnly = readOnly;
+    this.#file = file;
+    this.#fd = file.fd;
+    this.#syncs = new SyncQueue(file.fd, (error) =>
+      this.#report('fdatasync', 0, error.code ?? error.message),
+    );
+  }
+
+  /** Opens a raw file or a block device. @throws Error of one line, naming the path. */
+  static async open(path: string, options: { readOnly?: boolean } = {}): Promise<Image> {
+    const readOnly = options.readOnly ?? false;
+    const absolute = resolve(path);
+    let file: FileHandle;
+    try {
+      // O_NONBLOCK: a FIFO would keep us for ever.
+      file = await open(
+        absolute,
+        (readOnly ? fsConstants.O_RDONLY : fsConstants.O_RDWR) | fsConstants.O_NONBLOCK,
+      );
+    } catch (error) {
+      throw new Error(`cannot open image ${absolute}: ${explain(error, readOnly)}`);
+    }
+    const stat = await file.stat();
+    const size = stat.isFile() ? stat.size : stat.isBlockDevice() ? lseek(file.fd, 0, Seek.END) : -1;
+    if (size >= 0) return new Image(absolute, file, size, readOnly);
+    await file.close();
+    throw new Error(`image ${absolute} is neither a raw file nor a block device`);
+  }
+
+  /** Makes a sparse file of `size` bytes and opens it. @throws Error when the file exists, or cannot be made. */
+  static async create(path: string, size: number): Promise<Image> {
+    const absolute = resolve(path);
+    try {
+      const file = await open(absolute, 'wx', 0o600);
+      try {
+        await file.truncate(size);
+      } finally {
+        await file.close();
+      }
+    } catch (error) {
+      throw new Error(`cannot create image ${absolute} of ${size} bytes: ${explain(error, false)}`);
+    }
+    return Image.open(absolute);
+  }
+
+  /** Fills `into` from `position`, or fails; `into` stays ours until completion. */
+  read(into: Buffer, position: number, done: Completion): void {
+    if (this.#nowait) {
+      const count = readNow(this.#fd, into, position);
+      if (count === into.length) done.complete(0);
+      else {
+        if (count === -SystemErrno['EOPNOTSUPP']! || count === -SystemErrno['EINVAL']!) this.#nowait = false;
+        this.#readInPool(into, Math.max(count, 0), position, done);
+      }
+      return;
+    }
+    const before = performance.now();
+    if (!this.#readPace.mayBlock(before)) {
+      this.#readInPool(into, 0, position, done);
+      return;
+    }
+    let count: number;
+    try {
+      count = readSync(this.#fd, into, 0, into.length, position);
+    } catch (error) {
+      done.complete(this.#report('read', position, (error as NodeJS.ErrnoException).code));
+      return;
+    }
+    this.#readPace.measured(before, performance.now(), into.length);
+    if (count === into.length) done.complete(0);
+    else this.#readInPool(into, count, position, done);
+  }
+
+  #readInPool(into: Buffer, from: number, position: number, done: Completion): void {
+    read(this.#fd, into, from, into.length - from, position + from, (error, count) => {
+      if (error !== null) done.complete(this.#report('read', position, error.code));
+      else if (from + count === into.length) done.complete(0);
+      else if (count === 0) done.complete(this.#report('read', position + from, 'end of file'));
+      else this.#readInPool(into, from + count, position, done);
+    });
+  }
+
+  /** Writes all of `data`, which is valid only during this call. */
+  write(data: Buffer, position: number, done: Completion): void {
+    const before = performance.now();
+    if (!this.#writePace.mayBlock(before)) {
+      this.#writeInPool(Buffer.from(data), 0, position, done);
+      return;
+    }
+    let count: number;
+    try {
+      count = writeSync(this.#fd, data, 0, data.length, position);
+    } catch (error) {
+      done.complete(this.#report('write', position, (error as NodeJS.ErrnoException).code));
+      return;
+    }
+    this.#writePace.measured(before, performance.now(), data.length);
+    if (count === data.length) done.complete(0);
+    else this.#writeInPool(Buffer.from(data), count, position, done);
+  }
+
+  #writeInPool(data: Buffer, from: number, position: number, done: Completion): void {
+    write(this.#fd, data, from, data.length - from, position + from, (error, count) => {
+      if (error !== null) done.complete(this.#report('write', position, error.code));
+      else if (from + count === data.length) done.complete(0);
+      else this.#writeInPool(data, from + count, position, done);
+    });
+  }
+
+  /** Completes once every write that completed before this call survives loss of power. */
+  sync(done: Completion): void {
+    this.#syncs.sync(done);
+  }
+
+  /** The range reads as zeros afterwards, and its space is given back where the file system can do that. */
+  punch(position: number, length: number, done: Completion): void {
+    this.#clear(FallocateMode.PUNCH_HOLE | FallocateMode.KEEP_SIZE, 'punch', position, length, done);
+  }
+
+  /** The range reads as zeros afterwards, and has its space. */
+  allocateZeros(position: number, length: number, done: Completion): void {
+    this.#clear(FallocateMode.ZERO_RANGE | FallocateMode.KEEP_SIZE, 'zero range', position, length, done);
+  }
+
+  #clear(mode: number, what: string, position: number, length: number, done: Completion): void {
+    if (length === 0) {
+      done.complete(0);
+      return;
+    }
+    fallocate(this.#fd, mode, position, length, (errno) => {
+      if (errno === 0) done.complete(0);
+      else if (errno === SystemErrno['EOPNOTSUPP'] || errno === SystemErrno['ENOSYS']) {
+        this.#writeZeros(position, length, done);
+      } else done.complete(this.#report(what, position, codeOf(errno)));
+    });
+  }
+
+  #writeZeros(position: number, length: number, done: Completion): void {
+    if (length === 0) {
+      done.complete(0);
+      return;
+    }
+    write(this.#fd, ZEROS, 0, Math.min(length, ZEROS.length), position, (error, count) => {
+      if (error === null) this.#writeZeros(position + count, length - count, done);
+      else done.complete(this.#report('write of zeros', position, error.code));
+    });
+  }
+
+  /** What of the range is data and what is a hole, in order; with `one` the first extent alone. May stop short of `length`. */
+  extents(position: number, length: number, one: boolean): Extent[] {
+    return extentsOf(this.#fd, position, length, one);
+  }
+
+  /** To be called when every request has completed. */
+  close(): Promise<void> {
+    return this.#file.close();
+  }
+
+  /** Logs the first error of each kind. @returns the NBD errno for the client */
+  #report(what: string, position: number, code: string | undefined): number {
+    const kind = `${what}: ${code}`;
+    if (!this.#reported.has(kind)) {
+      this.#reported.add(kind);
+      log.error(
+        `image ${this.path}: ${what} at offset ${position} failed: ${code} (further ones are not logged)`,
+      );
+    }
+    switch (code) {
+      case 'ENOSPC':
+      case 'EDQUOT':
+        return Errno.ENOSPC;
+      case 'ENOMEM':
+        return Errno.ENOMEM;
+      default:
+        return Errno.EIO;
+    }
+  }
+}
+
+function codeOf(errno: number): string {
+  return Object.entries(SystemErrno).find(([, number]) => number === errno)?.[0] ?? `errno ${errno}`;
+}
+
+function explain(error: unknown, readOnly: boolean): string {
+  const { code, message } = error as NodeJS.ErrnoException;
+  switch (code) {
+    case 'ENOENT':
+      return 'no such file';
+    case 'EEXIST':
+      return 'the file exists already';
+    case 'EISDIR':
+      return 'it is a directory';
+    case 'EACCES':
+    case 'EROFS':
+    case 'EPERM':
+      return readOnly ? 'permission denied' : 'no permission to write it (--read-only serves it without)';
+    case 'ENOSPC':
+      return 'no space left on its file system';
+    case 'EFBIG':
+      return 'its file system cannot hold a file of that size';
+    default:
+      return message;
+  }
+}

@@ -1,0 +1,65 @@
+/**
+ * The system calls that Node lacks, called in libc through koffi. Numbers are those of Linux. Asynchronous ones run in libuv's thread
+ * pool; all of them report an errno (0 is success), never throw.
+ */
+import koffi from 'koffi';
+
+const libc = koffi.load(null);
+
+type AsyncCall = (...args: [...unknown[], (error: unknown, result: number) => void]) => void;
+
+const fallocateFn = libc.func('int fallocate(int fd, int mode, int64_t offset, int64_t length)');
+const fallocateAsync = fallocateFn.async as AsyncCall;
+const lseekFn = libc.func('int64_t lseek(int fd, int64_t offset, int whence)') as (
+  fd: number,
+  offset: number,
+  whence: number,
+) => number;
+const preadv2Fn = libc.func('int64_t preadv2(int fd, void *iov, int count, int64_t offset, int flags)') as (
+  fd: number,
+  iov: Buffer,
+  count: number,
+  offset: number,
+  flags: number,
+) => number;
+const flockFn = libc.func('int flock(int fd, int operation)') as (fd: number, operation: number) => number;
+
+const RWF_NOWAIT = 8;
+const LOCK_EX_NB = 2 | 4;
+
+export const FallocateMode = { KEEP_SIZE: 1, PUNCH_HOLE: 2, ZERO_RANGE: 16 } as const;
+export const Seek = { END: 2, DATA: 3, HOLE: 4 } as const;
+export const SystemErrno = koffi.os.errno;
+
+/** fallocate(2) in the thread pool. */
+export function fallocate(
+  fd: number,
+  mode: number,
+  offset: number,
+  length: number,
+  done: (errno: number) => void,
+): void {
+  fallocateAsync(fd, mode, offset, length, (_error, result) => done(result === 0 ? 0 : koffi.errno()));
+}
+
+/** lseek(2). @returns the position, or minus the errno. */
+export function lseek(fd: number, offset: number, whence: number): number {
+  const position = Number(lseekFn(fd, offset, whence));
+  return position < 0 ? -koffi.errno() : position;
+}
+
+const iov = Buffer.alloc(16);
+
+/** preadv2(2) with RWF_NOWAIT: what the page cache holds, now.
+ * @returns the bytes read, or minus the errno: -EAGAIN when the read would wait for the disk. */
+export function readNow(fd: number, into: Buffer, offset: number): number {
+  iov.writeBigUInt64LE(koffi.address(into), 0);
+  iov.writeUInt32LE(into.length, 8);
+  const count = Number(preadv2Fn(fd, iov, 1, offset, RWF_NOWAIT));
+  return count < 0 ? -koffi.errno() : count;
+}
+
+/** flock(2), exclusively, without waiting. @returns the errno; EWOULDBLOCK when another process holds it. */
+export function lockExclusively(fd: number): number {
+  return flockFn(fd, LOCK_EX_NB) === 0 ? 0 : koffi.errno();
+}
