@@ -26,6 +26,8 @@ const RecordSchema = v.strictObject({
   imageCreated: v.boolean(),
   sizeBytes: Count,
   state: v.picklist(['serving', 'fenced', 'retired', 'standby', 'relocating']),
+  /** Every block is local. An export can be fenced and not complete: C from B from A. */
+  complete: v.boolean(),
   /** Where a proxy fetches from; kept after completion until the origin has been told to retire. */
   origin: v.nullable(
     v.strictObject({
@@ -73,6 +75,7 @@ export function newRecord(name: string, image: string, sizeBytes: number): Expor
     imageCreated: false,
     sizeBytes,
     state: 'serving',
+    complete: true,
     origin: null,
     lease: null,
     takenOverAt: null,

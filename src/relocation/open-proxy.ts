@@ -1,0 +1,115 @@
+/**
+ * Opens a proxy's parts, for the first time or again: record, link to the origin, image. What does not fit together is refused here, before
+ * anything is changed.
+ */
+import { randomUUID } from 'node:crypto';
+import { access, unlink } from 'node:fs/promises';
+import { resolve } from 'node:path';
+import { RecordKeeper } from '../export/record-keeper.ts';
+import { formatNbdUri, parseNbdUri } from '../nbd/uri.ts';
+import { Image } from '../store/image.ts';
+import { type ExportRecord, newRecord, readRecord, writeRecord } from '../store/record.ts';
+import { OriginLink } from './origin-link.ts';
+
+export interface ProxyOptions {
+  name: string;
+  image: string;
+  /** URI of the origin; may be left out for a proxy that is known. */
+  origin: string;
+  stateDir: string;
+}
+
+export interface ProxyParts {
+  keeper: RecordKeeper;
+  image: Image;
+  link: OriginLink | null;
+}
+
+/** @throws Error, one line, that names what does not fit. */
+export async function openProxy(options: ProxyOptions): Promise<ProxyParts> {
+  const record = await readRecord(options.stateDir);
+  return record === undefined ? await openNew(options) : await openKnown(options, record);
+}
+
+async function openNew(options: ProxyOptions): Promise<ProxyParts> {
+  const address = parseNbdUri(options.origin);
+  const lease = randomUUID();
+  const link = await OriginLink.open({ address, lease, known: null });
+  try {
+    const { uuid, generation, sizeBytes } = link.identity;
+    const { image, created } = await openOrCreateImage(resolve(options.image), sizeBytes);
+    try {
+      const fresh = newRecord(options.name, image.path, sizeBytes);
+      const record: ExportRecord = {
+        ...fresh,
+        uuid: uuid ?? fresh.uuid,
+        generation,
+        imageCreated: created,
+        state: 'standby',
+        complete: false,
+        origin: { uri: formatNbdUri(address), uuid, generation, lease },
+      };
+      await writeRecord(options.stateDir, record);
+      return { keeper: new RecordKeeper(options.stateDir, record), image, link };
+    } catch (error) {
+      await image.close();
+      if (created) await unlink(image.path);
+      throw error;
+    }
+  } catch (error) {
+    link.close();
+    throw error;
+  }
+}
+
+async function openKnown(options: ProxyOptions, record: ExportRecord): Promise<ProxyParts> {
+  const { stateDir, name } = options;
+  if (record.name !== name)
+    throw new Error(`${stateDir} belongs to the export '${record.name}', not '${name}'`);
+  const path = resolve(options.image);
+  if (record.image !== path) throw new Error(`${stateDir} belongs to the image ${record.image}, not ${path}`);
+  if (record.state === 'retired') {
+    throw new Error(`${name} is retired: its disk has moved on; begin anew with an empty state directory`);
+  }
+  const { origin } = record;
+  const uri = formatNbdUri(parseNbdUri(options.origin));
+  if (origin?.uuid === null && origin.uri !== uri) {
+    throw new Error(
+      `${name} fetches from ${origin.uri}, not from ${uri}: another origin would mix two disks`,
+    );
+  }
+  const image = await Image.open(path, {});
+  if (image.size !== record.sizeBytes) {
+    await image.close();
+    throw new Error(
+      `image ${path} has ${image.size} bytes, its record says ${record.sizeBytes}: it is not the image of '${name}'`,
+    );
+  }
+  if (origin === null) return { keeper: new RecordKeeper(stateDir, record), image, link: null };
+  const moved: ExportRecord = { ...record, origin: { ...origin, uri } };
+  if (origin.uri !== uri) await writeRecord(stateDir, moved);
+  const link = OriginLink.resume({
+    address: parseNbdUri(uri),
+    lease: origin.lease,
+    known: { uuid: origin.uuid, generation: origin.generation, sizeBytes: record.sizeBytes },
+  });
+  return { keeper: new RecordKeeper(stateDir, moved), image, link };
+}
+
+/** A file that does not exist is made sparse, as large as the origin; one that exists must have that size. */
+async function openOrCreateImage(
+  path: string,
+  sizeBytes: number,
+): Promise<{ image: Image; created: boolean }> {
+  const exists = await access(path).then(
+    () => true,
+    () => false,
+  );
+  if (!exists) return { image: await Image.create(path, sizeBytes), created: true };
+  const image = await Image.open(path, {});
+  if (image.size === sizeBytes) return { image, created: false };
+  await image.close();
+  throw new Error(
+    `image ${path} has ${image.size} bytes and the origin ${sizeBytes}: they must be equal; name a new file to have it made`,
+  );
+}

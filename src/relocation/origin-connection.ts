@@ -1,0 +1,176 @@
+/**
+ * One NBD connection to a server, as a client: handshake, requests, replies in any order. It does not come back when it breaks:
+ * that is the link's (origin-link.ts).
+ *
+ * Requests answer through completions. A request that is under way when the connection breaks is never completed here; the
+ * owner learns of the break by `onClosed` and has the requests.
+ */
+import { connect, type Socket } from 'node:net';
+import type { AttachRequest } from '../nbd/attach.ts';
+import { ByteDriver } from '../nbd/byte-coroutine.ts';
+import { clientHandshake, HandshakeError, type ServerOffer } from '../nbd/client-handshake.ts';
+import { Command, TransmissionFlag } from '../nbd/constants.ts';
+import { parseReplies } from '../nbd/reply-parser.ts';
+import { encodeRequest } from '../nbd/request-encoder.ts';
+import type { NbdAddress } from '../nbd/uri.ts';
+import type { Completion, ExtentsCompletion } from '../store/completion.ts';
+import { type Awaiting, RequestTable } from './request-table.ts';
+
+const HANDSHAKE_TIMEOUT_MS = 10_000;
+const RECEIVE_BUFFER = 1024 * 1024;
+
+export interface ConnectOptions {
+  address: NbdAddress;
+  attach?: AttachRequest;
+}
+
+export class OriginConnection {
+  readonly offer: ServerOffer;
+  /** Told once, when the connection is of no more use. */
+  onClosed: ((reason: Error) => void) | null = null;
+  readonly #socket: Socket;
+  readonly #requests = new RequestTable();
+  #closed = false;
+
+  private constructor(socket: Socket, offer: ServerOffer) {
+    this.#socket = socket;
+    this.offer = offer;
+  }
+
+  /**
+   * Connects and agrees.
+   * @throws HandshakeError when the server refuses or is none; Error when it cannot be reached or takes over 10 seconds.
+   */
+  static async connect(options: ConnectOptions): Promise<OriginConnection> {
+    const { promise, resolve, reject } = Promise.withResolvers<OriginConnection>();
+    const where = describeAddress(options.address);
+    let receive: (chunk: Buffer) => void = () => undefined;
+    const socket = connect({
+      ...(options.address.path === null
+        ? { host: options.address.host, port: options.address.port }
+        : { path: options.address.path }),
+      onread: {
+        buffer: Buffer.allocUnsafeSlow(RECEIVE_BUFFER),
+        callback: (bytes, buffer) => {
+          receive((buffer as Buffer).subarray(0, bytes));
+          return true;
+        },
+      },
+    });
+    socket.setNoDelay(true);
+    socket.setKeepAlive(true, 10_000);
+    const timer = setTimeout(() => {
+      fail(new Error(`${where} does not finish the NBD handshake within ${HANDSHAKE_TIMEOUT_MS / 1000} s`));
+    }, HANDSHAKE_TIMEOUT_MS);
+    const fail = (error: Error) => {
+      clearTimeout(timer);
+      socket.destroy();
+      reject(error);
+    };
+    socket.on('error', (error) => fail(new Error(`${where} cannot be reached: ${error.message}`)));
+    socket.on('close', () => fail(new Error(`${where} closed the connection during the NBD handshake`)));
+
+    const handshake = new ByteDriver(
+      clientHandshake(
+        { exportName: options.address.exportName, ...(options.attach && { attach: options.attach }) },
+        (bytes) => socket.write(bytes),
+      ),
+    );
+    receive = (chunk) => {
+      try {
+        const used = handshake.feed(chunk);
+        if (handshake.result === null) return;
+        clearTimeout(timer);
+        const connection = new OriginConnection(socket, handshake.result.value);
+        receive = connection.#start();
+        // Whoever awaits sees the connection before the first reply: there is none yet.
+        if (used < chunk.length) receive(chunk.subarray(used));
+        resolve(connection);
+      } catch (error) {
+        fail(
+          error instanceof HandshakeError
+            ? new HandshakeError(`${where}: ${error.message}`, error.refused)
+            : (error as Error),
+        );
+      }
+    };
+    return promise;
+  }
+
+  /** The server gives the allocation of its export. */
+  get hasExtents(): boolean {
+    return this.offer.allocationContext !== null;
+  }
+
+  has(flag: keyof typeof TransmissionFlag): boolean {
+    return (this.offer.flags & TransmissionFlag[flag]) !== 0;
+  }
+
+  read(into: Buffer, offset: number, done: Completion): void {
+    this.#request(Command.READ, 0, offset, into.length, { into, done });
+  }
+
+  /** `data` stays untouched until completion. @param flags CommandFlag bits. */
+  write(data: Buffer, offset: number, flags: number, done: Completion): void {
+    this.#socket.cork();
+    this.#request(Command.WRITE, flags, offset, data.length, { done });
+    this.#socket.write(data);
+    this.#socket.uncork();
+  }
+
+  /** FLUSH, TRIM, WRITE_ZEROES, or a private command. @param flags CommandFlag bits. */
+  command(type: number, offset: number, length: number, flags: number, done: Completion): void {
+    this.#request(type, flags, offset, length, { done });
+  }
+
+  extents(offset: number, length: number, flags: number, done: ExtentsCompletion): void {
+    this.#request(Command.BLOCK_STATUS, flags, offset, length, { extentsDone: done });
+  }
+
+  /** Says NBD_CMD_DISC and closes: the orderly end. */
+  disconnect(): void {
+    if (this.#closed) return;
+    this.#closed = true;
+    this.#socket.end(encodeRequest(Command.DISC, 0, 0n, 0, 0));
+    // A server that has gone quiet must not keep the process alive.
+    this.#socket.setTimeout(2000, () => this.#socket.destroy());
+  }
+
+  /** Closes without a word. */
+  destroy(): void {
+    this.#close(new Error('closed here'));
+  }
+
+  #request(type: number, flags: number, offset: number, length: number, what: Awaiting): void {
+    const cookie = this.#requests.add(offset, what);
+    this.#socket.write(encodeRequest(type, flags, cookie, offset, length));
+  }
+
+  /** From the handshake to transmission. @returns what takes the bytes from now on. */
+  #start(): (chunk: Buffer) => void {
+    const replies = new ByteDriver(parseReplies(this.offer.structured, this.#requests));
+    this.#socket.removeAllListeners('error').removeAllListeners('close');
+    this.#socket.on('error', (error) => this.#close(error));
+    this.#socket.on('close', () => this.#close(new Error('the server closed the connection')));
+    return (chunk) => {
+      if (this.#closed) return;
+      try {
+        replies.feed(chunk);
+      } catch (error) {
+        this.#close(error as Error);
+      }
+    };
+  }
+
+  #close(reason: Error): void {
+    if (this.#closed) return;
+    this.#closed = true;
+    this.#socket.destroy();
+    this.onClosed?.(reason);
+  }
+}
+
+/** For messages. */
+export function describeAddress(address: NbdAddress): string {
+  return address.path === null ? `${address.host}:${address.port}` : address.path;
+}

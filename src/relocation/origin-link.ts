@@ -1,0 +1,244 @@
+/**
+ * The link to the origin: a connection that comes back.
+ *
+ * Every operation is remembered until it is answered. When the connection breaks, the link connects again (backoff from 100 ms to
+ * 5 s, for as long as it takes) and sends what has not been answered once more: all of it may be repeated (reads, block status,
+ * and the private commands by design). So above the link a lost connection is only a wait. An error that the origin itself answers is
+ * passed on.
+ *
+ * An origin that comes back as another disk (uuid, generation or size) is refused: the link stays down and says so.
+ *
+ * The first connection is the caller's: it fails loudly, so that a wrong URI is an error and not a wait.
+ */
+
+import { log } from '../log/log.ts';
+import type { AttachRequest } from '../nbd/attach.ts';
+import { HandshakeError } from '../nbd/client-handshake.ts';
+import { Command, Errno } from '../nbd/constants.ts';
+import type { NbdAddress } from '../nbd/uri.ts';
+import type { Completion, Extent, ExtentsCompletion } from '../store/completion.ts';
+import { Countdown } from './countdown.ts';
+import { describeAddress, OriginConnection } from './origin-connection.ts';
+
+export interface OriginIdentity {
+  /** null: a plain NBD server, which has none. */
+  uuid: string | null;
+  generation: number;
+  sizeBytes: number;
+}
+
+export interface OriginLinkOptions {
+  address: NbdAddress;
+  lease: string;
+  /** What the origin was when we first met; null at the first meeting. */
+  known: OriginIdentity | null;
+}
+
+const FIRST_RETRY_MS = 100;
+const LAST_RETRY_MS = 5000;
+
+/** An operation that the origin has not answered yet. */
+interface Operation {
+  send(connection: OriginConnection): void;
+  /** For when the link is closed with the operation unanswered. */
+  fail(errno: number): void;
+}
+
+export class OriginLink {
+  readonly identity: OriginIdentity;
+  /** The origin is one of ours: it takes the private commands. */
+  readonly lends: boolean;
+  /** Since when the origin cannot be reached; null while it can. */
+  unreachableSince: Date | null = null;
+  /** Told when the origin is lost, and when it is back. */
+  onChange: (() => void) | null = null;
+  /** Told when the origin can be reached again and refuses us (another lease, another disk, no such export). */
+  onRefused: ((reason: string) => void) | null = null;
+  readonly #options: OriginLinkOptions;
+  #connection: OriginConnection | null;
+  readonly #unanswered = new Set<Operation>();
+  #retryTimer: NodeJS.Timeout | null = null;
+  #closed = false;
+
+  private constructor(
+    options: OriginLinkOptions,
+    identity: OriginIdentity,
+    connection: OriginConnection | null,
+  ) {
+    this.#options = options;
+    this.#connection = connection;
+    this.identity = identity;
+    this.lends = identity.uuid !== null;
+    if (connection !== null) this.#watch(connection);
+  }
+
+  /** @throws Error, one line, when the origin cannot be reached, refuses, or is another than `known`. */
+  static async open(options: OriginLinkOptions): Promise<OriginLink> {
+    const connection = await OriginConnection.connect({
+      address: options.address,
+      attach: attachRequest(options),
+    });
+    try {
+      if (options.known !== null) checkIdentity(options.address, options.known, identityOf(connection));
+    } catch (error) {
+      connection.disconnect();
+      throw error;
+    }
+    return new OriginLink(options, identityOf(connection), connection);
+  }
+
+  /** A link to an origin that was met before and may be away now: it connects in the background, for as long as it takes. */
+  static resume(options: OriginLinkOptions & { known: OriginIdentity }): OriginLink {
+    const link = new OriginLink(options, options.known, null);
+    link.unreachableSince = new Date();
+    link.#retry(0);
+    return link;
+  }
+
+  /** Fills `into`. */
+  read(into: Buffer, offset: number, done: Completion): void {
+    this.#submit((connection, answered) => {
+      const limit = connection.offer.maximumPayload;
+      const parts = new Countdown(Math.ceil(into.length / limit), answered);
+      for (let at = 0; at < into.length; at += limit)
+        connection.read(into.subarray(at, at + limit), offset + at, parts);
+    }, done);
+  }
+
+  /** Allocation at the origin; ENOTSUP where it does not tell. */
+  extents(offset: number, length: number, done: ExtentsCompletion): void {
+    let answer: readonly Extent[] = [];
+    this.#submit(
+      (connection, answered) => {
+        if (!connection.hasExtents) {
+          answered.complete(Errno.ENOTSUP);
+          return;
+        }
+        connection.extents(offset, length, 0, {
+          complete(errno, extents) {
+            answer = extents;
+            answered.complete(errno);
+          },
+        });
+      },
+      { complete: (errno) => done.complete(errno, answer) },
+    );
+  }
+
+  /** One of the private commands; the caller has looked at `lends`. */
+  command(type: number, done: Completion): void {
+    this.#submit((connection, answered) => connection.command(type, 0, 0, 0, answered), done);
+  }
+
+  /** For a plain origin: makes what was written there durable, if it knows how. */
+  flush(done: Completion): void {
+    this.#submit((connection, answered) => {
+      if (connection.has('SEND_FLUSH')) connection.command(Command.FLUSH, 0, 0, 0, answered);
+      else answered.complete(0);
+    }, done);
+  }
+
+  /** The orderly end. What is unanswered fails with ESHUTDOWN. */
+  close(): void {
+    if (this.#closed) return;
+    this.#closed = true;
+    if (this.#retryTimer !== null) clearTimeout(this.#retryTimer);
+    this.#connection?.disconnect();
+    this.#connection = null;
+    for (const operation of [...this.#unanswered]) operation.fail(Errno.ESHUTDOWN);
+  }
+
+  #submit(send: (connection: OriginConnection, answered: Completion) => void, done: Completion): void {
+    const settle = (errno: number) => {
+      // A reply may come while the link closes.
+      if (this.#unanswered.delete(operation)) done.complete(errno);
+    };
+    const answered: Completion = { complete: settle };
+    const operation: Operation = { send: (connection) => send(connection, answered), fail: settle };
+    this.#unanswered.add(operation);
+    if (this.#closed) settle(Errno.ESHUTDOWN);
+    else if (this.#connection !== null) operation.send(this.#connection);
+  }
+
+  #watch(connection: OriginConnection): void {
+    connection.onClosed = (reason) => {
+      if (this.#closed) return;
+      this.#connection = null;
+      this.unreachableSince = new Date();
+      log.warning(`origin ${this.#where} lost: ${reason.message}; trying again`);
+      this.onChange?.();
+      this.#retry(FIRST_RETRY_MS);
+    };
+  }
+
+  #retry(delay: number): void {
+    this.#retryTimer = setTimeout(() => {
+      void this.#reconnect().catch((error: unknown) => {
+        if (this.#closed) return;
+        const next = Math.min(delay * 2, LAST_RETRY_MS);
+        const stubborn = error instanceof HandshakeError && error.refused;
+        if (stubborn) this.onRefused?.((error as Error).message);
+        if (stubborn || next === LAST_RETRY_MS)
+          log.warning(`origin ${this.#where}: ${(error as Error).message}`);
+        this.#retry(next);
+      });
+    }, delay);
+  }
+
+  async #reconnect(): Promise<void> {
+    const connection = await OriginConnection.connect({
+      address: this.#options.address,
+      attach: attachRequest({ ...this.#options, known: this.identity }),
+    });
+    if (this.#closed) {
+      connection.disconnect();
+      return;
+    }
+    try {
+      checkIdentity(this.#options.address, this.identity, identityOf(connection));
+    } catch (error) {
+      connection.disconnect();
+      throw error;
+    }
+    this.#connection = connection;
+    this.unreachableSince = null;
+    this.#watch(connection);
+    log.info(`origin ${this.#where} is back; ${this.#unanswered.size} requests are sent again`);
+    this.onChange?.();
+    for (const operation of [...this.#unanswered]) operation.send(connection);
+  }
+
+  get #where(): string {
+    return `${describeAddress(this.#options.address)}/${this.#options.address.exportName}`;
+  }
+}
+
+function attachRequest(options: OriginLinkOptions): AttachRequest {
+  return {
+    lease: options.lease,
+    uuid: options.known?.uuid ?? null,
+    generation: options.known?.generation ?? 0,
+    name: options.address.exportName,
+  };
+}
+
+function identityOf(connection: OriginConnection): OriginIdentity {
+  const { attached, size } = connection.offer;
+  return { uuid: attached?.uuid ?? null, generation: attached?.generation ?? 0, sizeBytes: size };
+}
+
+function checkIdentity(address: NbdAddress, known: OriginIdentity, met: OriginIdentity): void {
+  const where = `${describeAddress(address)}/${address.exportName}`;
+  if (met.sizeBytes !== known.sizeBytes) {
+    throw new HandshakeError(
+      `${where} has ${met.sizeBytes} bytes, not ${known.sizeBytes}: it is another disk`,
+      true,
+    );
+  }
+  if (met.uuid !== known.uuid || met.generation !== known.generation) {
+    throw new HandshakeError(
+      `${where} is disk ${met.uuid ?? '(none)'} generation ${met.generation}, not ${known.uuid ?? '(none)'} generation ${known.generation}`,
+      true,
+    );
+  }
+}

@@ -1,0 +1,254 @@
+/**
+ * The proxy: a disk whose blocks are still arriving (Hirofuchi et al. 2008, section 5.1; design 4).
+ *
+ *     standby --takeover--> relocating --every block present--> complete
+ *
+ * - **standby**: the source's guest still writes at the origin. Reads pass through and nothing is kept; the first write, trim or zeroing
+ *   begins the takeover and waits for it. (QEMU reads block 0 long before the switchover: keeping that corrupts the guest.)
+ * - **takeover** (takeover.ts): the origin is fenced, then our record says `relocating`, then the map is empty and ready. Only after that is
+ *   a block kept or a write acknowledged.
+ * - **relocating**: present blocks are read from the image; absent ones are fetched (fetcher.ts); whole blocks that a client writes never
+ *   are. A partial write to an absent block fetches the block first. The background copy brings the rest.
+ * - **complete**: the record says so, durably; then the origin is told to retire. Every call goes straight to the local disk.
+ *
+ * Whatever changes an absent block does so under the block lock (block-locks.ts).
+ */
+import type { Disk } from '../export/disk.ts';
+import { LocalDisk } from '../export/local-disk.ts';
+import { Errno } from '../nbd/constants.ts';
+import type { Completion, Extent, ExtentsCompletion } from '../store/completion.ts';
+import type { Image } from '../store/image.ts';
+import { BLOCK_SIZE, type PresentMap } from '../store/present-map.ts';
+import type { BlockLocks } from './block-locks.ts';
+import { Countdown } from './countdown.ts';
+import type { Fetcher } from './fetcher.ts';
+import { guestErrno } from './guest-errno.ts';
+import type { OriginLink } from './origin-link.ts';
+import { ProxyRead } from './proxy-read.ts';
+
+/** What the proxy works with once it may keep blocks. */
+export interface Keeping {
+  map: PresentMap;
+  locks: BlockLocks;
+  fetcher: Fetcher;
+}
+
+/** The most extents that one answer gives for a disk of present and absent stretches. */
+const MAX_EXTENTS = 4096;
+
+export class ProxyDisk implements Disk {
+  readonly size: number;
+  /** Begins the takeover; may be called at any time. Its end is told by `keep`, or by a rejection. */
+  onFirstChange: (() => Promise<void>) | null = null;
+  /** A client's write, trim or zeroing has been acknowledged: from then on giving up the move would lose data. */
+  changed = false;
+  readonly #image: Image;
+  readonly #local: LocalDisk;
+  readonly #link: OriginLink | null;
+  #keeping: Keeping | null = null;
+  #complete: boolean;
+
+  /** @param link null for a disk that is complete already. */
+  constructor(image: Image, link: OriginLink | null) {
+    this.size = image.size;
+    this.#image = image;
+    this.#local = new LocalDisk(image);
+    this.#link = link;
+    this.#complete = link === null;
+  }
+
+  get phase(): 'standby' | 'relocating' | 'complete' {
+    if (this.#complete) return 'complete';
+    return this.#keeping === null ? 'standby' : 'relocating';
+  }
+
+  /** From standby to relocating: the origin is fenced and the map is on disk. */
+  keep(keeping: Keeping): void {
+    this.#keeping = keeping;
+  }
+
+  /** From relocating to complete: every block is present, and the record says so. */
+  completed(): void {
+    this.#complete = true;
+  }
+
+  read(into: Buffer, offset: number, done: Completion): void {
+    if (this.#complete) {
+      this.#image.read(into, offset, done);
+      return;
+    }
+    if (this.#keeping === null) {
+      this.#readThrough(into, offset, done);
+      return;
+    }
+    const { map, fetcher } = this.#keeping;
+    const end = endBlock(offset, into.length);
+    if (map.hasAll(Math.floor(offset / BLOCK_SIZE), end)) this.#image.read(into, offset, done);
+    else new ProxyRead(into, offset, done).start(this.#image, map, fetcher);
+  }
+
+  write(data: Buffer, offset: number, fua: boolean, done: Completion): void {
+    if (this.#complete) {
+      this.#local.write(data, offset, fua, done);
+      return;
+    }
+    // The caller's buffer is valid during this call only.
+    const owned = this.#changesNow(offset, data.length) ? data : Buffer.from(data);
+    this.#change(offset, data.length, fua, done, (changed) => this.#image.write(owned, offset, changed));
+  }
+
+  trim(offset: number, length: number, fua: boolean, done: Completion): void {
+    if (this.#complete) this.#local.trim(offset, length, fua, done);
+    else this.#change(offset, length, fua, done, (changed) => this.#image.punch(offset, length, changed));
+  }
+
+  zero(offset: number, length: number, fua: boolean, noHole: boolean, done: Completion): void {
+    if (this.#complete) {
+      this.#local.zero(offset, length, fua, noHole, done);
+      return;
+    }
+    this.#change(offset, length, fua, done, (changed) => {
+      if (noHole) this.#image.allocateZeros(offset, length, changed);
+      else this.#image.punch(offset, length, changed);
+    });
+  }
+
+  flush(done: Completion): void {
+    if (this.#complete) this.#image.sync(done);
+    else if (this.#keeping !== null) this.#keeping.map.flush(done);
+    // Nothing was written here. QEMU flushes before the switchover, too: it is no sign of one.
+    else done.complete(0);
+  }
+
+  extents(offset: number, length: number, one: boolean, done: ExtentsCompletion): void {
+    if (this.#complete) this.#local.extents(offset, length, one, done);
+    else if (this.#keeping === null) done.complete(0, [{ length, flags: 0 }]);
+    else done.complete(0, this.#mixedExtents(this.#keeping.map, offset, length, one));
+  }
+
+  /** Before the takeover: straight from the origin, in whole blocks (it may ask for a minimum). */
+  #readThrough(into: Buffer, offset: number, done: Completion): void {
+    const first = Math.floor(offset / BLOCK_SIZE) * BLOCK_SIZE;
+    const end = Math.min(endBlock(offset, into.length) * BLOCK_SIZE, this.size);
+    if (first === offset && end === offset + into.length) {
+      this.#link!.read(into, offset, { complete: (errno) => done.complete(guestErrno(errno)) });
+      return;
+    }
+    const whole = Buffer.allocUnsafeSlow(end - first);
+    this.#link!.read(whole, first, {
+      complete: (errno) => {
+        if (errno === 0) whole.copy(into, 0, offset - first);
+        done.complete(guestErrno(errno));
+      },
+    });
+  }
+
+  /** A change to this range is carried out within the call that asks for it. */
+  #changesNow(offset: number, length: number): boolean {
+    if (this.#keeping === null) return false;
+    const { map, locks } = this.#keeping;
+    if (map.hasAll(Math.floor(offset / BLOCK_SIZE), endBlock(offset, length))) return true;
+    return locks.idle && partialBlocks(map, offset, length).length === 0;
+  }
+
+  /**
+   * Carries out a write, trim or zeroing of [offset, +length): after the takeover, with the blocks that it covers in part made local
+   * first, and, where a block is absent, under its lock.
+   */
+  #change(
+    offset: number,
+    length: number,
+    fua: boolean,
+    done: Completion,
+    action: (changed: Completion) => void,
+  ): void {
+    if (this.#keeping === null) {
+      this.#takeOverFirst(() => this.#change(offset, length, fua, done, action), done);
+      return;
+    }
+    const { map, locks, fetcher } = this.#keeping;
+    const finish: Completion = {
+      complete: (errno) => {
+        if (errno === 0) this.changed = true;
+        if (errno === 0 && fua) map.flush(done);
+        else done.complete(errno);
+      },
+    };
+    const first = Math.floor(offset / BLOCK_SIZE);
+    const end = endBlock(offset, length);
+    if (map.hasAll(first, end)) {
+      action(finish);
+      return;
+    }
+    const partial = partialBlocks(map, offset, length);
+    const ready = new Countdown(partial.length, {
+      complete: (fetched) => {
+        if (fetched !== 0) {
+          done.complete(fetched === Errno.ENOSPC ? fetched : guestErrno(fetched));
+          return;
+        }
+        locks.acquire(first, end - first, (release) => {
+          action({
+            complete: (errno) => {
+              const outcome = errno !== 0 ? errno : map.mark(first, end - first);
+              release();
+              finish.complete(outcome);
+              // A write may have brought the last absent block.
+              fetcher.onSettled?.();
+            },
+          });
+        });
+      },
+    });
+    for (const block of partial) fetcher.keep(block, ready);
+  }
+
+  #takeOverFirst(then: () => void, done: Completion): void {
+    if (this.onFirstChange === null) {
+      done.complete(Errno.ESHUTDOWN);
+      return;
+    }
+    this.onFirstChange().then(then, () => done.complete(Errno.EIO));
+  }
+
+  /** Present stretches as the image has them; absent ones are data as far as we know. */
+  #mixedExtents(map: PresentMap, offset: number, length: number, one: boolean): Extent[] {
+    const extents: Extent[] = [];
+    const end = offset + length;
+    let at = offset;
+    while (at < end && extents.length < MAX_EXTENTS) {
+      const block = Math.floor(at / BLOCK_SIZE);
+      const last = endBlock(offset, length);
+      if (map.has(block)) {
+        const until = Math.min(map.nextAbsent(block, last) * BLOCK_SIZE, end);
+        for (const extent of this.#image.extents(at, until - at, one)) {
+          extents.push(extent);
+          at += extent.length;
+        }
+      } else {
+        const until = Math.min(map.nextPresent(block, last) * BLOCK_SIZE, end);
+        extents.push({ length: until - at, flags: 0 });
+        at = until;
+      }
+      if (one) break;
+    }
+    return extents;
+  }
+}
+
+/** The block after the last one of [offset, +length). */
+function endBlock(offset: number, length: number): number {
+  return Math.ceil((offset + length) / BLOCK_SIZE);
+}
+
+/** The absent blocks, two at most, of which a change to [offset, +length) leaves a part as it is at the origin. */
+function partialBlocks(map: PresentMap, offset: number, length: number): number[] {
+  const end = offset + length;
+  const partial: number[] = [];
+  const first = Math.floor(offset / BLOCK_SIZE);
+  if (offset % BLOCK_SIZE !== 0 && !map.has(first)) partial.push(first);
+  const last = Math.floor(end / BLOCK_SIZE);
+  if (end % BLOCK_SIZE !== 0 && end !== map.sizeBytes && !map.has(last) && partial[0] !== last)
+    partial.push(last);
+  return partial;
+}

@@ -1,0 +1,378 @@
+/**
+ * One disk's relocation, from the lease to the end of the origin's role: what design 4 calls the life of a disk, on the destination's side.
+ *
+ * Each step is on disk before it is acted upon, so that a process that dies anywhere goes on from there:
+ *
+ * | record | means | a restart |
+ * |---|---|---|
+ * | standby | nothing kept | attaches again |
+ * | relocating | the origin is fenced, the map exists | opens the map and goes on; the fence is asked for again, which changes nothing |
+ * | serving, origin known | complete, the origin may not know | tells it to retire |
+ * | serving, no origin | a target | - |
+ */
+import { stat, unlink } from 'node:fs/promises';
+import type { RecordKeeper } from '../export/record-keeper.ts';
+import { log } from '../log/log.ts';
+import { AllocationFlag, Command, Errno } from '../nbd/constants.ts';
+import type { Image } from '../store/image.ts';
+import { type MapIdentity, PresentMap } from '../store/present-map.ts';
+import type { ExportRecord } from '../store/record.ts';
+import { BackgroundCopy } from './background-copy.ts';
+import { BlockLocks } from './block-locks.ts';
+import { Fetcher } from './fetcher.ts';
+import type { OriginLink } from './origin-link.ts';
+import { ProxyDisk } from './proxy-disk.ts';
+
+/** How much may be fetched again after a loss of power. */
+const CHECKPOINT_MS = 5000;
+const ASK_AGAIN_MS = 1000;
+
+type Counters = Pick<ExportRecord, 'onDemandBytes' | 'backgroundBytes' | 'skippedBytes'>;
+
+export interface RelocationOptions {
+  keeper: RecordKeeper;
+  stateDir: string;
+  image: Image;
+  /** The origin; null when the record has none any more. */
+  link: OriginLink | null;
+}
+
+export class Relocation {
+  readonly disk: ProxyDisk;
+  /** Told on each change of state, and when the origin comes or goes. */
+  onChange: (() => void) | null = null;
+  readonly #options: RelocationOptions;
+  readonly #record: Readonly<ExportRecord>;
+  /** The counters of earlier processes. */
+  readonly #before: Counters;
+  #link: OriginLink | null;
+  #map: PresentMap | null = null;
+  #fetcher: Fetcher | null = null;
+  #background: BackgroundCopy | null = null;
+  #takeover: Promise<void> | null = null;
+  #finishing = false;
+  #checkpointTimer: NodeJS.Timeout | null = null;
+  #originDataBytes: number | null = null;
+  #error: string | null = null;
+  #stopped = false;
+
+  private constructor(options: RelocationOptions) {
+    const { link } = options;
+    this.#options = options;
+    this.#record = options.keeper.record;
+    this.#before = { ...this.#record };
+    this.#link = link;
+    this.disk = new ProxyDisk(options.image, this.#record.complete ? null : link);
+    this.disk.onFirstChange = () => this.takeOver('the first write of the guest');
+    if (link !== null) link.onChange = () => this.onChange?.();
+  }
+
+  /**
+   * Begins or resumes what the record says.
+   * @throws Error, one line, when the map is another disk's.
+   */
+  static async open(options: RelocationOptions): Promise<Relocation> {
+    const relocation = new Relocation(options);
+    const { record } = options.keeper;
+    if (record.complete) {
+      if (options.link !== null) void relocation.#letGo();
+    } else if (record.takenOverAt === null) {
+      await relocation.#begin();
+    } else {
+      await relocation.#resume();
+    }
+    return relocation;
+  }
+
+  /** Bytes of the image that are local. */
+  get presentBytes(): number {
+    return this.#record.complete ? this.#record.sizeBytes : (this.#map?.presentBytes ?? 0);
+  }
+
+  /** Since when the origin cannot be reached; null while it can, or where there is none. */
+  get originUnreachableSince(): Date | null {
+    return this.#link?.unreachableSince ?? null;
+  }
+
+  get originDataBytes(): number | null {
+    return this.#originDataBytes;
+  }
+
+  get error(): string | null {
+    return this.#background?.error ?? this.#error;
+  }
+
+  /** The counters of the relocation, with what happened before a restart. */
+  get counters(): Counters {
+    const { onDemandBytes, backgroundBytes, skippedBytes } = this.#before;
+    return {
+      onDemandBytes: onDemandBytes + (this.#fetcher?.onDemandBytes ?? 0),
+      backgroundBytes: backgroundBytes + (this.#fetcher?.backgroundBytes ?? 0),
+      skippedBytes: skippedBytes + (this.#background?.skippedBytes ?? 0),
+    };
+  }
+
+  get secondsSinceTakeover(): number {
+    const { takenOverAt, relocationSeconds, complete } = this.#record;
+    if (complete || takenOverAt === null) return relocationSeconds;
+    return Math.max(0, (Date.now() - Date.parse(takenOverAt)) / 1000);
+  }
+
+  /** Fences the origin and begins to keep blocks. Resolves once that is so. @param why for the log. */
+  takeOver(why: string): Promise<void> {
+    if (this.disk.phase !== 'standby') return Promise.resolve();
+    this.#takeover ??= this.#takeOver(why).catch((error: unknown) => {
+      this.#takeover = null;
+      this.#error = `takeover failed: ${(error as Error).message}`;
+      log.error(`${this.#record.name}: ${this.#error}`);
+      this.onChange?.();
+      throw error;
+    });
+    return this.#takeover;
+  }
+
+  /**
+   * Gives the move up: the origin gets its disk back, and what is here is deleted.
+   * @throws Error, one line, when that would lose an acknowledged write.
+   */
+  async abandon(): Promise<void> {
+    const { name, state } = this.#record;
+    // A takeover that has begun ends first, either way.
+    await this.#takeover?.catch(() => undefined);
+    if (this.disk.phase === 'complete' || this.disk.changed) {
+      throw new Error(
+        `${name} is ${state} and holds writes that exist nowhere else: it cannot be abandoned; let it complete`,
+      );
+    }
+    if (this.#link?.lends === true && this.disk.phase === 'relocating') {
+      if (this.#link.unreachableSince !== null) {
+        throw new Error(
+          `${name}: its origin cannot be reached, and stays fenced until it is; try again then`,
+        );
+      }
+      await this.#command(Command.XNBD_GIVE_BACK, 'give back');
+    }
+    await this.stop();
+    if (this.#record.imageCreated) await unlink(this.#options.image.path);
+    await PresentMap.remove(this.#options.stateDir);
+    log.info(`${name}: abandoned; the origin has its disk back`);
+  }
+
+  /** We are an origin ourselves, and have been told to retire: so is ours. */
+  async retire(): Promise<void> {
+    this.#background?.stop();
+    if (this.#link !== null) await this.#letGo();
+  }
+
+  /** Stops fetching and saves the map. What was present stays so. */
+  async stop(): Promise<void> {
+    if (this.#stopped) return;
+    this.#stopped = true;
+    if (this.#checkpointTimer !== null) clearInterval(this.#checkpointTimer);
+    this.#background?.stop();
+    this.#link?.close();
+    if (this.#map !== null && !this.#record.complete) {
+      await this.#checkpoint();
+      await this.#options.keeper.update(this.counters);
+    }
+    await this.#map?.close();
+  }
+
+  /** Standby: waits for the source's guest to be gone, and asks how much data there is. */
+  async #begin(): Promise<void> {
+    const link = this.#link!;
+    if (link.lends) this.#awaitSourceGone(link);
+    const counted = countData(link, this.#record.sizeBytes).then((bytes) => {
+      this.#originDataBytes = bytes;
+    });
+    // Whoever decides on room at the destination wants the figure with the first status; an origin that is away must not hold us up.
+    if (link.unreachableSince === null) await counted;
+  }
+
+  #awaitSourceGone(link: OriginLink): void {
+    link.command(Command.XNBD_WAIT_GONE, {
+      complete: (errno) => {
+        if (this.#stopped || this.disk.phase !== 'standby') return;
+        if (errno === 0) void this.takeOver("the end of the source's guest").catch(() => undefined);
+        else setTimeout(() => !this.#stopped && this.#awaitSourceGone(link), ASK_AGAIN_MS).unref();
+      },
+    });
+  }
+
+  async #takeOver(why: string): Promise<void> {
+    const { keeper, stateDir, image } = this.#options;
+    const { record } = keeper;
+    const link = this.#link!;
+    log.info(`${record.name}: takeover, by ${why}`);
+    if (link.lends) await this.#command(Command.XNBD_TAKEOVER, 'take over');
+    else await completed((done) => link.flush(done));
+    const map = await PresentMap.create(stateDir, await mapIdentity(record, image), image);
+    await keeper.update({
+      generation: record.origin!.generation + 1,
+      takenOverAt: new Date().toISOString(),
+      state: 'relocating',
+    });
+    this.#error = null;
+    this.#keep(map);
+    log.info(`${record.name}: relocating, generation ${record.generation}`);
+    this.onChange?.();
+  }
+
+  /** After a restart: the fence is asked for again (it may take its time), and the map is opened. */
+  async #resume(): Promise<void> {
+    const link = this.#link!;
+    const map = await PresentMap.open(
+      this.#options.stateDir,
+      await mapIdentity(this.#record, this.#options.image),
+      this.#options.image,
+    );
+    // Whether a client wrote before the restart is not known: so it is taken for granted.
+    this.disk.changed = true;
+    if (link.lends) {
+      link.command(Command.XNBD_TAKEOVER, {
+        complete: (errno) => {
+          if (errno === 0 || errno === Errno.ESHUTDOWN) return;
+          this.#error = `the origin refuses to be fenced again: error ${errno}`;
+          log.error(`${this.#record.name}: ${this.#error}`);
+        },
+      });
+    }
+    this.#keep(map);
+    log.info(`${this.#record.name}: relocating again, ${map.presentBytes} of ${map.sizeBytes} bytes present`);
+  }
+
+  #keep(map: PresentMap): void {
+    const { image } = this.#options;
+    const link = this.#link!;
+    const locks = new BlockLocks();
+    const fetcher = new Fetcher({ link, image, map, locks });
+    const background = new BackgroundCopy({ link, fetcher, image, map, locks });
+    this.#map = map;
+    this.#fetcher = fetcher;
+    this.#background = background;
+    fetcher.onSettled = () => {
+      if (map.complete) void this.#finish();
+      else background.proceed();
+    };
+    this.disk.keep({ map, locks, fetcher });
+    this.#checkpointTimer = setInterval(() => void this.#checkpoint(), CHECKPOINT_MS);
+    background.start();
+    if (map.complete) void this.#finish();
+  }
+
+  async #checkpoint(): Promise<void> {
+    await completed((done) => this.#map!.flush(done)).catch((error: unknown) => {
+      this.#error = `the present map cannot be saved: ${(error as Error).message}`;
+    });
+  }
+
+  /** Every block is present: durably so, then we are a target, then the origin may go. */
+  async #finish(): Promise<void> {
+    if (this.#finishing || this.#stopped) return;
+    this.#finishing = true;
+    const record = this.#record;
+    try {
+      clearInterval(this.#checkpointTimer!);
+      this.#background!.stop();
+      await completed((done) => this.#map!.flush(done));
+      await this.#options.keeper.update({
+        ...this.counters,
+        complete: true,
+        state: record.state === 'relocating' ? 'serving' : record.state,
+        relocationSeconds: this.secondsSinceTakeover,
+      });
+    } catch (error) {
+      this.#error = `complete, but that cannot be put on disk: ${(error as Error).message}; trying again`;
+      log.error(`${record.name}: ${this.#error}`);
+      this.onChange?.();
+      setTimeout(() => {
+        this.#finishing = false;
+        void this.#finish();
+      }, ASK_AGAIN_MS);
+      return;
+    }
+    this.disk.completed();
+    log.info(
+      `${record.name}: complete after ${record.relocationSeconds.toFixed(1)} s; letting go of the origin`,
+    );
+    this.onChange?.();
+    await this.#letGo();
+  }
+
+  /** Tells the origin to retire, for as long as it takes; an origin that is there no more has been told. */
+  async #letGo(): Promise<void> {
+    const link = this.#link!;
+    const { promise: over, resolve } = Promise.withResolvers<unknown>();
+    link.onRefused = (reason) => {
+      log.info(`${this.#record.name}: the origin does not know the lease any more (${reason}): it is let go`);
+      resolve(undefined);
+    };
+    if (link.lends) this.#command(Command.XNBD_RETIRE, 'retire').then(resolve, resolve);
+    else resolve(undefined);
+    await over;
+    if (this.#stopped) return;
+    await this.#options.keeper.update({ origin: null });
+    link.close();
+    this.#link = null;
+    await this.#map?.close();
+    this.#map = null;
+    await PresentMap.remove(this.#options.stateDir);
+    log.info(`${this.#record.name}: the origin is let go`);
+    this.onChange?.();
+  }
+
+  async #command(type: number, what: string): Promise<void> {
+    try {
+      await completed((done) => this.#link!.command(type, done));
+    } catch (error) {
+      throw new Error(
+        `the origin ${this.#record.origin!.uri} refuses to ${what}: ${(error as Error).message}`,
+      );
+    }
+  }
+}
+
+/** Bytes of data at the origin; null where it does not tell. */
+async function countData(link: OriginLink, sizeBytes: number): Promise<number | null> {
+  let data = 0;
+  for (let offset = 0; offset < sizeBytes; ) {
+    const { promise, resolve } = Promise.withResolvers<number | null>();
+    link.extents(offset, Math.min(2 ** 30, sizeBytes - offset), {
+      complete: (errno, extents) => {
+        if (errno !== 0) {
+          resolve(null);
+          return;
+        }
+        let length = 0;
+        for (const extent of extents) {
+          length += extent.length;
+          if ((extent.flags & AllocationFlag.ZERO) === 0) data += extent.length;
+        }
+        resolve(length);
+      },
+    });
+    const length = await promise;
+    if (length === null || length === 0) return null;
+    offset += length;
+  }
+  return Math.min(data, sizeBytes);
+}
+
+async function mapIdentity(record: ExportRecord, image: Image): Promise<MapIdentity> {
+  const { origin } = record;
+  const status = await stat(image.path);
+  return {
+    uuid: record.uuid,
+    sizeBytes: record.sizeBytes,
+    image: image.path,
+    inode: status.isFile() ? status.ino : 0,
+    origin: origin!.uuid === null ? origin!.uri : `${origin!.uuid} generation ${origin!.generation}`,
+  };
+}
+
+/** A completion as a promise, for what happens a few times in a disk's life. @throws Error with the errno. */
+function completed(start: (done: { complete(errno: number): void }) => void): Promise<void> {
+  return new Promise((resolve, reject) => {
+    start({ complete: (errno) => (errno === 0 ? resolve() : reject(new Error(`error ${errno}`))) });
+  });
+}

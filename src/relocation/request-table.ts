@@ -1,0 +1,104 @@
+/** The requests under way on one connection, by cookie, and what the server's replies do to them. */
+import { log } from '../log/log.ts';
+import { Errno } from '../nbd/constants.ts';
+import type { Extent } from '../nbd/extent.ts';
+import { ReplyError, type ReplyReceiver } from '../nbd/reply-parser.ts';
+import type { Completion, ExtentsCompletion } from '../store/completion.ts';
+
+/** Who waits for a request, and, for a READ, for what. */
+export interface Awaiting {
+  into?: Buffer;
+  done?: Completion;
+  extentsDone?: ExtentsCompletion;
+}
+
+class Pending {
+  readonly offset: number;
+  readonly awaiting: Awaiting;
+  errno = 0;
+  extents: Extent[] | null = null;
+  /** Bytes of a READ that have arrived in a row from its start. */
+  contiguous = 0;
+  /** Pieces of a READ that arrived ahead of that. */
+  ahead: { start: number; end: number }[] = [];
+
+  constructor(offset: number, awaiting: Awaiting) {
+    this.offset = offset;
+    this.awaiting = awaiting;
+  }
+
+  arrived(start: number, end: number): void {
+    if (start !== this.contiguous) {
+      this.ahead.push({ start, end });
+      return;
+    }
+    this.contiguous = end;
+    for (let next = this.#takeNext(); next !== undefined; next = this.#takeNext()) this.contiguous = next.end;
+  }
+
+  #takeNext(): { start: number; end: number } | undefined {
+    const at = this.ahead.findIndex((piece) => piece.start === this.contiguous);
+    return at === -1 ? undefined : this.ahead.splice(at, 1)[0];
+  }
+}
+
+export class RequestTable implements ReplyReceiver {
+  readonly #pending = new Map<bigint, Pending>();
+  #nextCookie = 1n;
+
+  /** @returns the cookie for the request. */
+  add(offset: number, awaiting: Awaiting): bigint {
+    const cookie = this.#nextCookie++;
+    this.#pending.set(cookie, new Pending(offset, awaiting));
+    return cookie;
+  }
+
+  simplePayload(cookie: bigint): Buffer | null {
+    const pending = this.#find(cookie);
+    const into = pending.awaiting.into ?? null;
+    if (into !== null) pending.contiguous = into.length;
+    return into;
+  }
+
+  dataTarget(cookie: bigint, offset: number, length: number): Buffer {
+    const pending = this.#find(cookie);
+    const { into } = pending.awaiting;
+    const start = offset - pending.offset;
+    if (into === undefined || start < pending.contiguous || start + length > into.length) {
+      throw new ReplyError(`data for [${offset}, +${length}) does not fit the request at ${pending.offset}`);
+    }
+    pending.arrived(start, start + length);
+    return into.subarray(start, start + length);
+  }
+
+  extents(cookie: bigint, _context: number, extents: Extent[]): void {
+    const pending = this.#find(cookie);
+    if (pending.awaiting.extentsDone === undefined) throw new ReplyError('block status came unasked');
+    pending.extents = extents;
+  }
+
+  failed(cookie: bigint, errno: number, message: string): void {
+    this.#find(cookie).errno = errno;
+    if (message !== '') log.warning(`the server answers error ${errno}: ${message}`);
+  }
+
+  finished(cookie: bigint): void {
+    const pending = this.#find(cookie);
+    const { into, done, extentsDone } = pending.awaiting;
+    if (pending.errno === 0 && into !== undefined && pending.contiguous !== into.length) {
+      throw new ReplyError(`a READ of ${into.length} bytes was answered with ${pending.contiguous} in a row`);
+    }
+    this.#pending.delete(cookie);
+    done?.complete(pending.errno);
+    if (extentsDone !== undefined) {
+      const errno = pending.errno === 0 && pending.extents === null ? Errno.EIO : pending.errno;
+      extentsDone.complete(errno, pending.extents ?? []);
+    }
+  }
+
+  #find(cookie: bigint): Pending {
+    const pending = this.#pending.get(cookie);
+    if (pending === undefined) throw new ReplyError(`a reply to request ${cookie}, which is not under way`);
+    return pending;
+  }
+}

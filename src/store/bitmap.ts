@@ -1,0 +1,97 @@
+/** A set of small whole numbers as bits, with the searches that a proxy needs: the next one that is set, the next that is clear. */
+export class Bitmap {
+  /** How many bits there are. */
+  readonly length: number;
+  /** The bits, bit 0 the lowest of byte 0; bits past `length` are clear. */
+  readonly bytes: Buffer;
+  readonly #words: Uint32Array;
+  #count = 0;
+
+  constructor(length: number) {
+    this.length = length;
+    const words = Math.ceil(length / 32);
+    this.#words = new Uint32Array(words);
+    this.bytes = Buffer.from(this.#words.buffer);
+  }
+
+  /** How many bits are set. */
+  get count(): number {
+    return this.#count;
+  }
+
+  has(index: number): boolean {
+    return (this.#words[index >>> 5]! & (1 << (index & 31))) !== 0;
+  }
+
+  /** Sets `count` bits from `first`. @returns how many of them were clear. */
+  set(first: number, count: number): number {
+    const before = this.#count;
+    const end = first + count;
+    for (let index = first; index < end; ) {
+      const word = index >>> 5;
+      const mask = maskOf(index, end);
+      this.#count += popCount(mask & ~this.#words[word]!);
+      this.#words[word]! |= mask;
+      index = (word + 1) * 32;
+    }
+    return this.#count - before;
+  }
+
+  /** Clears `count` bits from `first`. */
+  clear(first: number, count: number): void {
+    const end = first + count;
+    for (let index = first; index < end; ) {
+      const word = index >>> 5;
+      const mask = maskOf(index, end);
+      this.#count -= popCount(mask & this.#words[word]!);
+      this.#words[word]! &= ~mask;
+      index = (word + 1) * 32;
+    }
+  }
+
+  /** The first set bit at or after `from`, below `end`; `end` when there is none. */
+  nextSet(from: number, end: number = this.length): number {
+    return this.#next(from, end, 0);
+  }
+
+  /** The first clear bit at or after `from`, below `end`; `end` when there is none. */
+  nextClear(from: number, end: number = this.length): number {
+    return this.#next(from, end, 0xffffffff);
+  }
+
+  /** Adds the bits of a stored bitmap; what it claims past `length` is ignored. */
+  load(bytes: Uint8Array): void {
+    for (let at = 0; at < Math.min(bytes.length, this.bytes.length); at++) this.bytes[at]! |= bytes[at]!;
+    const tail = this.length & 31;
+    if (tail !== 0) this.#words[this.#words.length - 1]! &= (1 << tail) - 1;
+    this.#count = 0;
+    for (const word of this.#words) this.#count += popCount(word);
+  }
+
+  /** Searches whole words; `flip` turns a search for clear bits into one for set bits. */
+  #next(from: number, end: number, flip: number): number {
+    if (from >= end) return end;
+    let word = from >>> 5;
+    let bits = (this.#words[word]! ^ flip) & (0xffffffff << (from & 31));
+    const last = (end - 1) >>> 5;
+    while (bits === 0) {
+      word++;
+      if (word > last) return end;
+      bits = this.#words[word]! ^ flip;
+    }
+    return Math.min(word * 32 + (31 - Math.clz32(bits & -bits)), end);
+  }
+}
+
+/** The bits of index's word that lie in [index, end). */
+function maskOf(index: number, end: number): number {
+  const low = index & 31;
+  const high = Math.min(32, end - (index - low));
+  return (high === 32 ? 0xffffffff : (1 << high) - 1) & (0xffffffff << low);
+}
+
+function popCount(bits: number): number {
+  let count = bits - ((bits >>> 1) & 0x55555555);
+  count = (count & 0x33333333) + ((count >>> 2) & 0x33333333);
+  return (((count + (count >>> 4)) & 0x0f0f0f0f) * 0x01010101) >>> 24;
+}

@@ -1,0 +1,297 @@
+/**
+ * The present map: one bit for each 4 KiB block of an image, set once the block's data is in the local image.
+ *
+ * Two losses have to be survived, and one file cannot serve both. After kill -9 the page cache is intact, so an acknowledged write
+ * must be found in the map that the next process reads: the bit has to be written before the acknowledgement. After a loss of power
+ * only what was synced is there, in any order, so a bit must not reach the disk before its data did. Hence two files:
+ *
+ * - `present.live` is written at once with each mark, never synced, and counts only within the boot that wrote it.
+ * - `present.map` is written by a checkpoint: take the bits as they are, sync the image, write those bits, sync the map. It holds
+ *   after anything. A flush is a checkpoint; the background copy makes one now and then.
+ *
+ * Bits only ever go from 0 to 1, so a torn page of the map is a map of a moment in between, and as true as its neighbours.
+ *
+ * Each file begins with a page of JSON that says whose map it is: the disk, the image file, the origin. Another disk's map is refused.
+ */
+
+import { writeSync } from 'node:fs';
+import { type FileHandle, open, readFile, rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import { log } from '../log/log.ts';
+import { Errno } from '../nbd/constants.ts';
+import { Bitmap } from './bitmap.ts';
+import type { Completion } from './completion.ts';
+import { syncDirectory } from './record.ts';
+
+/** Bytes of a block. */
+export const BLOCK_SIZE = 4096;
+
+/** Whose map it is. All of it must match for a map to be used. */
+export interface MapIdentity {
+  uuid: string;
+  sizeBytes: number;
+  /** Absolute path of the image, and its inode where it is a file (0 for a device). */
+  image: string;
+  inode: number;
+  /** The origin: its uuid and generation, or the URI of a plain NBD server. */
+  origin: string;
+}
+
+/** What a checkpoint needs of an image. */
+export interface Syncable {
+  sync(done: Completion): void;
+}
+
+const HEADER_LENGTH = 4096;
+const PAGE = 4096;
+const FORMAT = 'xnbd present map 1';
+const durableName = 'present.map';
+const liveName = 'present.live';
+
+export class PresentMap {
+  /** Blocks of the image, the last one perhaps short. */
+  readonly blocks: number;
+  readonly sizeBytes: number;
+  readonly #bits: Bitmap;
+  readonly #durable: FileHandle;
+  readonly #live: FileHandle;
+  readonly #image: Syncable;
+  /** Pages of the map with bits that the durable file lacks. */
+  readonly #dirty = new Set<number>();
+  #checkpoint: Checkpoint | null = null;
+  #nextCheckpoint: Completion[] = [];
+
+  private constructor(
+    bits: Bitmap,
+    sizeBytes: number,
+    durable: FileHandle,
+    live: FileHandle,
+    image: Syncable,
+  ) {
+    this.#bits = bits;
+    this.blocks = bits.length;
+    this.sizeBytes = sizeBytes;
+    this.#durable = durable;
+    this.#live = live;
+    this.#image = image;
+  }
+
+  /** Makes an empty map, durably; an older one in the directory is replaced. */
+  static async create(stateDir: string, identity: MapIdentity, image: Syncable): Promise<PresentMap> {
+    const bits = new Bitmap(Math.ceil(identity.sizeBytes / BLOCK_SIZE));
+    const durable = await createFile(join(stateDir, durableName), header(identity, null), bits.bytes);
+    const live = await createFile(join(stateDir, liveName), header(identity, await bootId()), bits.bytes);
+    await syncDirectory(stateDir);
+    return new PresentMap(bits, identity.sizeBytes, durable, live, image);
+  }
+
+  /**
+   * Opens the map in a state directory.
+   * @throws Error, one line, when there is none or it belongs to another disk, image or origin.
+   */
+  static async open(stateDir: string, identity: MapIdentity, image: Syncable): Promise<PresentMap> {
+    const bits = new Bitmap(Math.ceil(identity.sizeBytes / BLOCK_SIZE));
+    const durablePath = join(stateDir, durableName);
+    const livePath = join(stateDir, liveName);
+    const stored = await readMap(durablePath);
+    checkIdentity(durablePath, identity, stored.identity);
+    bits.load(stored.bits);
+    const durableCount = bits.count;
+    const live = await readMap(livePath).catch(() => undefined);
+    const boot = await bootId();
+    if (live?.boot === boot) {
+      checkIdentity(livePath, identity, live.identity);
+      bits.load(live.bits);
+    }
+    // Begin a live file of this boot with all that is known: what the next kill -9 leaves must not depend on the durable one.
+    const liveFile = await createFile(livePath, header(identity, boot), bits.bytes);
+    const durableFile = await open(durablePath, 'r+');
+    const map = new PresentMap(bits, identity.sizeBytes, durableFile, liveFile, image);
+    if (bits.count !== durableCount) {
+      for (let page = 0; page * PAGE < bits.bytes.length; page++) map.#dirty.add(page);
+    }
+    return map;
+  }
+
+  /** Removes the files of a map that is of no more use. */
+  static async remove(stateDir: string): Promise<void> {
+    await rm(join(stateDir, durableName), { force: true });
+    await rm(join(stateDir, liveName), { force: true });
+  }
+
+  /** Bytes of the image that are present. */
+  get presentBytes(): number {
+    const tail = this.sizeBytes % BLOCK_SIZE;
+    const full = this.#bits.count * BLOCK_SIZE;
+    return tail !== 0 && this.#bits.has(this.blocks - 1) ? full - BLOCK_SIZE + tail : full;
+  }
+
+  get complete(): boolean {
+    return this.#bits.count === this.blocks;
+  }
+
+  has(block: number): boolean {
+    return this.#bits.has(block);
+  }
+
+  /** Every block of [first, end) is present. */
+  hasAll(first: number, end: number): boolean {
+    return this.#bits.nextClear(first, end) === end;
+  }
+
+  /** First absent block in [from, end); `end` when there is none. */
+  nextAbsent(from: number, end: number = this.blocks): number {
+    return this.#bits.nextClear(from, end);
+  }
+
+  /** First present block in [from, end); `end` when there is none. */
+  nextPresent(from: number, end: number = this.blocks): number {
+    return this.#bits.nextSet(from, end);
+  }
+
+  /**
+   * Marks blocks as present. Their data is in the image (its page cache) when this is called; when it returns, the marks survive
+   * the end of this process.
+   * @returns an NBD errno: when not 0 the marks hold in this process only, and nothing that rests on them may be acknowledged.
+   */
+  mark(first: number, count: number): number {
+    const from = first >>> 3;
+    const to = (first + count - 1) >>> 3;
+    const set = this.#bits.set(first, count);
+    if (set === 0) return 0;
+    try {
+      for (let at = from; at <= to; )
+        at += writeSync(this.#live.fd, this.#bits.bytes, at, to + 1 - at, HEADER_LENGTH + at);
+    } catch (error) {
+      log.error(
+        `present map: blocks ${first} to ${first + count - 1} cannot be marked: ${(error as Error).message}`,
+      );
+      return Errno.EIO;
+    }
+    for (let page = Math.floor(from / PAGE); page <= Math.floor(to / PAGE); page++) this.#dirty.add(page);
+    return 0;
+  }
+
+  /** Completes once everything written to the image and marked before this call survives loss of power. */
+  flush(done: Completion): void {
+    if (this.#checkpoint !== null) {
+      // The running one took the bits before this call's writes, perhaps.
+      this.#nextCheckpoint.push(done);
+      return;
+    }
+    this.#startCheckpoint([done]);
+  }
+
+  async close(): Promise<void> {
+    await this.#durable.close();
+    await this.#live.close();
+  }
+
+  #startCheckpoint(waiting: Completion[]): void {
+    const pages = [...this.#dirty].map((page) => ({
+      page,
+      bytes: Buffer.from(this.#bits.bytes.subarray(page * PAGE, (page + 1) * PAGE)),
+    }));
+    this.#dirty.clear();
+    const checkpoint: Checkpoint = { pages, waiting };
+    this.#checkpoint = checkpoint;
+    this.#image.sync({
+      complete: (errno) => {
+        if (errno !== 0) this.#endCheckpoint(errno);
+        else void this.#writePages(checkpoint);
+      },
+    });
+  }
+
+  async #writePages(checkpoint: Checkpoint): Promise<void> {
+    try {
+      for (const { page, bytes } of checkpoint.pages) {
+        const { bytesWritten } = await this.#durable.write(
+          bytes,
+          0,
+          bytes.length,
+          HEADER_LENGTH + page * PAGE,
+        );
+        if (bytesWritten !== bytes.length)
+          throw new Error(`only ${bytesWritten} of ${bytes.length} bytes were written`);
+      }
+      if (checkpoint.pages.length > 0) await this.#durable.datasync();
+      this.#endCheckpoint(0);
+    } catch (error) {
+      log.error(`present map cannot be saved: ${(error as Error).message}`);
+      this.#endCheckpoint(Errno.EIO);
+    }
+  }
+
+  #endCheckpoint(errno: number): void {
+    const checkpoint = this.#checkpoint!;
+    this.#checkpoint = null;
+    if (errno !== 0) for (const { page } of checkpoint.pages) this.#dirty.add(page);
+    const next = this.#nextCheckpoint;
+    this.#nextCheckpoint = [];
+    if (next.length > 0) this.#startCheckpoint(next);
+    for (const waiting of checkpoint.waiting) waiting.complete(errno);
+  }
+}
+
+interface Checkpoint {
+  pages: { page: number; bytes: Buffer }[];
+  waiting: Completion[];
+}
+
+function header(identity: MapIdentity, boot: string | null): Buffer {
+  const page = Buffer.alloc(HEADER_LENGTH);
+  const text = `${JSON.stringify({ format: FORMAT, boot, ...identity })}\n`;
+  if (Buffer.byteLength(text) > HEADER_LENGTH)
+    throw new Error(`the present map's header is too long: ${text.slice(0, 200)}...`);
+  page.write(text);
+  return page;
+}
+
+async function createFile(path: string, head: Buffer, bits: Buffer): Promise<FileHandle> {
+  await rm(path, { force: true });
+  const file = await open(path, 'wx+', 0o600);
+  try {
+    // Written out, not sparse: a full disk must not hinder a mark later.
+    await file.writev([head, bits], 0);
+    await file.sync();
+    return file;
+  } catch (error) {
+    await file.close();
+    throw error;
+  }
+}
+
+async function readMap(
+  path: string,
+): Promise<{ identity: Record<string, unknown>; boot: unknown; bits: Buffer }> {
+  const bytes = await readFile(path);
+  const end = bytes.indexOf('\n');
+  let fields: unknown;
+  try {
+    fields = JSON.parse(bytes.toString('utf8', 0, end === -1 || end > HEADER_LENGTH ? 0 : end));
+  } catch {
+    fields = null;
+  }
+  if (typeof fields !== 'object' || fields === null || !('format' in fields) || fields.format !== FORMAT) {
+    throw new Error(`${path} is not a present map`);
+  }
+  const identity = fields as Record<string, unknown>;
+  return { identity, boot: identity['boot'], bits: bytes.subarray(HEADER_LENGTH) };
+}
+
+function checkIdentity(path: string, expected: MapIdentity, found: Record<string, unknown>): void {
+  for (const [key, value] of Object.entries(expected)) {
+    if (found[key] !== value) {
+      throw new Error(
+        `${path} is the map of another disk: its ${key} is ${JSON.stringify(found[key])}, here it is ${JSON.stringify(value)}; ` +
+          'use the state directory that belongs to this image, or begin anew with an empty one',
+      );
+    }
+  }
+}
+
+/** The kernel's name for the time since it started: what was in the page cache then is there still. */
+async function bootId(): Promise<string> {
+  return (await readFile('/proc/sys/kernel/random/boot_id', 'utf8')).trim();
+}
