@@ -135,11 +135,14 @@ function readOrigins(root: XmlElement, domain: string, disks: readonly DomainDis
   return origins;
 }
 
-/** The `<xnbd:origin>` element that tells a destination where these disks are, as readDomain reads it. */
+/**
+ * The element that tells a destination where these disks are, for virDomainSetMetadata with our namespace and key. libvirt itself
+ * puts it (and its children) into the namespace, and refuses an element that is there already; readDomain reads what comes of it.
+ */
 export function originMetadata(disks: readonly (Origin & { name: string })[]): string {
   const lines = disks.map(
     ({ name, uri, uuid, generation }) =>
       `<disk name="${escapeXml(name)}" uri="${escapeXml(uri)}" uuid="${escapeXml(uuid)}" generation="${generation}"/>`,
   );
-  return `<xnbd:origin xmlns:xnbd="${originNamespace}">${lines.join('')}</xnbd:origin>`;
+  return `<origin>${lines.join('')}</origin>`;
 }

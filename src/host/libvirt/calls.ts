@@ -1,0 +1,122 @@
+/** The few calls of libvirt that we make, over libvirt-dbus. Each has a deadline: libvirt blocks calls about a domain while one of its hooks runs. */
+import type { Variant } from 'dbus-next';
+import type { Bus } from '../dbus/bus.ts';
+import { originKey, originNamespace } from './domain-xml.ts';
+
+/** libvirt-dbus's word for a connection: QEMU is qemu:///system, Xen xen:///system, Test test:///default. */
+export type Driver = 'QEMU' | 'Xen' | 'Test';
+
+export const libvirtName = 'org.libvirt';
+
+const connectInterface = 'org.libvirt.Connect';
+const domainInterface = 'org.libvirt.Domain';
+
+/** virDomainModificationImpact, virDomainXMLFlags, virConnectListAllDomainsFlags, virDomainMetadataType, virDomainState. */
+const affectLive = 1;
+const xmlSecure = 1;
+const xmlInactive = 2;
+const listActive = 1;
+const metadataElement = 2;
+export const stateRunning = 1;
+export const statePaused = 3;
+export const stateShutOff = 5;
+
+/** Milliseconds. */
+const timeout = 10_000;
+const shortTimeout = 3000;
+
+export function driverPath(driver: Driver): string {
+  return `/org/libvirt/${driver}`;
+}
+
+/** The object of a domain, made from its uuid. */
+export function domainPath(driver: Driver, uuid: string): string {
+  return `${driverPath(driver)}/domain/_${uuid.toLowerCase().replaceAll('-', '_')}`;
+}
+
+/** The uuid in the path of a domain; undefined for other paths. */
+export function uuidOfPath(path: string): string | undefined {
+  const match = /^\/org\/libvirt\/\w+\/domain\/_([0-9a-f]{8}(?:_[0-9a-f]{4}){3}_[0-9a-f]{12})$/.exec(path);
+  return match?.[1]?.replaceAll('_', '-');
+}
+
+async function connectCall(
+  bus: Bus,
+  driver: Driver,
+  member: string,
+  signature: string,
+  body: unknown[],
+): Promise<unknown> {
+  const call = { destination: libvirtName, path: driverPath(driver), interface: connectInterface };
+  const [result] = await bus.call({ ...call, member, signature, body, timeout });
+  return result;
+}
+
+async function domainCall(
+  bus: Bus,
+  path: string,
+  member: string,
+  signature: string,
+  body: unknown[],
+  limit = timeout,
+): Promise<unknown> {
+  const call = { destination: libvirtName, path, interface: domainInterface };
+  const [result] = await bus.call({ ...call, member, signature, body, timeout: limit });
+  return result;
+}
+
+/** Paths of the active domains. The call also makes libvirt-dbus connect, without which it sends no events. */
+export async function listActiveDomains(bus: Bus, driver: Driver): Promise<string[]> {
+  return (await connectCall(bus, driver, 'ListDomains', 'u', [listActive])) as string[];
+}
+
+/** The path of the domain of that name.
+ * @throws DBusError with libvirt's own words when there is none. */
+export async function lookUpDomain(bus: Bus, driver: Driver, name: string): Promise<string> {
+  return (await connectCall(bus, driver, 'DomainLookupByName', 's', [name])) as string;
+}
+
+/** Defines the domain anew, as `virsh define`. */
+export async function defineDomain(bus: Bus, driver: Driver, xml: string): Promise<void> {
+  await connectCall(bus, driver, 'DomainDefineXML', 's', [xml]);
+}
+
+export async function domainName(bus: Bus, path: string): Promise<string> {
+  const [value] = await bus.call({
+    destination: libvirtName,
+    path,
+    interface: 'org.freedesktop.DBus.Properties',
+    member: 'Get',
+    signature: 'ss',
+    body: [domainInterface, 'Name'],
+    timeout: shortTimeout,
+  });
+  return (value as Variant<string>).value;
+}
+
+/** virDomainState: 1 running, 3 paused, 5 shut off. */
+export async function domainState(bus: Bus, path: string): Promise<number> {
+  const [state] = (await domainCall(bus, path, 'GetState', 'u', [0], shortTimeout)) as [number, number];
+  return state;
+}
+
+/** The XML of the domain as it is now. */
+export async function liveXml(bus: Bus, path: string): Promise<string> {
+  return (await domainCall(bus, path, 'GetXMLDesc', 'u', [0])) as string;
+}
+
+/** The XML of the definition, whole: with the passwords, which a definition made without them would lose. */
+export async function definitionXml(bus: Bus, path: string): Promise<string> {
+  return (await domainCall(bus, path, 'GetXMLDesc', 'u', [xmlInactive | xmlSecure])) as string;
+}
+
+/** Sets our element (domain-xml.ts, originMetadata) in the live metadata of a running domain. */
+export async function setMetadata(bus: Bus, path: string, xml: string): Promise<void> {
+  await domainCall(bus, path, 'SetMetadata', 'isssu', [
+    metadataElement,
+    xml,
+    originKey,
+    originNamespace,
+    affectLive,
+  ]);
+}

@@ -1,0 +1,263 @@
+/**
+ * The daemon's ear at libvirt: which domains run, and what happens to them, over libvirt-dbus.
+ *
+ * Both ends of that come and go without telling. libvirt-dbus connects to libvirtd only when it is called: it sends no event before the
+ * first call, and none after libvirtd was restarted until the next one. So every driver is called now and then; each answer is compared
+ * with what was known, and when they differ the daemon is given the whole list. An event is thus news that comes early, and nothing is
+ * lost for ever when one does not come.
+ */
+import type { Message } from 'dbus-next';
+import { MessageType } from 'dbus-next';
+import { log } from '../../log/log.ts';
+import { type Bus, openBus } from '../dbus/bus.ts';
+import {
+  type Driver,
+  domainName,
+  domainPath,
+  domainState,
+  driverPath,
+  libvirtName,
+  listActiveDomains,
+  liveXml,
+  setMetadata,
+  uuidOfPath,
+} from './calls.ts';
+
+export interface DomainEvent {
+  uuid: string;
+  /** The uuid again while libvirt has not told the name. */
+  name: string;
+  /** virDomainEventType: 2 started, 3 suspended, 4 resumed, 5 stopped. */
+  event: number;
+  /** Depends on the event; 1 for started, suspended, resumed and 3 for stopped: migrated. */
+  detail: number;
+}
+
+export interface ActiveDomain {
+  uuid: string;
+  name: string;
+  /** virDomainState: 1 running, 3 paused; null where libvirt did not answer for this domain in time. */
+  state: number | null;
+}
+
+export interface LibvirtClientOptions {
+  /** 'system', or the address of the bus that libvirt-dbus is on. */
+  address: string;
+  drivers?: readonly Driver[];
+  onEvent: (event: DomainEvent) => void;
+  /** All active domains of one driver, when they are first known and whenever they, or their states, are not what was known. */
+  onDomains: (domains: readonly ActiveDomain[]) => void;
+  /** Milliseconds between two looks at a driver that answers; 10,000 by default. */
+  interval?: number;
+}
+
+/** Milliseconds; doubles up to the last for what does not answer. */
+const firstPause = 1000;
+const longestPause = 60_000;
+
+/** What is known of one driver. */
+interface Watched {
+  driver: Driver;
+  /** Active domains by path; undefined until it answers. */
+  known: Map<string, ActiveDomain> | undefined;
+  /** A look is under way; `again`: another is wanted after it. */
+  looking: boolean;
+  again: boolean;
+  pause: number;
+  timer: NodeJS.Timeout | undefined;
+}
+
+export class LibvirtClient {
+  readonly #options: LibvirtClientOptions;
+  readonly #watched: Watched[];
+  #bus: Bus | undefined;
+  #reconnect: NodeJS.Timeout | undefined;
+  #busPause = firstPause;
+  #closed = false;
+
+  constructor(options: LibvirtClientOptions) {
+    this.#options = options;
+    this.#watched = (options.drivers ?? ['QEMU', 'Xen']).map((driver) => ({
+      driver,
+      known: undefined,
+      looking: false,
+      again: false,
+      pause: firstPause,
+      timer: undefined,
+    }));
+  }
+
+  /** Begins, and never gives up; nothing waits for it. */
+  start(): void {
+    void this.#connect();
+  }
+
+  close(): void {
+    this.#closed = true;
+    clearTimeout(this.#reconnect);
+    this.#forget();
+    this.#bus?.close();
+    this.#bus = undefined;
+  }
+
+  /** Writes our metadata (originMetadata) into a running domain.
+   * @throws Error, libvirt's or ours, when that was not possible. */
+  async setOriginMetadata(uuid: string, xml: string): Promise<void> {
+    await this.#aboutDomain(uuid, (bus, path) => setMetadata(bus, path, xml));
+  }
+
+  /** The live XML of a domain. */
+  async domainXml(uuid: string): Promise<string> {
+    return await this.#aboutDomain(uuid, liveXml);
+  }
+
+  /** Asks the driver that is known to have the domain, else each that answers. */
+  async #aboutDomain<T>(uuid: string, ask: (bus: Bus, path: string) => Promise<T>): Promise<T> {
+    const bus = this.#bus;
+    const answering = this.#watched.filter(({ known }) => known !== undefined);
+    if (bus === undefined || answering.length === 0) {
+      throw new Error(
+        `libvirt cannot be asked about domain ${uuid}: libvirt-dbus does not answer; is it installed and libvirtd running?`,
+      );
+    }
+    const has = answering.filter(({ driver, known }) => known?.has(domainPath(driver, uuid)));
+    let failure: unknown;
+    for (const { driver } of has.length > 0 ? has : answering) {
+      try {
+        return await ask(bus, domainPath(driver, uuid));
+      } catch (error) {
+        failure ??= error;
+      }
+    }
+    throw failure instanceof Error ? failure : new Error(String(failure));
+  }
+
+  async #connect(): Promise<void> {
+    if (this.#closed) return;
+    try {
+      const bus = await openBus(this.#options.address, (reason) => {
+        log.warning(`libvirt: the D-Bus connection has gone away (${reason}); trying again`);
+        this.#bus = undefined;
+        this.#forget();
+        this.#reconnectLater();
+      });
+      // close() may have come while we waited.
+      if (this.#isClosed()) {
+        bus.close();
+        return;
+      }
+      bus.connection.on('message', (message: Message) => this.#onMessage(message));
+      this.#bus = bus;
+      await bus.addMatch(`type='signal',sender='${libvirtName}',member='DomainEvent'`);
+      await bus.addMatch(`type='signal',member='NameOwnerChanged',arg0='${libvirtName}'`);
+      this.#busPause = firstPause;
+      for (const watched of this.#watched) void this.#look(watched);
+    } catch (error) {
+      const level = this.#busPause === firstPause ? 'warning' : 'debug';
+      log[level](`libvirt: no connection to its D-Bus, trying again: ${(error as Error).message}`);
+      this.#bus?.close();
+      this.#bus = undefined;
+      this.#reconnectLater();
+    }
+  }
+
+  #isClosed(): boolean {
+    return this.#closed;
+  }
+
+  #reconnectLater(): void {
+    if (this.#closed) return;
+    clearTimeout(this.#reconnect);
+    this.#reconnect = setTimeout(() => void this.#connect(), this.#busPause);
+    this.#busPause = Math.min(this.#busPause * 2, longestPause);
+  }
+
+  #forget(): void {
+    for (const watched of this.#watched) {
+      clearTimeout(watched.timer);
+      watched.known = undefined;
+      watched.pause = firstPause;
+    }
+  }
+
+  /** Looks at a driver, and goes on doing so in intervals. */
+  async #look(watched: Watched): Promise<void> {
+    clearTimeout(watched.timer);
+    if (watched.looking) {
+      watched.again = true;
+      return;
+    }
+    watched.looking = true;
+    let pause = 0;
+    do {
+      watched.again = false;
+      const bus = this.#bus;
+      if (bus !== undefined) pause = await this.#lookOnce(bus, watched);
+    } while (watched.again);
+    watched.looking = false;
+    clearTimeout(watched.timer);
+    if (this.#bus !== undefined) watched.timer = setTimeout(() => void this.#look(watched), pause);
+  }
+
+  /** Resolves with the milliseconds to wait until the next look. */
+  async #lookOnce(bus: Bus, watched: Watched): Promise<number> {
+    const { driver, known } = watched;
+    try {
+      const found = new Map<string, ActiveDomain>();
+      // One by one: libvirt-dbus has few threads, and a domain whose hook runs holds one until our deadline.
+      for (const path of await listActiveDomains(bus, driver)) {
+        found.set(path, await describe(bus, path, known?.get(path)));
+      }
+      if (this.#bus !== bus) return 0;
+      watched.pause = firstPause;
+      if (known === undefined) log.info(`libvirt: ${driver} answers; active domains: ${found.size}`);
+      watched.known = found;
+      if (known === undefined || differ(known, found)) this.#options.onDomains([...found.values()]);
+      return this.#options.interval ?? 10_000;
+    } catch (error) {
+      if (this.#bus !== bus) return 0;
+      const message = `libvirt: ${driver} does not answer: ${(error as Error).message}`;
+      // A host without Xen never answers for it: that is no news.
+      if (known === undefined) log.debug(message);
+      else log.warning(message);
+      watched.known = undefined;
+      const { pause } = watched;
+      watched.pause = Math.min(pause * 2, longestPause);
+      return pause;
+    }
+  }
+
+  #onMessage(message: Message): void {
+    if (message.type !== MessageType.SIGNAL) return;
+    if (message.member === 'NameOwnerChanged' && message.sender === 'org.freedesktop.DBus') {
+      // libvirt-dbus came, went or was replaced: it has to be called before it says anything.
+      for (const watched of this.#watched) {
+        watched.known = undefined;
+        watched.pause = firstPause;
+        if (message.body[2] !== '') void this.#look(watched);
+      }
+      return;
+    }
+    const watched = this.#watched.find(({ driver }) => message.path === driverPath(driver));
+    if (message.member !== 'DomainEvent' || message.signature !== 'oii' || watched === undefined) return;
+    const [path, event, detail] = message.body as [string, number, number];
+    const uuid = uuidOfPath(path);
+    if (uuid === undefined) return;
+    this.#options.onEvent({ uuid, name: watched.known?.get(path)?.name ?? uuid, event, detail });
+    // Defined and undefined (0, 1) change nothing that we know of; after the others the list may be another.
+    if (event >= 2) void this.#look(watched);
+  }
+}
+
+async function describe(bus: Bus, path: string, known: ActiveDomain | undefined): Promise<ActiveDomain> {
+  const uuid = uuidOfPath(path) ?? path;
+  const state = await domainState(bus, path).catch(() => null);
+  if (known !== undefined && known.name !== uuid) return { ...known, state: state ?? known.state };
+  return { uuid, state, name: await domainName(bus, path).catch(() => uuid) };
+}
+
+function differ(known: ReadonlyMap<string, ActiveDomain>, found: ReadonlyMap<string, ActiveDomain>): boolean {
+  return (
+    known.size !== found.size || [...found].some(([path, { state }]) => known.get(path)?.state !== state)
+  );
+}
