@@ -1,58 +1,81 @@
 /**
- * NBD URIs (NetworkBlockDevice/nbd, doc/uri.md): `nbd://HOST[:PORT]/NAME` and `nbd+unix:///NAME?socket=PATH`.
- * TLS forms (`nbds:`) are named in the error until there is TLS.
+ * NBD URIs (NetworkBlockDevice/nbd, doc/uri.md), the forms without TLS:
+ *
+ *     nbd://HOST[:PORT]/NAME          nbd+unix:///NAME?socket=PATH
  */
 import { NBD_DEFAULT_PORT, NBD_MAX_STRING } from './constants.ts';
 
-/** Where an export is to be had: over TCP (`path` is null) or on a unix socket. */
 export type NbdAddress =
-  | { path: null; host: string; port: number; exportName: string }
-  | { path: string; host: null; port: null; exportName: string };
+  | { kind: 'tcp'; host: string; port: number; name: string }
+  | { kind: 'unix'; path: string; name: string };
 
-const FORMS = 'nbd://HOST[:PORT]/NAME or nbd+unix:///NAME?socket=PATH';
-
-/** @throws Error, one line, that names the URI and the forms that are known. */
+/** @throws Error of one line that names the URI and the form that it should have. */
 export function parseNbdUri(text: string): NbdAddress {
-  const refuse = (why: string) => new Error(`origin '${text.slice(0, 200)}' ${why}: use ${FORMS}`);
   let url: URL;
   try {
     url = new URL(text);
   } catch {
-    throw refuse('is not a URI');
+    throw bad(text, 'is no URI');
   }
-  let exportName: string;
-  try {
-    exportName = decodeURIComponent(url.pathname.replace(/^\//, ''));
-  } catch {
-    throw refuse('has a name that is not UTF-8');
-  }
-  if (Buffer.byteLength(exportName) > NBD_MAX_STRING)
-    throw refuse(`has a name of more than ${NBD_MAX_STRING} bytes`);
-  if (url.username !== '' || url.password !== '') throw refuse('names a user, which NBD does not have');
+  if (url.username !== '' || url.password !== '')
+    throw bad(text, 'has a user name, which means nothing without TLS');
+  if (url.hash !== '') throw bad(text, "has a '#', which must be written %23 in a name");
   switch (url.protocol) {
-    case 'nbd:': {
-      if (url.hostname === '') throw refuse('names no host');
-      const host = url.hostname.replace(/^\[(.*)\]$/, '$1');
-      return { path: null, host, port: url.port === '' ? NBD_DEFAULT_PORT : Number(url.port), exportName };
-    }
-    case 'nbd+unix:': {
-      const path = url.searchParams.get('socket');
-      if (path === null || path === '') throw refuse('names no socket');
-      return { path, host: null, port: null, exportName };
-    }
+    case 'nbd:':
+      return parseTcp(text, url);
+    case 'nbd+unix:':
+      return parseUnix(text, url);
     case 'nbds:':
     case 'nbds+unix:':
-      throw refuse('asks for TLS, which is not built in yet');
+      throw bad(text, 'asks for TLS, which is not supported yet');
     default:
-      throw refuse(`is a '${url.protocol}' URI`);
+      throw bad(text, `has the scheme '${url.protocol.slice(0, -1)}'`);
   }
 }
 
-/** The URI of an address, in its one canonical form. */
 export function formatNbdUri(address: NbdAddress): string {
-  const name = address.exportName.split('/').map(encodeURIComponent).join('/');
-  if (address.path !== null)
+  const name = address.name === '' ? '' : encodeURIComponent(address.name);
+  if (address.kind === 'unix')
     return `nbd+unix:///${name}?socket=${encodeURIComponent(address.path).replaceAll('%2F', '/')}`;
   const host = address.host.includes(':') ? `[${address.host}]` : address.host;
-  return `nbd://${host}:${address.port}/${name}`;
+  const port = address.port === NBD_DEFAULT_PORT ? '' : `:${address.port}`;
+  return `nbd://${host}${port}/${name}`;
+}
+
+function parseTcp(text: string, url: URL): NbdAddress {
+  if (url.hostname === '') throw bad(text, 'names no host');
+  if (url.port === '0') throw bad(text, 'has the port 0');
+  if (url.search !== '') throw bad(text, `has the parameters '${url.search}', which are not known`);
+  const host = decode(text, url.hostname).replace(/^\[(.*)\]$/, '$1');
+  const port = url.port === '' ? NBD_DEFAULT_PORT : Number(url.port);
+  return { kind: 'tcp', host, port, name: exportName(text, url) };
+}
+
+function parseUnix(text: string, url: URL): NbdAddress {
+  if (url.host !== '') throw bad(text, `names the host '${url.host}'; it needs three slashes`);
+  const path = url.searchParams.get('socket');
+  if (path === null || path === '') throw bad(text, 'names no socket');
+  if ([...url.searchParams.keys()].some((key) => key !== 'socket')) {
+    throw bad(text, `has other parameters than 'socket'`);
+  }
+  return { kind: 'unix', path, name: exportName(text, url) };
+}
+
+function exportName(text: string, url: URL): string {
+  const name = decode(text, url.pathname.replace(/^\//, ''));
+  if (Buffer.byteLength(name) > NBD_MAX_STRING)
+    throw bad(text.slice(0, 60), `has a name of more than ${NBD_MAX_STRING} bytes`);
+  return name;
+}
+
+function decode(text: string, part: string): string {
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    throw bad(text, "has a '%' that is not followed by two hexadecimal digits of UTF-8");
+  }
+}
+
+function bad(text: string, why: string): Error {
+  return new Error(`NBD URI '${text}' ${why}: use nbd://HOST[:PORT]/NAME or nbd+unix:///NAME?socket=PATH`);
 }

@@ -15,7 +15,7 @@ export function extentsOf(fd: number, position: number, length: number, one: boo
   while (at < end && extents.length < (one ? 1 : MAX_EXTENTS)) {
     const data = lseek(fd, at, Seek.DATA);
     let next: number;
-    if (data > at || data === -SystemErrno['ENXIO']!) {
+    if (data > at || data === -SystemErrno.ENXIO) {
       next = data > at ? Math.min(data, end) : end;
       extents.push({ length: next - at, flags: HOLE });
     } else {

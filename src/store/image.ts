@@ -17,7 +17,7 @@ import type { Completion, Extent } from './completion.ts';
 import { extentsOf } from './image-extents.ts';
 import { Pace } from './pace.ts';
 import { SyncQueue } from './sync-queue.ts';
-import { FallocateMode, fallocate, lseek, readNow, Seek, SystemErrno } from './syscalls.ts';
+import { errnoName, FallocateMode, fallocate, lseek, readNow, Seek, SystemErrno } from './syscalls.ts';
 
 const ZEROS = Buffer.alloc(1024 * 1024);
 
@@ -89,7 +89,7 @@ export class Image {
       const count = readNow(this.#fd, into, position);
       if (count === into.length) done.complete(0);
       else {
-        if (count === -SystemErrno['EOPNOTSUPP']! || count === -SystemErrno['EINVAL']!) this.#nowait = false;
+        if (count === -SystemErrno.EOPNOTSUPP || count === -SystemErrno.EINVAL) this.#nowait = false;
         this.#readInPool(into, Math.max(count, 0), position, done);
       }
       return;
@@ -169,9 +169,9 @@ export class Image {
     }
     fallocate(this.#fd, mode, position, length, (errno) => {
       if (errno === 0) done.complete(0);
-      else if (errno === SystemErrno['EOPNOTSUPP'] || errno === SystemErrno['ENOSYS']) {
+      else if (errno === SystemErrno.EOPNOTSUPP || errno === SystemErrno.ENOSYS) {
         this.#writeZeros(position, length, done);
-      } else done.complete(this.#report(what, position, codeOf(errno)));
+      } else done.complete(this.#report(what, position, errnoName(errno)));
     });
   }
 
@@ -215,10 +215,6 @@ export class Image {
         return Errno.EIO;
     }
   }
-}
-
-function codeOf(errno: number): string {
-  return Object.entries(SystemErrno).find(([, number]) => number === errno)?.[0] ?? `errno ${errno}`;
 }
 
 function explain(error: unknown, readOnly: boolean): string {

@@ -29,7 +29,13 @@ const LOCK_EX_NB = 2 | 4;
 
 export const FallocateMode = { KEEP_SIZE: 1, PUNCH_HOLE: 2, ZERO_RANGE: 16 } as const;
 export const Seek = { END: 2, DATA: 3, HOLE: 4 } as const;
-export const SystemErrno = koffi.os.errno;
+/** Linux's numbers, which differ from NBD's where NBD has any. */
+export const SystemErrno = { ENXIO: 6, EINVAL: 22, ENOSYS: 38, EOPNOTSUPP: 95 } as const;
+
+/** The name of an errno, as in Node's `error.code`. */
+export function errnoName(errno: number): string {
+  return Object.entries(koffi.os.errno).find(([, number]) => number === errno)?.[0] ?? `errno ${errno}`;
+}
 
 /** fallocate(2) in the thread pool. */
 export function fallocate(
@@ -44,7 +50,7 @@ export function fallocate(
 
 /** lseek(2). @returns the position, or minus the errno. */
 export function lseek(fd: number, offset: number, whence: number): number {
-  const position = Number(lseekFn(fd, offset, whence));
+  const position = lseekFn(fd, offset, whence);
   return position < 0 ? -koffi.errno() : position;
 }
 
@@ -55,7 +61,7 @@ const iov = Buffer.alloc(16);
 export function readNow(fd: number, into: Buffer, offset: number): number {
   iov.writeBigUInt64LE(koffi.address(into), 0);
   iov.writeUInt32LE(into.length, 8);
-  const count = Number(preadv2Fn(fd, iov, 1, offset, RWF_NOWAIT));
+  const count = preadv2Fn(fd, iov, 1, offset, RWF_NOWAIT);
   return count < 0 ? -koffi.errno() : count;
 }
 
