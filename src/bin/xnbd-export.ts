@@ -6,6 +6,7 @@ import type { TcpAddress } from '../export/listener.ts';
 import { type ServeOptions, serve, serveUntilStopped } from '../export/serve.ts';
 import { openTarget } from '../export/target.ts';
 import { log } from '../log/log.ts';
+import { openServedProxy } from '../relocation/served-proxy.ts';
 
 interface CommonArguments {
   image: string;
@@ -27,6 +28,26 @@ withCommonOptions(program.command('target'))
     const served = await openTarget({ name, image: args.image, stateDir: stateDirectory(args), readOnly });
     process.exitCode = await serveUntilStopped(options, served, await serve(options, served));
   });
+
+withCommonOptions(program.command('proxy'))
+  .description('serve a disk at once whose blocks are still at an origin, and bring them here')
+  .requiredOption('--origin <uri>', 'nbd://HOST[:PORT]/NAME or nbd+unix:///NAME?socket=PATH')
+  .addOption(
+    new Option('--takeover <when>', 'when the origin is fenced and blocks are kept')
+      .choices(['first-write', 'now'])
+      .default('first-write'),
+  )
+  .action(
+    async (name: string, args: CommonArguments & { origin: string; takeover: 'first-write' | 'now' }) => {
+      const options = serveOptions(args, false);
+      const { origin, image } = args;
+      const served = await openServedProxy({ name, image, origin, stateDir: stateDirectory(args) });
+      const running = await serve(options, served);
+      served.relocation.onChange = () => running.changed();
+      if (args.takeover === 'now') await served.relocation.takeOver('command line');
+      process.exitCode = await serveUntilStopped(options, served, running);
+    },
+  );
 
 try {
   await program.parseAsync();

@@ -46,7 +46,7 @@ export class OriginConnection {
     const where = describeAddress(options.address);
     let receive: (chunk: Buffer) => void = () => undefined;
     const socket = connect({
-      ...(options.address.path === null
+      ...(options.address.kind === 'tcp'
         ? { host: options.address.host, port: options.address.port }
         : { path: options.address.path }),
       onread: {
@@ -72,7 +72,7 @@ export class OriginConnection {
 
     const handshake = new ByteDriver(
       clientHandshake(
-        { exportName: options.address.exportName, ...(options.attach && { attach: options.attach }) },
+        { exportName: options.address.name, ...(options.attach && { attach: options.attach }) },
         (bytes) => socket.write(bytes),
       ),
     );
@@ -172,5 +172,5 @@ export class OriginConnection {
 
 /** For messages. */
 export function describeAddress(address: NbdAddress): string {
-  return address.path === null ? `${address.host}:${address.port}` : address.path;
+  return address.kind === 'tcp' ? `${address.host}:${address.port}` : address.path;
 }

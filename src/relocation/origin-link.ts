@@ -209,7 +209,7 @@ export class OriginLink {
   }
 
   get #where(): string {
-    return `${describeAddress(this.#options.address)}/${this.#options.address.exportName}`;
+    return `${describeAddress(this.#options.address)}/${this.#options.address.name}`;
   }
 }
 
@@ -218,7 +218,7 @@ function attachRequest(options: OriginLinkOptions): AttachRequest {
     lease: options.lease,
     uuid: options.known?.uuid ?? null,
     generation: options.known?.generation ?? 0,
-    name: options.address.exportName,
+    name: options.address.name,
   };
 }
 
@@ -228,7 +228,7 @@ function identityOf(connection: OriginConnection): OriginIdentity {
 }
 
 function checkIdentity(address: NbdAddress, known: OriginIdentity, met: OriginIdentity): void {
-  const where = `${describeAddress(address)}/${address.exportName}`;
+  const where = `${describeAddress(address)}/${address.name}`;
   if (met.sizeBytes !== known.sizeBytes) {
     throw new HandshakeError(
       `${where} has ${met.sizeBytes} bytes, not ${known.sizeBytes}: it is another disk`,

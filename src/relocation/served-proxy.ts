@@ -1,0 +1,62 @@
+/** A proxy as an export serves it: its disk, and what it answers to the lender and on the control socket. */
+import { rm, rmdir } from 'node:fs/promises';
+import { join } from 'node:path';
+import type { Served } from '../export/serve.ts';
+import { checkExportName } from '../store/record.ts';
+import { lockState } from '../store/state-lock.ts';
+import { openProxy, type ProxyOptions } from './open-proxy.ts';
+import { Relocation } from './relocation.ts';
+
+export interface ServedProxy extends Served {
+  relocation: Relocation;
+}
+
+/** @throws Error of one line that names the thing and the way out. */
+export async function openServedProxy(options: ProxyOptions): Promise<ServedProxy> {
+  checkExportName(options.name);
+  const lock = await lockState(options.stateDir);
+  const { keeper, image, link } = await openProxy(options).catch(async (error: unknown) => {
+    await lock.release();
+    throw error;
+  });
+  const relocation = await Relocation.open({ keeper, image, link, stateDir: options.stateDir });
+  const { record } = keeper;
+  return {
+    relocation,
+    keeper,
+    disk: relocation.disk,
+    baseState: () => (relocation.disk.phase === 'complete' ? 'serving' : relocation.disk.phase),
+    canLend: () =>
+      relocation.disk.phase === 'standby'
+        ? `it is in standby itself: its disk is still at ${record.origin?.uri}`
+        : null,
+    onRetired: () => void relocation.retire(),
+    describe: () => ({
+      presentBytes: relocation.presentBytes,
+      originReachable: relocation.originUnreachableSince === null,
+      originUnreachableSince: relocation.originUnreachableSince?.toISOString() ?? null,
+      originDataBytes: relocation.originDataBytes,
+      ...relocation.counters,
+      secondsSinceTakeover: relocation.secondsSinceTakeover,
+      error: relocation.error,
+    }),
+    takeover: () => relocation.takeOver("an administrator's or the daemon's word"),
+    abandon: async () => {
+      await relocation.abandon();
+      await lock.release();
+      await removeState(options.stateDir);
+    },
+    close: async () => {
+      await relocation.stop();
+      await image.close();
+      await lock.release();
+    },
+  };
+}
+
+/** Removes what an export keeps in its state directory, and the directory if nothing else is in it. */
+async function removeState(stateDir: string): Promise<void> {
+  for (const file of ['export.json', 'export.json.new', 'lock'])
+    await rm(join(stateDir, file), { force: true });
+  await rmdir(stateDir).catch(() => undefined);
+}
