@@ -1,89 +1,96 @@
-/** The other end of an export's control socket (control-protocol.ts): ask once, or watch. */
+/** The other end of an export's control socket (control-protocol.ts). */
 import { connect, type Socket } from 'node:net';
 import type { ControlMethod, ControlResponse, ExportStatus, StatusEvent } from './control-protocol.ts';
 
 /** A stop waits for requests under way and for the disk, a takeover for the origin. */
 const CALL_LIMIT_MS = 60_000;
 
-/** Calls one method. @throws Error of one line: the export's own, or that nobody answers. */
-export async function callExport(path: string, method: Exclude<ControlMethod, 'watch'>): Promise<unknown> {
-  const socket = await open(path);
-  try {
-    return await new Promise((resolve, reject) => {
-      const timer = setTimeout(() => {
-        reject(
-          new Error(`the export on ${path} did not answer '${method}' within ${CALL_LIMIT_MS / 1000} s`),
-        );
-      }, CALL_LIMIT_MS);
-      socket.once('close', () => {
-        clearTimeout(timer);
-        reject(new Error(`the export on ${path} ended without an answer to '${method}'`));
-      });
-      eachLine(socket, (message) => {
-        if ('event' in message) return;
-        clearTimeout(timer);
-        if ('error' in message) reject(new Error(message.error));
-        else resolve(message.result);
-      });
-      socket.write(`${JSON.stringify({ id: 1, method })}\n`);
-    });
-  } finally {
-    socket.destroy();
-  }
-}
-
-export async function exportStatus(path: string): Promise<ExportStatus> {
-  return (await callExport(path, 'status')) as ExportStatus;
-}
-
-export interface Watch {
+export interface ControlClient {
+  /** @throws Error with the export's own words when it refuses; when it is gone; when it has not answered in time. */
+  call(method: ControlMethod, limitMs?: number): Promise<unknown>;
+  status(): Promise<ExportStatus>;
   close(): void;
-  /** Resolves when the export has ended, or `close` was called. */
-  readonly ended: Promise<void>;
+  /** Resolves when the connection has ended, from either side. */
+  readonly closed: Promise<void>;
 }
 
-/** Reports the status now, then after each change. @throws Error when nobody answers */
-export async function watchExport(path: string, report: (status: ExportStatus) => void): Promise<Watch> {
-  const socket = await open(path);
-  const ended = new Promise<void>((resolve) => {
-    socket.once('close', () => resolve());
+/**
+ * Connects to an export.
+ * @param onStatus called with each status that comes unasked, once `watch` has been called
+ * @throws Error of the system, `code` ENOENT or ECONNREFUSED when no export is there
+ */
+export async function connectControl(
+  path: string,
+  onStatus?: (status: ExportStatus) => void,
+): Promise<ControlClient> {
+  const socket = await connected(path);
+  const waiting = new Map<number, { resolve: (result: unknown) => void; reject: (error: Error) => void }>();
+  let lastId = 0;
+  const closed = new Promise<void>((resolve) => {
+    socket.once('close', () => {
+      for (const { reject } of waiting.values()) reject(new Error(`the export on ${path} is gone`));
+      waiting.clear();
+      resolve();
+    });
   });
-  eachLine(socket, (message) => {
-    if ('event' in message) report(message.status);
-    else if ('result' in message) report(message.result as ExportStatus);
+  onLines(socket, (line) => {
+    const message = JSON.parse(line) as ControlResponse | StatusEvent;
+    if ('event' in message) {
+      onStatus?.(message.status);
+      return;
+    }
+    const waiter = waiting.get(message.id);
+    waiting.delete(message.id);
+    if ('error' in message) waiter?.reject(new Error(message.error));
+    else waiter?.resolve(message.result);
   });
-  socket.write(`${JSON.stringify({ id: 1, method: 'watch' })}\n`);
-  return { ended, close: () => socket.destroy() };
+
+  const call = async (method: ControlMethod, limitMs = CALL_LIMIT_MS): Promise<unknown> => {
+    if (socket.destroyed) throw new Error(`the export on ${path} is gone`);
+    const id = ++lastId;
+    let timer: NodeJS.Timeout | undefined;
+    try {
+      return await new Promise((resolve, reject) => {
+        timer = setTimeout(() => {
+          reject(new Error(`the export on ${path} did not answer '${method}' within ${limitMs / 1000} s`));
+        }, limitMs);
+        waiting.set(id, { resolve, reject });
+        socket.write(`${JSON.stringify({ id, method })}\n`);
+      });
+    } finally {
+      clearTimeout(timer);
+      waiting.delete(id);
+    }
+  };
+  return {
+    call,
+    status: async () => (await call('status')) as ExportStatus,
+    close: () => socket.destroy(),
+    closed,
+  };
 }
 
-function open(path: string): Promise<Socket> {
+function connected(path: string): Promise<Socket> {
   return new Promise((resolve, reject) => {
     const socket = connect(path);
     socket.once('connect', () => resolve(socket));
-    socket.on('error', (error: NodeJS.ErrnoException) => {
-      const gone = error.code === 'ENOENT' || error.code === 'ECONNREFUSED';
-      reject(
-        new Error(
-          gone ? `no export answers on ${path}: is it running?` : `control socket ${path}: ${error.message}`,
-        ),
-      );
-    });
+    // It stays: an error later is followed by 'close', which is all that counts then.
+    socket.on('error', reject);
   });
 }
 
-function eachLine(socket: Socket, take: (message: ControlResponse | StatusEvent) => void): void {
+function onLines(socket: Socket, take: (line: string) => void): void {
   let received = '';
   socket.setEncoding('utf8');
   socket.on('data', (chunk: string) => {
     received += chunk;
     const lines = received.split('\n');
     received = lines.pop() ?? '';
-    for (const line of lines) {
-      try {
-        take(JSON.parse(line) as ControlResponse | StatusEvent);
-      } catch {
-        socket.destroy();
-      }
+    try {
+      for (const line of lines) take(line);
+    } catch {
+      // Whoever is there, it is no export.
+      socket.destroy();
     }
   });
 }
