@@ -1,4 +1,4 @@
-/** The other end of an export's control socket (control-protocol.ts). */
+/** The other end of an export's control socket (control-protocol.ts): a connection that stays open, and the errands that need but one. */
 import { connect, type Socket } from 'node:net';
 import type { ControlMethod, ControlResponse, ExportStatus, StatusEvent } from './control-protocol.ts';
 
@@ -14,10 +14,48 @@ export interface ControlClient {
   readonly closed: Promise<void>;
 }
 
+/** No export is there: no socket, or one that a dead process left behind. */
+export class NobodyAnswers extends Error {
+  readonly code: string;
+
+  constructor(path: string, code: string) {
+    super(`no export answers on ${path}: is it running?`);
+    this.code = code;
+  }
+}
+
+/** Calls one method. @throws Error of one line: NobodyAnswers, or the export's own */
+export async function callExport(path: string, method: Exclude<ControlMethod, 'watch'>): Promise<unknown> {
+  const client = await connectControl(path);
+  try {
+    return await client.call(method);
+  } finally {
+    client.close();
+  }
+}
+
+/** @throws NobodyAnswers */
+export async function exportStatus(path: string): Promise<ExportStatus> {
+  return (await callExport(path, 'status')) as ExportStatus;
+}
+
+export interface Watch {
+  close(): void;
+  /** Resolves when the export has ended, or `close` was called. */
+  readonly ended: Promise<void>;
+}
+
+/** Reports the status now, then after each change. @throws NobodyAnswers */
+export async function watchExport(path: string, report: (status: ExportStatus) => void): Promise<Watch> {
+  const client = await connectControl(path, report);
+  report((await client.call('watch')) as ExportStatus);
+  return { close: () => client.close(), ended: client.closed };
+}
+
 /**
  * Connects to an export.
  * @param onStatus called with each status that comes unasked, once `watch` has been called
- * @throws Error of the system, `code` ENOENT or ECONNREFUSED when no export is there
+ * @throws NobodyAnswers, or an Error of the system (EACCES)
  */
 export async function connectControl(
   path: string,
@@ -75,7 +113,10 @@ function connected(path: string): Promise<Socket> {
     const socket = connect(path);
     socket.once('connect', () => resolve(socket));
     // It stays: an error later is followed by 'close', which is all that counts then.
-    socket.on('error', reject);
+    socket.on('error', (error: NodeJS.ErrnoException) => {
+      const { code } = error;
+      reject(code === 'ENOENT' || code === 'ECONNREFUSED' ? new NobodyAnswers(path, code) : error);
+    });
   });
 }
 
