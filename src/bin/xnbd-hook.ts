@@ -1,0 +1,70 @@
+/**
+ * Asks the daemon what to do at one libvirt hook: `xnbd-hook DRIVER GUEST OP SUBOP EXTRA [--socket PATH]`, the domain's XML on stdin.
+ * Prints what the daemon wants printed and exits with its code.
+ *
+ * Without the daemon, only the operations that begin something may fail: a guest whose disks nobody serves must not start. What reports
+ * an end, and `reconnect` (libvirt kills the running guest when it fails), always exits 0.
+ *
+ * libvirt waits for this program, so it imports nothing that costs start-up time.
+ */
+import { connect } from 'node:net';
+import process from 'node:process';
+import { text } from 'node:stream/consumers';
+
+interface Answer {
+  exit: number;
+  stdout: string;
+  stderr: string;
+}
+
+/** Longer than the daemon's own limit for a hook, so that its more exact message comes first. */
+const patienceMs = 30_000;
+const neverFails = new Set(['stopped', 'release', 'reconnect']);
+const needsDaemon = new Set(['prepare', 'migrate']);
+
+const [driver, guest, op, subop, extra, ...options] = process.argv.slice(2);
+if (driver === undefined || guest === undefined || op === undefined) {
+  process.stderr.write('usage: xnbd-hook DRIVER GUEST OP SUBOP EXTRA [--socket PATH]\n');
+  process.exit(2);
+}
+const socketAt = options.indexOf('--socket');
+const socketPath = (socketAt === -1 ? undefined : options[socketAt + 1]) ?? '/run/xnbd/hook.sock';
+
+function ask(question: string): Promise<Answer> {
+  return new Promise((resolve, reject) => {
+    const socket = connect(socketPath, () => socket.write(question));
+    const timer = setTimeout(() => {
+      socket.destroy();
+      reject(
+        new Error(`xnbdd took this hook on ${socketPath} but did not answer within ${patienceMs / 1000} s`),
+      );
+    }, patienceMs);
+    let received = '';
+    socket.setEncoding('utf8');
+    socket.on('data', (chunk: string) => (received += chunk));
+    socket.on('error', () => {
+      clearTimeout(timer);
+      reject(new Error(`xnbdd does not answer on ${socketPath}: systemctl start xnbdd`));
+    });
+    socket.on('end', () => {
+      clearTimeout(timer);
+      try {
+        resolve(JSON.parse(received) as Answer);
+      } catch {
+        reject(new Error(`xnbdd ended while this hook waited on ${socketPath}: journalctl -u xnbdd`));
+      }
+    });
+  });
+}
+
+const xml = await text(process.stdin);
+try {
+  const question = { driver, guest, op, subop: subop ?? '-', extra: extra ?? '-', xml };
+  const answer = await ask(`${JSON.stringify(question)}\n`);
+  process.stdout.write(answer.stdout);
+  process.stderr.write(answer.stderr);
+  process.exitCode = neverFails.has(op) ? 0 : answer.exit;
+} catch (error) {
+  process.stderr.write(`${(error as Error).message}\n`);
+  process.exitCode = needsDaemon.has(op) ? 1 : 0;
+}

@@ -1,0 +1,47 @@
+/** `xnbdd [--config FILE]`: the resident daemon of a host. It may be stopped and started at any time: the exports go on without it. */
+import { parseArgs } from 'node:util';
+import { loadConfig } from '../config/config.ts';
+import { startDaemon } from '../host/daemon.ts';
+import { exportProgram } from '../host/export-process.ts';
+import { log } from '../log/log.ts';
+import { startResidentLog } from '../log/resident.ts';
+
+const version = '0.1.0';
+
+function usage(reason: string): never {
+  process.stderr.write(`xnbdd: ${reason}\nusage: xnbdd [--config FILE] [--export-program FILE]\n`);
+  process.exit(2);
+}
+
+function readArguments() {
+  try {
+    return parseArgs({ options: { config: { type: 'string' }, 'export-program': { type: 'string' } } })
+      .values;
+  } catch (error) {
+    return usage((error as Error).message);
+  }
+}
+
+const options = readArguments();
+try {
+  const config = await loadConfig(options.config);
+  const endLog = startResidentLog({ identifier: 'xnbdd', level: config.log.level });
+  const daemon = await startDaemon({
+    config,
+    exportProgram: options['export-program'] ?? exportProgram(),
+    version,
+  });
+  log.info(`ready: hooks on ${config.paths.run}/hook.sock`);
+  const end = (): void => {
+    void daemon.close().then(() => {
+      log.info('ended; the exports go on');
+      endLog();
+      process.exit(0);
+    });
+  };
+  process.once('SIGTERM', end);
+  process.once('SIGINT', end);
+} catch (error) {
+  process.stderr.write(`xnbdd: ${(error as Error).message}\n`);
+  process.exit(1);
+}

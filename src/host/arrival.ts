@@ -1,0 +1,141 @@
+/**
+ * A domain is about to arrive: each of its disks gets a proxy in `standby`, which reads through to the origin and keeps nothing. All disks
+ * of the domain or none: whatever goes wrong, what has been set up so far is given back, and the guest runs on at the source.
+ */
+import { lstat, rm } from 'node:fs/promises';
+import { log } from '../log/log.ts';
+import { parseNbdUri } from '../nbd/uri.ts';
+import type { Host } from './host.ts';
+import type { DomainInfo } from './libvirt/domain-xml.ts';
+import { findAtPeers } from './peers.ts';
+import type { RelocationRecord } from './relocation.ts';
+import { setRetiredAside } from './retirement.ts';
+import { checkRoom } from './room.ts';
+
+/**
+ * Sets up every disk of the domain.
+ * @throws Error with one line that says which disk cannot come and why; nothing is left behind then.
+ */
+export async function arrive(host: Host, domain: DomainInfo, signal: AbortSignal): Promise<RelocationRecord> {
+  const earlier = host.relocations.ofDomain(domain.uuid);
+  if (earlier?.state === 'preparing') await giveUp(host, earlier, 'libvirt began the migration anew');
+
+  const origins = new Map<string, string>();
+  for (const disk of domain.disks) origins.set(disk.export, await originOf(host, domain, disk.export));
+  for (const name of origins.keys()) await makeWay(host, name);
+
+  const relocation = await host.relocations.begin(domain, [...origins.keys()]);
+  try {
+    const started = await Promise.allSettled(
+      [...origins].map(([name, uri]) => host.exports.arrive(name, uri, signal)),
+    );
+    const refused = started.find((result) => result.status === 'rejected');
+    if (refused !== undefined) throw refused.reason;
+    const statuses = started.flatMap((result) => (result.status === 'fulfilled' ? [result.value] : []));
+    for (const status of statuses) {
+      if (status.state !== 'standby')
+        throw new Error(`export ${status.name} is ${status.state}, not standby`);
+    }
+    await checkRoom(host, domain.name, statuses);
+    signal.throwIfAborted();
+    for (const { name, origin, sizeBytes } of statuses) {
+      log.info(
+        `${domain.name} is about to arrive: disk ${name}, ${sizeBytes} bytes, stands by at ${origin}`,
+        {
+          domain: domain.name,
+          domainUuid: domain.uuid,
+          export: name,
+        },
+      );
+    }
+    await host.relocations.setLeased(relocation);
+    return relocation;
+  } catch (error) {
+    await giveUp(host, relocation, (error as Error).message);
+    throw error;
+  }
+}
+
+/** The URI of a disk's origin: as the source's daemon wrote it into the domain's metadata, else from the peer that serves the name. */
+async function originOf(host: Host, domain: DomainInfo, name: string): Promise<string> {
+  const uri = domain.origins.get(name)?.uri ?? (await findAtPeers(host.config.peers, name));
+  if (uri === undefined) {
+    const asked = host.config.peers.map((peer) => peer.name).join(', ');
+    throw new Error(
+      `nobody tells where disk ${name} of ${domain.name} is now: the domain carries no xnbd metadata (does xnbdd run at the source, ` +
+        `with libvirt-dbus?), and ${asked === '' ? '[peers] of xnbd.conf names no host' : `of [peers] none serves it (${asked})`}`,
+    );
+  }
+  const { host: address, port } = parseNbdUri(uri);
+  const { advertise } = host.config.gateway;
+  if (address === advertise.host && port === advertise.port) {
+    throw new Error(
+      `the origin of disk ${name} is ${uri}, which is this host itself: set [gateway] advertise in xnbd.conf to an address of its own on each host`,
+    );
+  }
+  return uri;
+}
+
+/** Sees to it that the name is free on this host. @throws Error that says what has it. */
+async function makeWay(host: Host, name: string): Promise<void> {
+  const record = await host.exports.record(name);
+  const { image, socket } = host.exports.place(name);
+  if (record === undefined && host.exports.status(name) !== undefined) {
+    throw new Error(
+      `an export ${name} runs on this host already, on ${socket}, started by hand: stop it first`,
+    );
+  }
+  switch (record?.state) {
+    case undefined:
+      break;
+    case 'retired':
+      await setRetiredAside(host, record);
+      break;
+    case 'standby':
+      await discard(host, name);
+      break;
+    case 'fenced':
+      throw new Error(
+        `this host still lends an older copy of disk ${name} (generation ${record.generation}) to the host that it moved to: wait until that copy is complete (xnbdctl status ${name})`,
+      );
+    case 'serving':
+    case 'relocating':
+      throw new Error(
+        `disk ${name} is on this host already (${record.state}, generation ${record.generation}, ${record.image})`,
+      );
+  }
+  if (await lstat(image).catch(() => undefined)) {
+    throw new Error(`${image} is in the way of disk ${name} and belongs to no export: move it elsewhere`);
+  }
+}
+
+/**
+ * Gives a relocation up: every disk goes back to its origin and leaves nothing here.
+ * @throws Error when a disk refuses, because a write of the guest has been acknowledged here.
+ */
+export async function giveUp(host: Host, relocation: RelocationRecord, reason: string): Promise<void> {
+  const results = await Promise.allSettled(Object.keys(relocation.disks).map((name) => discard(host, name)));
+  const refused = results.find((result) => result.status === 'rejected');
+  if (refused !== undefined) throw refused.reason;
+  host.relocations.fail(relocation, reason);
+  await host.relocations.settled();
+  log.warning(`the relocation of ${relocation.domain.name} is given up: ${reason}`, {
+    domain: relocation.domain.name,
+    domainUuid: relocation.domain.uuid,
+  });
+}
+
+/** Undoes the arrival of one disk, whether its process runs or not. @throws Error when the disk belongs to this host by now. */
+export async function discard(host: Host, name: string): Promise<void> {
+  const record = await host.exports.record(name);
+  if (record?.state === 'relocating') await host.exports.ensure(name);
+  await host.exports.abandon(name);
+  // What never came so far as to have a process that cleans up.
+  const left = await host.exports.record(name);
+  if (left !== undefined && left.state !== 'standby') return;
+  const place = host.exports.place(name);
+  await rm(place.image, { force: true });
+  await rm(place.stateDir, { recursive: true, force: true });
+  await rm(place.socket, { force: true });
+  await rm(place.ctl, { force: true });
+}

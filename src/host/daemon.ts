@@ -1,0 +1,202 @@
+/**
+ * The daemon, wired: exports report, relocations learn from them, and here stands what follows from each change. It keeps nothing that it
+ * cannot find again (records, run directory, relocation files), so it may die and come back at any time.
+ */
+import { mkdir } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
+import type { Config } from '../config/config.ts';
+import type { ExportStatus } from '../export/control-protocol.ts';
+import { log } from '../log/log.ts';
+import type { ExportRecord } from '../store/record.ts';
+import { openAnnouncements, sweepAnnouncements } from './announced.ts';
+import { discard, giveUp } from './arrival.ts';
+import { Domains } from './domains.ts';
+import { Exports } from './exports.ts';
+import { answerHook } from './hook-policy.ts';
+import { serveHooks } from './hook-server.ts';
+import type { Host } from './host.ts';
+import { Idle } from './idle.ts';
+import { Publisher } from './publisher.ts';
+import { Relocations } from './relocations.ts';
+import { retire } from './retirement.ts';
+import { Turns } from './turns.ts';
+import { type GuestWatch, watchGuests } from './watch-guests.ts';
+
+const hookLimitMs = 25_000;
+const tickMs = 1000;
+const sweepEveryTicks = 60;
+
+export interface DaemonOptions {
+  config: Config;
+  /** The program of an export (export-process.ts). */
+  exportProgram: string;
+  version: string;
+}
+
+export interface Daemon {
+  /** Ends the daemon; every export and every relocation goes on without it. */
+  close(): Promise<void>;
+}
+
+/** Starts the daemon; it answers hooks when this resolves. @throws Error when it cannot. */
+export async function startDaemon({ config, exportProgram, version }: DaemonOptions): Promise<Daemon> {
+  const { paths } = config;
+  const relocationsDir = join(dirname(paths.exports), 'relocations');
+  for (const dir of [paths.images, paths.exports, paths.run, relocationsDir]) {
+    await mkdir(dir, { recursive: true, mode: dir === paths.run ? 0o755 : 0o700 });
+  }
+
+  const turns = new Turns();
+  const domains = new Domains(paths.run);
+  const relocations: Relocations = new Relocations(relocationsDir, {
+    canTell: () => publisher.connected,
+    changed: (relocation) => publisher.relocation(relocation),
+    started: (relocation) => {
+      log.info(`${relocation.domain.name} has arrived: its disks follow`, fieldsOf(relocation));
+      publisher.started(relocation);
+    },
+    completed: (relocation) => {
+      for (const [name, done] of Object.entries(relocation.disks)) {
+        log.info(
+          `disk ${name} of ${relocation.domain.name} is here completely: ${done?.onDemandBytes} bytes on demand, ` +
+            `${done?.backgroundBytes} in the background, ${done?.skippedBytes} skipped, ${done?.secondsSinceTakeover.toFixed(1)} s after the takeover`,
+          { ...fieldsOf(relocation), export: name },
+        );
+      }
+      publisher.completed(relocation);
+      libvirt.announce.soon(relocation.domain.uuid);
+    },
+    failed: (relocation) => publisher.failed(relocation),
+    removed: (relocation) => publisher.removeRelocation(relocation),
+  });
+  const exports = new Exports(paths, exportProgram, {
+    status: (status, before) => onStatus(status, before),
+    ended: (name) => publisher.removeExport(name),
+    needed: (name, record) => isNeeded(name, record),
+  });
+  const idle = new Idle(domains, exports);
+  const publisher: Publisher = new Publisher({
+    address: 'system',
+    version,
+    exports,
+    domains,
+    relocations,
+    takeover: async (name) => {
+      await exports.call(name, 'takeover');
+    },
+    abandon: (name) => abandon(name),
+  });
+  const host: Host = {
+    config,
+    exports,
+    domains,
+    relocations,
+    idle,
+    turns,
+    announceOrigins: (uuid) => libvirt.announce.soon(uuid),
+  };
+  const libvirt: GuestWatch = watchGuests(host);
+
+  function isNeeded(name: string, record: ExportRecord): boolean {
+    if (record.state === 'retired') return false;
+    if (record.state === 'standby') return relocations.ofExport(name) !== undefined;
+    return record.state !== 'serving' || domains.using(name) !== undefined;
+  }
+
+  function onStatus(status: ExportStatus, before: ExportStatus['state'] | undefined): void {
+    const { name, state } = status;
+    relocations.observe(status);
+    publisher.export(status);
+    if (state === 'lent') idle.lent(name);
+    if (state === before) return;
+    if (before !== undefined) log.info(`disk ${name}: ${before}, now ${state}`, { export: name });
+    if (state === 'retired') inTheBackground(`disk ${name} could not be retired`, retire(host, name));
+    if (state === 'serving' && before !== undefined && domains.using(name) === undefined) {
+      inTheBackground(`export ${name} could not be ended`, idle.end(name));
+    }
+    const user = domains.using(name);
+    if (user !== undefined && before !== undefined) libvirt.announce.soon(user.uuid);
+  }
+
+  async function abandon(name: string): Promise<void> {
+    const relocation = relocations.ofExport(name);
+    if (relocation === undefined) await exports.abandon(name);
+    else
+      await turns.run(relocation.domain.uuid, () => giveUp(host, relocation, 'an administrator gave it up'));
+  }
+
+  await openAnnouncements(config);
+  await domains.load();
+  await relocations.load();
+  await exports.find();
+  await tidy(host);
+  await publisher.connect();
+  await relocations.catchUp((name) => exports.record(name));
+  const hooks = await serveHooks({
+    path: join(paths.run, 'hook.sock'),
+    limitMs: hookLimitMs,
+    handle: (call, signal) => answerHook(host, call, signal),
+  });
+  libvirt.start();
+
+  let ticks = 0;
+  const timer = setInterval(() => {
+    ticks += 1;
+    expireLeases(host);
+    inTheBackground('idle exports could not be ended', idle.sweep());
+    if (ticks % sweepEveryTicks !== 0) return;
+    inTheBackground('old announcements could not be swept', sweepAnnouncements(config));
+    inTheBackground('old relocations could not be swept', relocations.sweep());
+  }, tickMs);
+
+  return {
+    async close() {
+      clearInterval(timer);
+      hooks.close();
+      libvirt.close();
+      exports.close();
+      await relocations.settled();
+      publisher.close();
+    },
+  };
+}
+
+/** Puts right what an earlier daemon left half done. */
+async function tidy(host: Host): Promise<void> {
+  for (const name of await host.exports.names()) {
+    try {
+      const record = await host.exports.record(name);
+      if (record?.state === 'retired') await retire(host, name);
+      if (record?.state === 'standby' && host.relocations.ofExport(name) === undefined)
+        await discard(host, name);
+    } catch (error) {
+      log.error(`what is left of export ${name} could not be put right: ${(error as Error).message}`, {
+        export: name,
+      });
+    }
+  }
+}
+
+/** Gives up what stands by for a `prepare` that does not come. */
+function expireLeases(host: Host): void {
+  const { prepareTimeoutSeconds } = host.config.relocation;
+  for (const relocation of host.relocations.all()) {
+    const late = () =>
+      relocation.state === 'preparing' &&
+      !relocation.prepared &&
+      Date.now() - Date.parse(relocation.leasedAt) > prepareTimeoutSeconds * 1000;
+    if (!late()) continue;
+    const expire = host.turns.run(relocation.domain.uuid, async () => {
+      if (late()) await giveUp(host, relocation, `libvirt did not go on within ${prepareTimeoutSeconds} s`);
+    });
+    inTheBackground(`the lease of ${relocation.domain.name} could not be given up`, expire);
+  }
+}
+
+function inTheBackground(otherwise: string, work: Promise<void>): void {
+  work.catch((error: unknown) => log.error(`${otherwise}: ${(error as Error).message}`));
+}
+
+function fieldsOf(relocation: { domain: { name: string; uuid: string } }): Record<string, string> {
+  return { domain: relocation.domain.name, domainUuid: relocation.domain.uuid };
+}

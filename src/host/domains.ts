@@ -1,0 +1,89 @@
+/**
+ * Which domain of this host uses which exports: learned from hooks, written to `run/domains/UUID.json` so that a daemon that comes back
+ * knows which exports have to run. It lies in the run directory because a reboot ends the domains too.
+ */
+import { mkdir, readdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import * as v from 'valibot';
+import { log } from '../log/log.ts';
+
+const DomainSchema = v.object({
+  uuid: v.pipe(v.string(), v.uuid()),
+  name: v.string(),
+  exports: v.array(v.string()),
+});
+
+export type UsingDomain = v.InferOutput<typeof DomainSchema>;
+
+/** What a hook's XML says, as far as it is kept. */
+export function usingDomain(domain: {
+  uuid: string;
+  name: string;
+  disks: { export: string }[];
+}): UsingDomain {
+  return { uuid: domain.uuid, name: domain.name, exports: domain.disks.map((disk) => disk.export) };
+}
+
+export class Domains {
+  readonly #dir: string;
+  readonly #byUuid = new Map<string, UsingDomain>();
+  readonly #usedAt = new Map<string, number>();
+
+  constructor(run: string) {
+    this.#dir = join(run, 'domains');
+  }
+
+  async load(): Promise<void> {
+    await mkdir(this.#dir, { recursive: true, mode: 0o700 });
+    for (const file of await readdir(this.#dir)) {
+      if (!file.endsWith('.json')) continue;
+      const path = join(this.#dir, file);
+      try {
+        const domain = v.parse(DomainSchema, JSON.parse(await readFile(path, 'utf8')));
+        this.#byUuid.set(domain.uuid, domain);
+      } catch (error) {
+        log.warning(`${path} is left out, it does not tell a domain's exports: ${(error as Error).message}`);
+      }
+    }
+  }
+
+  /** The domain runs here (or is about to) and has these disks. */
+  async use(domain: UsingDomain): Promise<void> {
+    this.#usedAt.set(domain.uuid, Date.now());
+    const known = this.#byUuid.get(domain.uuid);
+    if (JSON.stringify(known) === JSON.stringify(domain)) return;
+    this.#byUuid.set(domain.uuid, domain);
+    const path = this.#path(domain.uuid);
+    await writeFile(`${path}.new`, JSON.stringify(domain), { mode: 0o600 });
+    await rename(`${path}.new`, path);
+  }
+
+  /** The domain has ended here. */
+  async release(uuid: string): Promise<void> {
+    this.#byUuid.delete(uuid);
+    this.#usedAt.delete(uuid);
+    await rm(this.#path(uuid), { force: true });
+  }
+
+  get(uuid: string): UsingDomain | undefined {
+    return this.#byUuid.get(uuid);
+  }
+
+  /** When a hook of the domain told last that it uses its disks, in milliseconds since 1970; 0: before this daemon. */
+  lastUse(uuid: string): number {
+    return this.#usedAt.get(uuid) ?? 0;
+  }
+
+  /** The domain that uses an export. */
+  using(exportName: string): UsingDomain | undefined {
+    return [...this.#byUuid.values()].find((domain) => domain.exports.includes(exportName));
+  }
+
+  all(): UsingDomain[] {
+    return [...this.#byUuid.values()];
+  }
+
+  #path(uuid: string): string {
+    return join(this.#dir, `${uuid}.json`);
+  }
+}

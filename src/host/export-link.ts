@@ -1,0 +1,52 @@
+/**
+ * The daemon's line to one export: its control socket, watched for as long as the export lives. The export is the one who knows its
+ * state; the daemon only hears of it here.
+ */
+import { connectControl } from '../export/control-client.ts';
+import type { ControlMethod, ExportStatus } from '../export/control-protocol.ts';
+
+/** Shorter than the time that a hook has. */
+const callLimitMs = 20_000;
+
+export interface ExportLink {
+  /** @throws Error with the export's own words when it refuses; when it is gone; when it does not answer in time. */
+  call(method: ControlMethod): Promise<unknown>;
+  close(): void;
+}
+
+export interface ExportLinkEvents {
+  status: (status: ExportStatus) => void;
+  /** The link is gone and was not closed from here. */
+  gone: () => void;
+}
+
+/** Opens a control socket and watches; the first status has been reported when this resolves. @throws Error when nobody answers. */
+export async function watchExport(path: string, events: ExportLinkEvents): Promise<ExportLink> {
+  const client = await connectControl(path, events.status);
+  let closing = false;
+  const close = (): void => {
+    closing = true;
+    client.close();
+  };
+  try {
+    await client.call('watch', callLimitMs);
+    events.status((await client.call('status', callLimitMs)) as ExportStatus);
+  } catch (error) {
+    close();
+    throw error;
+  }
+  void client.closed.then(() => {
+    if (!closing) events.gone();
+  });
+  return { call: (method) => client.call(method, callLimitMs), close };
+}
+
+/** One status from one export. @throws Error when nobody answers. */
+export async function askStatus(path: string): Promise<ExportStatus> {
+  const client = await connectControl(path);
+  try {
+    return (await client.call('status', callLimitMs)) as ExportStatus;
+  } finally {
+    client.close();
+  }
+}

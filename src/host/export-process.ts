@@ -1,0 +1,148 @@
+/**
+ * Starts the process of an export: in a session of its own and with no pipe of ours, so that it lives on when the daemon ends, and so
+ * that nothing which waits for the end of a hook's output waits for it. Its stderr goes to a file in the run directory.
+ */
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { open, rename, stat } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { ExportStatus } from '../export/control-protocol.ts';
+import type { ExportRecord } from '../store/record.ts';
+import { askStatus } from './export-link.ts';
+import type { ExportPlace } from './places.ts';
+
+/** A log longer than this is set aside (one older is kept) when its export starts again. */
+const longestLog = 1024 * 1024;
+const startLimitMs = 20_000;
+const pollMs = 20;
+
+/** The program beside this one: the source's when run from source, the bundle's when installed; XNBD_EXPORT names another. */
+export function exportProgram(): string {
+  const here = import.meta.filename;
+  const beside = here.endsWith('.ts')
+    ? join(dirname(here), '../bin/xnbd-export.ts')
+    : join(dirname(here), 'xnbd-export');
+  return process.env.XNBD_EXPORT ?? beside;
+}
+
+/** Arguments that start an arriving disk: a proxy that keeps nothing until its guest writes, or it is told. */
+export function arrivalArguments(name: string, place: ExportPlace, originUri: string): string[] {
+  return [
+    'proxy',
+    name,
+    '--image',
+    place.image,
+    '--origin',
+    originUri,
+    ...common(place),
+    '--takeover',
+    'first-write',
+  ];
+}
+
+/** Arguments that start an export again as what its record says it is. */
+export function recordArguments(record: ExportRecord, place: ExportPlace): string[] {
+  const proxy = record.state === 'standby' || record.state === 'relocating';
+  if (proxy && record.origin !== null) {
+    return arrivalArguments(record.name, { ...place, image: record.image }, record.origin.uri);
+  }
+  return ['target', record.name, '--image', record.image, ...common(place)];
+}
+
+function common(place: ExportPlace): string[] {
+  return ['--socket', place.socket, '--state', place.stateDir, '--ctl', place.ctl, '--source-gone', 'told'];
+}
+
+/**
+ * Starts an export and waits until it answers on its control socket.
+ * @throws Error with the export's own last line when it ends instead.
+ */
+export async function startExport(
+  program: string,
+  args: string[],
+  place: ExportPlace,
+  signal?: AbortSignal,
+): Promise<ExportStatus> {
+  const log = await openLog(place.log);
+  const { size: logStart } = await log.stat();
+  const child = spawn(process.execPath, [program, ...args], {
+    detached: true,
+    stdio: ['ignore', 'ignore', log.fd],
+    cwd: '/',
+  });
+  await log.close();
+  const gone = new AbortController();
+  const ended = once(child, 'exit').then(
+    ([code, name]) => gone.abort(`ended with ${name ?? `exit code ${code}`}`),
+    (error: unknown) => gone.abort((error as Error).message),
+  );
+  child.unref();
+  const deadline = Date.now() + startLimitMs;
+  for (;;) {
+    const status = await askStatus(place.ctl).catch(() => undefined);
+    if (status !== undefined && status.pid === child.pid) return status;
+    if (gone.signal.aborted) {
+      const said = await lastLine(place.log, logStart);
+      throw new Error(said ?? `xnbd-export ${args[1]} ${gone.signal.reason}; its log is ${place.log}`);
+    }
+    if (signal?.aborted === true || Date.now() > deadline) {
+      child.kill('SIGKILL');
+      await ended;
+      throw signal?.aborted === true
+        ? (signal.reason as Error)
+        : new Error(
+            `export ${args[1]} was not ready within ${startLimitMs / 1000} s; its log is ${place.log}`,
+          );
+    }
+    await sleep(pollMs);
+  }
+}
+
+async function openLog(path: string) {
+  const length = await stat(path).then(
+    (found) => found.size,
+    () => 0,
+  );
+  if (length > longestLog) await rename(path, `${path}.old`);
+  return open(path, 'a', 0o600);
+}
+
+/** What the export said last since `start`, without the program's name and level in front. */
+async function lastLine(path: string, start: number): Promise<string | undefined> {
+  const file = await open(path, 'r');
+  try {
+    const tail = Buffer.alloc(4096);
+    const { size } = await file.stat();
+    const from = Math.max(start, size - tail.length);
+    const { bytesRead } = await file.read(tail, 0, Math.min(tail.length, size - from), from);
+    const lines = tail.toString('utf8', 0, bytesRead).trim().split('\n');
+    const last = lines.at(-1)?.replace(/^<\d>/, '').trim();
+    return last === '' ? undefined : last;
+  } finally {
+    await file.close();
+  }
+}
+
+/** True while a process with this id runs an export of this name (ids are given again to others). */
+export async function exportRuns(pid: number, name: string): Promise<boolean> {
+  try {
+    const file = await open(`/proc/${pid}/cmdline`, 'r');
+    try {
+      const words = (await file.readFile('utf8')).split('\0');
+      return words.includes(name) && words.some((word) => word.includes('xnbd-export'));
+    } finally {
+      await file.close();
+    }
+  } catch {
+    return false;
+  }
+}
+
+/** Ends an export's process the hard way, and waits until it is gone. */
+export async function killExport(pid: number, name: string): Promise<void> {
+  while (await exportRuns(pid, name)) {
+    process.kill(pid, 'SIGKILL');
+    await sleep(pollMs);
+  }
+}

@@ -1,0 +1,276 @@
+/**
+ * The exports of this host: found, watched, started, started again, ended.
+ *
+ * What an export is stands in its record on disk, how it does is said on its control socket; this keeps neither for itself, so a daemon
+ * that comes back finds everything again by looking. The process of an export that is needed (`needed`) and ends is started
+ * again with what its record says, after a pause that grows while it keeps ending.
+ */
+import { readdir, rm } from 'node:fs/promises';
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { ControlMethod, ExportStatus } from '../export/control-protocol.ts';
+import { log } from '../log/log.ts';
+import { checkExportName, type ExportRecord, readRecord } from '../store/record.ts';
+import { type ExportLink, watchExport } from './export-link.ts';
+import { arrivalArguments, exportRuns, killExport, recordArguments, startExport } from './export-process.ts';
+import { type ExportPlace, type HostPaths, placeOf } from './places.ts';
+
+const firstPauseMs = 200;
+const longestPauseMs = 15_000;
+
+export interface ExportsEvents {
+  /** A status arrived; `before` is the state that was known until now. */
+  status(status: ExportStatus, before: ExportStatus['state'] | undefined): void;
+  /** An export ended, or ended for good (it will not be started again). */
+  ended(name: string): void;
+  /** True while the export must run: a guest uses it, or a relocation does. */
+  needed(name: string, record: ExportRecord): boolean;
+}
+
+interface Entry {
+  link: ExportLink | undefined;
+  status: ExportStatus | undefined;
+  /** The daemon itself is ending it: its end is no fault. */
+  ending: boolean;
+  pauseMs: number;
+}
+
+export class Exports {
+  readonly #paths: HostPaths;
+  readonly #program: string;
+  readonly #events: ExportsEvents;
+  readonly #entries = new Map<string, Entry>();
+  /** Starts under way, so that two who want the same export start it once. */
+  readonly #starting = new Map<string, Promise<ExportStatus>>();
+  #closed = false;
+
+  constructor(paths: HostPaths, program: string, events: ExportsEvents) {
+    this.#paths = paths;
+    this.#program = program;
+    this.#events = events;
+  }
+
+  place(name: string): ExportPlace {
+    return placeOf(this.#paths, name);
+  }
+
+  /** The record on disk; undefined where this host does not know the name. */
+  record(name: string): Promise<ExportRecord | undefined> {
+    checkExportName(name);
+    return readRecord(this.place(name).stateDir);
+  }
+
+  /** The last status of a running export. */
+  status(name: string): ExportStatus | undefined {
+    return this.#entries.get(name)?.status;
+  }
+
+  running(): ExportStatus[] {
+    return [...this.#entries.values()].flatMap((entry) => entry.status ?? []);
+  }
+
+  /** Names with a record or a control socket here. */
+  async names(): Promise<string[]> {
+    const records = await readdir(this.#paths.exports).catch(() => []);
+    const sockets = await readdir(this.#paths.run).catch(() => []);
+    const names = [
+      ...records,
+      ...sockets.filter((file) => file.endsWith('.ctl')).map((file) => file.slice(0, -'.ctl'.length)),
+    ];
+    return [...new Set(names)].filter(isExportName).sort();
+  }
+
+  /** Takes up every export that runs, and starts those that should. */
+  async find(): Promise<void> {
+    await Promise.all((await this.names()).map((name) => this.#find(name)));
+  }
+
+  async #find(name: string): Promise<void> {
+    try {
+      if (await this.#watch(name)) return;
+      const record = await this.record(name);
+      if (record !== undefined && this.#events.needed(name, record)) await this.ensure(name);
+    } catch (error) {
+      log.error(`export ${name} could not be taken up: ${(error as Error).message}`, { export: name });
+      void this.#startAgain(name, firstPauseMs);
+    }
+  }
+
+  /** Watches an export that runs; false when none answers. */
+  async #watch(name: string): Promise<boolean> {
+    const known = this.#entries.get(name);
+    if (known?.link !== undefined || this.#closed) return true;
+    const entry: Entry = {
+      link: undefined,
+      status: undefined,
+      ending: false,
+      pauseMs: known?.pauseMs ?? firstPauseMs,
+    };
+    try {
+      entry.link = await watchExport(this.place(name).ctl, {
+        status: (status) => {
+          const before = entry.status?.state;
+          entry.status = status;
+          this.#events.status(status, before);
+        },
+        gone: () => void this.#gone(name, entry),
+      });
+    } catch {
+      return false;
+    }
+    if (this.#isClosed() || this.#entries.has(name)) {
+      entry.link.close();
+      return true;
+    }
+    this.#entries.set(name, entry);
+    log.info(`export ${name} is up: ${entry.status?.state}, pid ${entry.status?.pid}`, { export: name });
+    return true;
+  }
+
+  /**
+   * Sees to it that an export with a record runs.
+   * @throws Error with the export's own words when it does not start.
+   */
+  async ensure(name: string, signal?: AbortSignal): Promise<ExportStatus> {
+    const running = (await this.#watch(name)) ? this.status(name) : undefined;
+    if (running !== undefined) return running;
+    const record = await this.record(name);
+    if (record === undefined) throw new Error(`this host has no record of export ${name}`);
+    return this.#start(name, recordArguments(record, this.place(name)), signal);
+  }
+
+  /** Starts an arriving disk, as `standby`. @throws Error with the export's own words when it does not start. */
+  arrive(name: string, originUri: string, signal?: AbortSignal): Promise<ExportStatus> {
+    return this.#start(name, arrivalArguments(name, this.place(name), originUri), signal);
+  }
+
+  #start(name: string, args: string[], signal?: AbortSignal): Promise<ExportStatus> {
+    const under = this.#starting.get(name);
+    if (under !== undefined) return under;
+    const start = (async () => {
+      await startExport(this.#program, args, this.place(name), signal);
+      const status = (await this.#watch(name)) ? this.status(name) : undefined;
+      if (status === undefined) throw new Error(`export ${name} ended right after its start`);
+      return status;
+    })().finally(() => this.#starting.delete(name));
+    this.#starting.set(name, start);
+    return start;
+  }
+
+  /** Asks a running export. @throws Error with its words when it refuses or does not run. */
+  call(name: string, method: ControlMethod): Promise<unknown> {
+    const link = this.#entries.get(name)?.link;
+    if (link === undefined) return Promise.reject(new Error(`export ${name} does not run`));
+    return link.call(method);
+  }
+
+  /** Ends an export's process and keeps everything on disk. Nothing happens when it does not run. */
+  async stop(name: string): Promise<void> {
+    await this.#end(name, 'stop');
+  }
+
+  /**
+   * Gives an arrival up: the origin is given back, image, map and record are deleted.
+   * @throws Error when the export refuses, because a write has been acknowledged.
+   */
+  async abandon(name: string): Promise<void> {
+    await this.#end(name, 'abandon');
+  }
+
+  async #end(name: string, method: 'stop' | 'abandon'): Promise<void> {
+    const entry = this.#entries.get(name);
+    if (entry?.link === undefined || entry.status === undefined) return;
+    const { pid } = entry.status;
+    entry.ending = true;
+    try {
+      await entry.link.call(method);
+    } catch (error) {
+      // An export may end before its answer has been read.
+      if (await this.#stillRuns(pid, name)) {
+        entry.ending = false;
+        throw error;
+      }
+    }
+    if (await this.#stillRuns(pid, name)) {
+      log.warning(`export ${name} (pid ${pid}) did not end after '${method}': it is killed`, {
+        export: name,
+      });
+      await killExport(pid, name);
+    }
+  }
+
+  async #stillRuns(pid: number, name: string): Promise<boolean> {
+    for (let waited = 0; waited < 5000; waited += 20) {
+      if (!(await exportRuns(pid, name))) return false;
+      await sleep(20);
+    }
+    return true;
+  }
+
+  /** Ends a process that does not answer, if there is one, and deletes its sockets. */
+  async kill(name: string): Promise<void> {
+    const entry = this.#entries.get(name);
+    if (entry?.status !== undefined) {
+      entry.ending = true;
+      await killExport(entry.status.pid, name);
+    }
+    const place = this.place(name);
+    await Promise.all([rm(place.socket, { force: true }), rm(place.ctl, { force: true })]);
+  }
+
+  async #gone(name: string, entry: Entry): Promise<void> {
+    if (this.#entries.get(name) === entry) this.#entries.delete(name);
+    if (this.#closed) return;
+    this.#events.ended(name);
+    if (entry.ending) return;
+    log.warning(`export ${name} (pid ${entry.status?.pid}) is gone`, { export: name });
+    // A broken control link is no proof of a dead process, and a second process on one image would be fatal.
+    while (entry.status !== undefined && (await exportRuns(entry.status.pid, name))) {
+      if (await this.#watch(name)) return;
+      await sleep(firstPauseMs);
+    }
+    await this.#startAgain(name, entry.pauseMs);
+  }
+
+  async #startAgain(name: string, pauseMs: number): Promise<void> {
+    if (pauseMs > firstPauseMs) await sleep(pauseMs);
+    for (let pause = pauseMs; !this.#closed; pause = Math.min(pause * 2, longestPauseMs)) {
+      try {
+        const record = await this.record(name);
+        if (record === undefined || !this.#events.needed(name, record)) return;
+        await this.ensure(name);
+        const entry = this.#entries.get(name);
+        if (entry !== undefined) entry.pauseMs = Math.min(pause * 2, longestPauseMs);
+        setTimeout(() => {
+          if (entry !== undefined) entry.pauseMs = firstPauseMs;
+        }, 60_000).unref();
+        return;
+      } catch (error) {
+        const message = (error as Error).message;
+        log.error(`export ${name} does not start (next try in ${pause / 1000} s): ${message}`, {
+          export: name,
+        });
+        await sleep(pause);
+      }
+    }
+  }
+
+  #isClosed(): boolean {
+    return this.#closed;
+  }
+
+  /** Lets go of every export; their processes go on. */
+  close(): void {
+    this.#closed = true;
+    for (const entry of this.#entries.values()) entry.link?.close();
+    this.#entries.clear();
+  }
+}
+
+function isExportName(name: string): boolean {
+  try {
+    checkExportName(name);
+    return true;
+  } catch {
+    return false;
+  }
+}

@@ -1,0 +1,69 @@
+/**
+ * `stopped` and `release`: a domain has ended here, or a migration to here has failed. libvirt does not say which of them, may run
+ * both twice, and does not care what they answer; so each looks at where its disks stand, and nothing here fails the hook.
+ */
+import { log } from '../../log/log.ts';
+import { discard, giveUp } from '../arrival.ts';
+import type { UsingDomain } from '../domains.ts';
+import type { Host } from '../host.ts';
+
+/** The guest's process is gone: whoever holds a lease on its disks may take them over. */
+export async function stopped(host: Host, domain: UsingDomain): Promise<void> {
+  for (const name of domain.exports) {
+    const state = host.exports.status(name)?.state;
+    if (state !== 'lent' && state !== 'serving') continue;
+    await attempt(
+      `the end of ${domain.name} could not be told to the next host of disk ${name}`,
+      async () => {
+        await host.exports.call(name, 'source-gone');
+        if (state === 'lent')
+          log.info(`${domain.name} has left: disk ${name} may be taken over`, { export: name });
+      },
+    );
+  }
+}
+
+/** libvirt lets go of the domain's resources: what nobody needs any more ends. */
+export async function release(host: Host, domain: UsingDomain): Promise<void> {
+  await host.domains.release(domain.uuid);
+  const relocation = host.relocations.ofDomain(domain.uuid);
+  if (
+    relocation !== undefined &&
+    !relocation.resumed &&
+    nothingWritten(host, Object.keys(relocation.disks))
+  ) {
+    // The guest has never run here: the migration has failed. Should it have written all the same, the exports refuse.
+    await attempt(`the relocation of ${domain.name} goes on`, () =>
+      giveUp(host, relocation, 'libvirt gave the migration up before the guest had arrived'),
+    );
+  }
+  for (const name of domain.exports) await attempt(`export ${name} goes on`, () => letGo(host, name));
+}
+
+function nothingWritten(host: Host, names: string[]): boolean {
+  return names.every((name) => (host.exports.status(name)?.writtenBytes ?? 0) === 0);
+}
+
+async function letGo(host: Host, name: string): Promise<void> {
+  const record = await host.exports.record(name);
+  const state = host.exports.status(name)?.state ?? record?.state;
+  switch (state) {
+    case 'serving':
+      await host.idle.end(name);
+      break;
+    case 'standby':
+      await discard(host, name);
+      break;
+    default:
+      // lent, fenced: the next host still reads. relocating: it goes on until it is complete.
+      break;
+  }
+}
+
+async function attempt(otherwise: string, what: () => Promise<void>): Promise<void> {
+  try {
+    await what();
+  } catch (error) {
+    log.warning(`${otherwise}: ${(error as Error).message}`);
+  }
+}

@@ -1,0 +1,81 @@
+/** `prepare`: a domain is about to start here, or to arrive. Its exports have to run before QEMU connects. */
+import { log } from '../../log/log.ts';
+import type { ExportRecord } from '../../store/record.ts';
+import { takeAnnouncement } from '../announced.ts';
+import { arrive } from '../arrival.ts';
+import { usingDomain } from '../domains.ts';
+import type { HookCall } from '../hook-server.ts';
+import type { Host } from '../host.ts';
+import type { DomainInfo } from '../libvirt/domain-xml.ts';
+
+/** @throws Error with the line that the administrator sees in virsh. */
+export async function prepare(
+  host: Host,
+  domain: DomainInfo,
+  call: HookCall,
+  signal: AbortSignal,
+): Promise<void> {
+  const announced = await takeAnnouncement(host.config, call);
+  let relocation = host.relocations.ofDomain(domain.uuid);
+  if (relocation === undefined && announced && !(await allHere(host, domain))) {
+    relocation = await arrive(host, domain, signal);
+  }
+  if (relocation?.state === 'preparing') {
+    await host.relocations.setPrepared(relocation);
+    await host.domains.use(usingDomain(domain));
+    await Promise.all(domain.disks.map((disk) => host.exports.ensure(disk.export, signal)));
+    return;
+  }
+  await start(host, domain, signal);
+}
+
+async function start(host: Host, domain: DomainInfo, signal: AbortSignal): Promise<void> {
+  for (const disk of domain.disks) {
+    checkStartable(domain, disk.export, await host.exports.record(disk.export));
+  }
+  const startedNow = domain.disks.filter((disk) => host.exports.status(disk.export) === undefined);
+  await host.domains.use(usingDomain(domain));
+  try {
+    await Promise.all(domain.disks.map((disk) => host.exports.ensure(disk.export, signal)));
+  } catch (error) {
+    await host.domains.release(domain.uuid);
+    await Promise.allSettled(startedNow.map((disk) => host.exports.stop(disk.export)));
+    throw error;
+  }
+  const names = domain.disks.map((disk) => disk.export).join(', ');
+  log.info(`${domain.name} starts: its disks are served (${names})`, {
+    domain: domain.name,
+    domainUuid: domain.uuid,
+  });
+}
+
+/** A domain that was announced as arriving, but whose disks this host serves itself, is only started. */
+async function allHere(host: Host, domain: DomainInfo): Promise<boolean> {
+  const records = await Promise.all(domain.disks.map((disk) => host.exports.record(disk.export)));
+  return records.every((record) => record?.state === 'serving');
+}
+
+function checkStartable(domain: DomainInfo, name: string, record: ExportRecord | undefined): void {
+  const disk = `disk ${name} of ${domain.name}`;
+  switch (record?.state) {
+    case 'serving':
+    case 'relocating':
+      return;
+    case undefined:
+      throw new Error(
+        `${disk} is not known on this host: if its image is here, run: xnbdctl adopt ${domain.name}`,
+      );
+    case 'fenced':
+      throw new Error(
+        `${disk} has moved: another host took it over (lease ${record.lease}) and still copies from here; start ${domain.name} there`,
+      );
+    case 'retired':
+      throw new Error(
+        `${disk} has moved away completely (what is here is its old generation ${record.generation}); start ${domain.name} on the host that it moved to`,
+      );
+    case 'standby':
+      throw new Error(
+        `${disk} stands by for a migration that never came, and is still at ${record.origin?.uri}; start ${domain.name} there, or give the move up: xnbdctl abandon ${name}`,
+      );
+  }
+}

@@ -1,0 +1,47 @@
+/**
+ * Ends exports that nobody uses any more.
+ *
+ * An export that was lent a moment ago is kept a while longer: its guest may have left while the link of the host that it went to was
+ * broken for a second, and that host must find the disk when it comes back.
+ */
+import { log } from '../log/log.ts';
+import type { Domains } from './domains.ts';
+import type { Exports } from './exports.ts';
+
+const lentGraceMs = 60_000;
+
+export class Idle {
+  readonly #domains: Domains;
+  readonly #exports: Exports;
+  readonly #lentAt = new Map<string, number>();
+  readonly #due = new Map<string, number>();
+
+  constructor(domains: Domains, exports: Exports) {
+    this.#domains = domains;
+    this.#exports = exports;
+  }
+
+  /** Remembers that an export is lent now. */
+  lent(name: string): void {
+    this.#lentAt.set(name, Date.now());
+  }
+
+  /** Ends an export that serves and has no guest, now or after its time of grace. */
+  async end(name: string): Promise<void> {
+    const graceUntil = (this.#lentAt.get(name) ?? Number.NEGATIVE_INFINITY) + lentGraceMs;
+    if (Date.now() < graceUntil) {
+      this.#due.set(name, graceUntil);
+      return;
+    }
+    this.#due.delete(name);
+    this.#lentAt.delete(name);
+    if (this.#domains.using(name) !== undefined || this.#exports.status(name)?.state !== 'serving') return;
+    await this.#exports.stop(name);
+    log.info(`disk ${name} is no longer in use: its export has ended`, { export: name });
+  }
+
+  /** Ends those whose grace is over. Called now and then. */
+  async sweep(): Promise<void> {
+    for (const [name, due] of this.#due) if (Date.now() >= due) await this.end(name);
+  }
+}

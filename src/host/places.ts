@@ -1,0 +1,28 @@
+/** Where the things of one export lie on this host. */
+import { join } from 'node:path';
+
+export interface HostPaths {
+  images: string;
+  exports: string;
+  run: string;
+}
+
+export interface ExportPlace {
+  /** The image that an arriving disk gets; a record may name another. */
+  image: string;
+  stateDir: string;
+  socket: string;
+  ctl: string;
+  /** stderr of the process. */
+  log: string;
+}
+
+export function placeOf(paths: HostPaths, name: string): ExportPlace {
+  return {
+    image: join(paths.images, `${name}.img`),
+    stateDir: join(paths.exports, name),
+    socket: join(paths.run, `${name}.sock`),
+    ctl: join(paths.run, `${name}.ctl`),
+    log: join(paths.run, `${name}.log`),
+  };
+}

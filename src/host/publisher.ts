@@ -1,0 +1,126 @@
+/**
+ * Keeps org.xnbd1 on the bus in step with the exports and relocations of this host. The daemon serves hooks with or without a bus: where
+ * there is none, or it goes away, this tries again and then shows everything anew.
+ */
+import type { ExportStatus } from '../export/control-protocol.ts';
+import { log } from '../log/log.ts';
+import type { RelocationStatus } from './dbus/interfaces.ts';
+import { DBusService } from './dbus/service.ts';
+import type { Domains } from './domains.ts';
+import type { Exports } from './exports.ts';
+import type { RelocationRecord } from './relocation.ts';
+import type { Relocations } from './relocations.ts';
+
+const retryMs = 15_000;
+
+export interface PublisherOptions {
+  /** 'system', or the address of a bus. */
+  address: string;
+  version: string;
+  exports: Exports;
+  domains: Domains;
+  relocations: Relocations;
+  takeover(name: string): Promise<void>;
+  abandon(name: string): Promise<void>;
+}
+
+export class Publisher {
+  readonly #options: PublisherOptions;
+  #service: DBusService | undefined;
+  #retry: NodeJS.Timeout | undefined;
+  #closed = false;
+  #complained = false;
+
+  constructor(options: PublisherOptions) {
+    this.#options = options;
+  }
+
+  get connected(): boolean {
+    return this.#service !== undefined;
+  }
+
+  /** Tries to get on the bus; resolves after the first attempt, whatever came of it. */
+  async connect(): Promise<void> {
+    if (this.#closed) return;
+    try {
+      const service = await DBusService.connect({
+        ...this.#options,
+        onClosed: (reason) => {
+          this.#service = undefined;
+          log.warning(`D-Bus has gone away (${reason}): org.xnbd1 is not on the bus until it is back`);
+          this.#again();
+        },
+      });
+      this.#service = service;
+      this.#complained = false;
+      for (const status of this.#options.exports.running()) this.export(status);
+      for (const relocation of this.#options.relocations.all()) this.relocation(relocation);
+      await this.#options.relocations.tellUntold();
+    } catch (error) {
+      if (!this.#complained) log.warning(`no org.xnbd1 on D-Bus for now: ${(error as Error).message}`);
+      this.#complained = true;
+      this.#again();
+    }
+  }
+
+  #again(): void {
+    if (this.#closed) return;
+    clearTimeout(this.#retry);
+    this.#retry = setTimeout(() => void this.connect(), retryMs);
+  }
+
+  export(status: ExportStatus): void {
+    this.#service?.setExport(status, this.#options.domains.using(status.name)?.name ?? '');
+    const relocation = this.#options.relocations.ofExport(status.name);
+    if (relocation !== undefined) this.relocation(relocation);
+  }
+
+  removeExport(name: string): void {
+    this.#service?.removeExport(name);
+  }
+
+  relocation(relocation: RelocationRecord): void {
+    this.#service?.setRelocation(this.#describe(relocation));
+  }
+
+  removeRelocation(relocation: RelocationRecord): void {
+    this.#service?.removeRelocation(relocation.id);
+  }
+
+  started(relocation: RelocationRecord): void {
+    this.#service?.relocationStarted(this.#describe(relocation));
+  }
+
+  completed(relocation: RelocationRecord): void {
+    const disks = Object.entries(relocation.disks).flatMap(([name, done]) =>
+      done === null ? [] : { name, ...done },
+    );
+    this.#service?.relocationCompleted(this.#describe(relocation), disks);
+  }
+
+  failed(relocation: RelocationRecord): void {
+    this.#service?.relocationFailed(this.#describe(relocation), relocation.reason ?? '');
+  }
+
+  #describe(relocation: RelocationRecord): RelocationStatus {
+    const names = Object.keys(relocation.disks);
+    const statuses = names.flatMap((name) => this.#options.exports.status(name) ?? []);
+    return {
+      uuid: relocation.id,
+      domain: relocation.domain.name,
+      domainUuid: relocation.domain.uuid,
+      state: relocation.state,
+      disks: names,
+      sizeBytes: statuses.reduce((sum, status) => sum + status.sizeBytes, 0),
+      presentBytes: statuses.reduce((sum, status) => sum + status.presentBytes, 0),
+      reason: relocation.reason,
+    };
+  }
+
+  close(): void {
+    this.#closed = true;
+    clearTimeout(this.#retry);
+    this.#service?.close();
+    this.#service = undefined;
+  }
+}

@@ -1,0 +1,65 @@
+/** What becomes of a disk on the host that it has left for good: every block is at the next host, and nobody is served from here. */
+import { lstat, rename, rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import { log } from '../log/log.ts';
+import { type ExportRecord, writeRecord } from '../store/record.ts';
+import type { Host } from './host.ts';
+
+/** Ends the export's process; keeps or deletes image and record, as configured. */
+export function retire(host: Host, name: string): Promise<void> {
+  return host.turns.run(`disk ${name}`, async () => {
+    const record = await host.exports.record(name);
+    if (record?.state !== 'retired') return;
+    const ran = host.exports.status(name) !== undefined;
+    await host.exports.stop(name);
+    if (host.config.relocation.retired === 'delete') {
+      await deleteRetired(host, record);
+    } else if (ran) {
+      log.info(`disk ${name} has moved away completely; its old image ${record.image} is kept`, {
+        export: name,
+      });
+    }
+  });
+}
+
+/** Makes the name free for a disk that comes back: what an earlier stay left is deleted or set aside as `NAME@GENERATION`. */
+export function setRetiredAside(host: Host, record: ExportRecord): Promise<void> {
+  return host.turns.run(`disk ${record.name}`, () => setAside(host, record));
+}
+
+async function setAside(host: Host, record: ExportRecord): Promise<void> {
+  if ((await host.exports.record(record.name)) === undefined) return;
+  await host.exports.stop(record.name);
+  if (host.config.relocation.retired === 'delete') {
+    await deleteRetired(host, record);
+    return;
+  }
+  const old = `${record.name}@${record.generation}`;
+  const { image, stateDir } = host.exports.place(record.name);
+  const asideDir = join(host.config.paths.exports, old);
+  await rm(asideDir, { recursive: true, force: true });
+  if (record.image === image) {
+    const asideImage = join(host.config.paths.images, `${old}.img`);
+    await rename(image, asideImage);
+    await writeRecord(stateDir, { ...record, image: asideImage });
+  }
+  await rename(stateDir, asideDir);
+  log.info(
+    `the old copy of disk ${record.name} (generation ${record.generation}) is set aside in ${asideDir}`,
+    {
+      export: record.name,
+    },
+  );
+}
+
+async function deleteRetired(host: Host, record: ExportRecord): Promise<void> {
+  // A block device belongs to the administrator: only files are deleted.
+  const found = await lstat(record.image).catch(() => undefined);
+  if (found?.isFile() === true) await rm(record.image);
+  await rm(host.exports.place(record.name).stateDir, { recursive: true, force: true });
+  const image =
+    found?.isFile() === true
+      ? `its old image ${record.image} is deleted`
+      : `${record.image} is left as it is`;
+  log.info(`disk ${record.name} has moved away completely; ${image}`, { export: record.name });
+}
