@@ -1,0 +1,125 @@
+/**
+ * Every export of this host: those that run say for themselves how they are, on their control sockets; of those that do not, the record
+ * on disk tells. No daemon is needed for either.
+ */
+import { readdir } from 'node:fs/promises';
+import { join } from 'node:path';
+import { type ControlClient, connectControl } from '../../export/control-client.ts';
+import type { ExportStatus } from '../../export/control-protocol.ts';
+import { checkExportName, type ExportRecord, readRecord } from '../../store/record.ts';
+import { type HostPaths, placeOf } from '../places.ts';
+
+/** As `ExportStatus`; `pid` is null where no process serves the export now. */
+export type KnownExport = Omit<ExportStatus, 'pid'> & { pid: number | null };
+
+const CONTROL_SUFFIX = '.ctl';
+
+/** In the order of their names. @throws Error when a control socket or a record cannot be read. */
+export async function knownExports(paths: HostPaths): Promise<KnownExport[]> {
+  const names = await exportNames(paths);
+  const found = await Promise.all(names.map((name) => knownExport(paths, name)));
+  return found.filter((each) => each !== undefined);
+}
+
+/** Names that have a control socket or a state directory. */
+export async function exportNames(paths: HostPaths): Promise<string[]> {
+  const sockets = (await entries(paths.run)).filter((file) => file.endsWith(CONTROL_SUFFIX));
+  const names = [
+    ...sockets.map((file) => file.slice(0, -CONTROL_SUFFIX.length)),
+    ...(await entries(paths.exports)),
+  ];
+  return [...new Set(names)].filter(isExportName).sort();
+}
+
+/** undefined where this host knows no such export. */
+export async function knownExport(paths: HostPaths, name: string): Promise<KnownExport | undefined> {
+  const place = placeOf(paths, name);
+  const client = await connectIfRunning(place.ctl);
+  if (client !== undefined) {
+    try {
+      return await client.status();
+    } finally {
+      client.close();
+    }
+  }
+  const record = await readRecord(place.stateDir);
+  return record === undefined ? undefined : atRest(record, place.socket);
+}
+
+/** undefined when no process listens. @throws Error for anything else, such as a missing permission. */
+export async function connectIfRunning(
+  path: string,
+  onStatus?: (status: ExportStatus) => void,
+): Promise<ControlClient | undefined> {
+  try {
+    return await connectControl(path, onStatus);
+  } catch (error) {
+    const { code, message } = error as NodeJS.ErrnoException;
+    if (code === 'ENOENT' || code === 'ECONNREFUSED') return undefined;
+    throw new Error(`control socket ${path}: ${message}; run as root`);
+  }
+}
+
+/** @throws Error when no process listens, or as above. */
+export async function connectRunning(
+  path: string,
+  onStatus?: (status: ExportStatus) => void,
+): Promise<ControlClient> {
+  const client = await connectIfRunning(path, onStatus);
+  if (client === undefined) throw new Error(`no export answers on ${path}: is it running?`);
+  return client;
+}
+
+/** What a record says about an export that nobody serves now. */
+function atRest(record: ExportRecord, socket: string): KnownExport {
+  const { onDemandBytes, backgroundBytes, skippedBytes, sizeBytes } = record;
+  const arriving = record.state === 'standby' || record.state === 'relocating';
+  // Blocks that the guest wrote whole are not counted in the record: it is this much at least.
+  const fetched = Math.min(onDemandBytes + backgroundBytes + skippedBytes, sizeBytes);
+  return {
+    name: record.name,
+    uuid: record.uuid,
+    generation: record.generation,
+    state: record.state,
+    pid: null,
+    sizeBytes,
+    presentBytes: arriving ? fetched : sizeBytes,
+    onDemandBytes,
+    backgroundBytes,
+    skippedBytes,
+    secondsSinceTakeover: secondsSinceTakeover(record, arriving),
+    origin: arriving ? (record.origin?.uri ?? null) : null,
+    originReachable: !arriving,
+    originUnreachableSince: null,
+    originDataBytes: null,
+    image: record.image,
+    socket,
+    clients: 0,
+    lease: record.lease,
+    writtenBytes: 0,
+    error: null,
+  };
+}
+
+function secondsSinceTakeover(record: ExportRecord, arriving: boolean): number {
+  if (!arriving || record.takenOverAt === null) return record.relocationSeconds;
+  return Math.max(0, (Date.now() - Date.parse(record.takenOverAt)) / 1000);
+}
+
+async function entries(directory: string): Promise<string[]> {
+  try {
+    return await readdir(directory);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return [];
+    throw new Error(`${join(directory)} cannot be read: ${(error as Error).message}; run as root`);
+  }
+}
+
+function isExportName(name: string): boolean {
+  try {
+    checkExportName(name);
+    return true;
+  } catch {
+    return false;
+  }
+}

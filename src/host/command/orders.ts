@@ -1,0 +1,38 @@
+/** `xnbdctl takeover` and `abandon`: what an administrator may tell a disk that arrives. */
+import type { ExportStatus } from '../../export/control-protocol.ts';
+import { connectRunning } from './known-exports.ts';
+
+/** @returns what is so now, in one line. @throws Error naming the export and why it refuses. */
+export async function takeOver(path: string, name: string | undefined): Promise<string> {
+  const status = await order(path, name, 'takeover');
+  return `${status.name}: ${status.state}; this host owns the disk`;
+}
+
+/** @returns what is so now, in one line. @throws Error naming the export and why it refuses. */
+export async function abandon(path: string, name: string | undefined): Promise<string> {
+  const status = await order(path, name, 'abandon');
+  return `${status.name}: given up; the disk stays with ${status.origin ?? 'its origin'}`;
+}
+
+/** @returns the status after a takeover; before an abandon, when there still is one. */
+async function order(
+  path: string,
+  name: string | undefined,
+  method: 'takeover' | 'abandon',
+): Promise<ExportStatus> {
+  const client = await connectRunning(path);
+  try {
+    const before = await client.status();
+    if (name !== undefined && before.name !== name) {
+      throw new Error(`${path} is the socket of ${before.name}, not ${name}`);
+    }
+    try {
+      await client.call(method);
+    } catch (error) {
+      throw new Error(`${before.name}: ${(error as Error).message}`);
+    }
+    return method === 'abandon' ? before : await client.status();
+  } finally {
+    client.close();
+  }
+}

@@ -1,0 +1,144 @@
+/** The commands of `xnbdctl`: what may be written, and what is then done. */
+import { Command, CommanderError } from 'commander';
+import { defaultConfigPath, loadConfig } from '../../config/config.ts';
+import { checkExportName } from '../../store/record.ts';
+import { type HostPaths, placeOf } from '../places.ts';
+import { connectRunning, exportNames, type KnownExport, knownExport, knownExports } from './known-exports.ts';
+import { abandon, takeOver } from './orders.ts';
+import { listTable, statusDetails, statusTable } from './table.ts';
+import { watch } from './watch.ts';
+
+const EXIT_FAILURE = 1;
+const EXIT_USAGE = 2;
+
+interface GlobalOptions {
+  config?: string;
+  ctl?: string;
+}
+
+/** Written wrongly on the command line. */
+class UsageError extends Error {}
+
+/** @param argv as in process.argv. @returns the exit code: 0, 1 failure, 2 usage. */
+export async function runXnbdctl(argv: readonly string[]): Promise<number> {
+  try {
+    await program().parseAsync([...argv]);
+    return 0;
+  } catch (error) {
+    // Commander has written its own message.
+    if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : EXIT_USAGE;
+    process.stderr.write(`xnbdctl: ${(error as Error).message}\n`);
+    return error instanceof UsageError ? EXIT_USAGE : EXIT_FAILURE;
+  }
+}
+
+function program(): Command {
+  const xnbdctl = new Command('xnbdctl')
+    .description('Shows and steers the xNBD disks of this host.')
+    .option('--config <file>', `configuration (default: ${defaultConfigPath})`)
+    .option('--ctl <path>', 'control socket of one export, without configuration')
+    .showHelpAfterError('(xnbdctl --help shows what may be written)')
+    .exitOverride();
+  const options = (): GlobalOptions => xnbdctl.opts();
+
+  xnbdctl
+    .command('list')
+    .description('the disks, one a line')
+    .option('--json', 'as a JSON array')
+    .action(async ({ json = false }: { json?: boolean }) => {
+      print(await gather(options(), undefined), json, listTable);
+    });
+
+  xnbdctl
+    .command('status [name]')
+    .description('how the disks are, or all about one')
+    .option('--json', 'as a JSON array')
+    .action(async (name: string | undefined, { json = false }: { json?: boolean }) => {
+      const one = name !== undefined || options().ctl !== undefined;
+      const exports = await gather(options(), name);
+      print(exports, json, one ? (each) => each.map(statusDetails).join('\n\n') : statusTable);
+    });
+
+  xnbdctl
+    .command('watch [name...]')
+    .description('progress, live; with names: until those are complete')
+    .action(async (names: string[]) => {
+      const ended = new AbortController();
+      process.once('SIGINT', () => ended.abort());
+      process.once('SIGTERM', () => ended.abort());
+      await watch(await watched(options(), names), process.stdout, ended.signal);
+    });
+
+  xnbdctl
+    .command('takeover [name]')
+    .description('make this host the owner of a disk that arrives, now')
+    .action(async (name: string | undefined) => {
+      process.stdout.write(`${await takeOver(await controlPath(options(), name), name)}\n`);
+    });
+
+  xnbdctl
+    .command('abandon [name]')
+    .description('give up a disk that arrives, before its guest has written')
+    .action(async (name: string | undefined) => {
+      process.stdout.write(`${await abandon(await controlPath(options(), name), name)}\n`);
+    });
+
+  return xnbdctl;
+}
+
+async function paths(options: GlobalOptions): Promise<HostPaths> {
+  return (await loadConfig(options.config)).paths;
+}
+
+async function controlPath(options: GlobalOptions, name: string | undefined): Promise<string> {
+  if (options.ctl !== undefined) return options.ctl;
+  if (name === undefined) throw new UsageError('which disk? Name it, or its control socket with --ctl');
+  checkName(name);
+  return placeOf(await paths(options), name).ctl;
+}
+
+async function gather(options: GlobalOptions, name: string | undefined): Promise<KnownExport[]> {
+  if (options.ctl !== undefined) {
+    const client = await connectRunning(options.ctl);
+    try {
+      const status = await client.status();
+      if (name === undefined || status.name === name) return [status];
+      throw new Error(`${options.ctl} is the socket of ${status.name}, not ${name}`);
+    } finally {
+      client.close();
+    }
+  }
+  const where = await paths(options);
+  if (name === undefined) return await knownExports(where);
+  checkName(name);
+  const found = await knownExport(where, name);
+  if (found === undefined)
+    throw new Error(`no disk ${name} on this host: 'xnbdctl list' shows those that are here`);
+  return [found];
+}
+
+async function watched(options: GlobalOptions, names: string[]): Promise<Parameters<typeof watch>[0]> {
+  const { ctl } = options;
+  if (ctl !== undefined) return { paths: () => Promise.resolve([ctl]), untilComplete: true };
+  const where = await paths(options);
+  names.forEach(checkName);
+  const namesNow = (): Promise<string[]> => (names.length > 0 ? Promise.resolve(names) : exportNames(where));
+  return {
+    paths: async () => (await namesNow()).map((name) => placeOf(where, name).ctl),
+    untilComplete: names.length > 0,
+  };
+}
+
+function checkName(name: string): void {
+  try {
+    checkExportName(name);
+  } catch (error) {
+    throw new UsageError((error as Error).message);
+  }
+}
+
+function print(exports: KnownExport[], json: boolean, text: (exports: KnownExport[]) => string): void {
+  if (json) process.stdout.write(`${JSON.stringify(exports, null, 2)}\n`);
+  else if (exports.length === 0) process.stdout.write('no disks\n');
+  else process.stdout.write(`${text(exports)}\n`);
+}

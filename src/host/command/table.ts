@@ -1,0 +1,110 @@
+/** Exports as tables for people. */
+import Table from 'cli-table3';
+import { formatBytes, formatSeconds, formatShare } from './format.ts';
+import type { KnownExport } from './known-exports.ts';
+
+/** No lines, two blanks between columns: good to read, and good for awk. */
+const PLAIN = {
+  chars: {
+    top: '',
+    'top-mid': '',
+    'top-left': '',
+    'top-right': '',
+    bottom: '',
+    'bottom-mid': '',
+    'bottom-left': '',
+    'bottom-right': '',
+    left: '',
+    'left-mid': '',
+    mid: '',
+    'mid-mid': '',
+    right: '',
+    'right-mid': '',
+    middle: '  ',
+  },
+  style: { 'padding-left': 0, 'padding-right': 0, head: [], border: [] },
+};
+
+type Align = 'left' | 'right';
+
+function table(head: string[], colAligns: Align[], rows: string[][]): string {
+  const made = new Table({ ...PLAIN, head, colAligns });
+  made.push(...rows);
+  return made
+    .toString()
+    .split('\n')
+    .map((line) => line.trimEnd())
+    .join('\n');
+}
+
+/** What an administrator should look at, in a word or two; empty when all is well. */
+function trouble(each: KnownExport): string {
+  if (each.pid === null) return 'not running';
+  if (!each.originReachable) return 'origin unreachable';
+  return each.error === null ? '' : 'error';
+}
+
+/** One line an export. */
+export function listTable(exports: readonly KnownExport[]): string {
+  return table(
+    ['NAME', 'STATE', 'SIZE', 'PRESENT'],
+    ['left', 'left', 'right', 'right'],
+    exports.map((each) => [
+      each.name,
+      each.state,
+      formatBytes(each.sizeBytes),
+      formatShare(each.presentBytes, each.sizeBytes),
+    ]),
+  );
+}
+
+/** One line an export, with its counters. */
+export function statusTable(exports: readonly KnownExport[]): string {
+  return table(
+    ['NAME', 'STATE', 'SIZE', 'PRESENT', 'ON DEMAND', 'BACKGROUND', 'SKIPPED', 'CLIENTS', 'TROUBLE'],
+    ['left', 'left', 'right', 'right', 'right', 'right', 'right', 'right', 'left'],
+    exports.map((each) => [
+      each.name,
+      each.state,
+      formatBytes(each.sizeBytes),
+      formatShare(each.presentBytes, each.sizeBytes),
+      formatBytes(each.onDemandBytes),
+      formatBytes(each.backgroundBytes),
+      formatBytes(each.skippedBytes),
+      String(each.clients),
+      trouble(each),
+    ]),
+  );
+}
+
+/** All about one export, one thing a line. */
+export function statusDetails(each: KnownExport): string {
+  const share = formatShare(each.presentBytes, each.sizeBytes);
+  const lines: [string, string | null][] = [
+    ['name', each.name],
+    ['state', each.pid === null ? `${each.state}, not running` : `${each.state}, pid ${each.pid}`],
+    ['identity', `${each.uuid}, generation ${each.generation}`],
+    ['size', `${formatBytes(each.sizeBytes)} (${each.sizeBytes} bytes)`],
+    ['present', `${formatBytes(each.presentBytes)}, ${share}`],
+    ['on demand', formatBytes(each.onDemandBytes)],
+    ['background', formatBytes(each.backgroundBytes)],
+    ['skipped', formatBytes(each.skippedBytes)],
+    [
+      'takeover',
+      each.secondsSinceTakeover === 0
+        ? null
+        : `${formatSeconds(each.secondsSinceTakeover)}, until now or complete`,
+    ],
+    ['origin', each.origin],
+    ['unreachable', each.originUnreachableSince === null ? null : `since ${each.originUnreachableSince}`],
+    ['lent to', each.lease === null ? null : `lease ${each.lease}`],
+    ['clients', `${each.clients}, ${formatBytes(each.writtenBytes)} written`],
+    ['image', each.image],
+    ['socket', each.socket],
+    ['error', each.error],
+  ];
+  return lines
+    .filter(([, value]) => value !== null)
+    .map(([key, value]) => `${key.padEnd(12)}${value}`)
+    .join('\n');
+}
