@@ -1,0 +1,72 @@
+#!/bin/sh
+# Brings what tests and demo need from Debian: the programs of real NBD peers, libvirt, QEMU, D-Bus and a compiler.
+#
+#   sh scripts/setup.sh [--quiet]
+#
+# Installs what is missing when it may (root, apt); otherwise prints the line to run and ends well: tests that need
+# the missing programs then skip, and say so. `--quiet` says nothing when nothing is missing. No service is started.
+set -u
+
+# program (or file), the package that brings it
+needs='
+nbdkit nbdkit
+nbdinfo libnbd-bin
+/usr/lib/python3/dist-packages/nbd.py python3-libnbd
+nbd-server nbd-server
+qemu-img qemu-utils
+qemu-system-x86_64 qemu-system-x86
+libvirtd libvirt-daemon-system
+virsh libvirt-clients
+libvirt-dbus libvirt-dbus
+fio fio
+dbus-daemon dbus
+dbus-send dbus-bin
+ip iproute2
+unshare util-linux
+strace strace
+gcc gcc
+/usr/include/stdlib.h libc6-dev
+mkfs.ext4 e2fsprogs
+'
+
+PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
+quiet=no
+[ "${1:-}" = --quiet ] && quiet=yes
+
+missing=$(echo "$needs" | while read -r program package; do
+  [ -z "$program" ] || [ -e "$program" ] || command -v "$program" >/dev/null 2>&1 || printf ' %s' "$package"
+done)
+
+if [ -z "$missing" ]; then
+  [ "$quiet" = yes ] || echo 'setup: every program that tests and demo need is installed'
+  exit 0
+fi
+
+by_hand() {
+  echo "setup: $1. Tests that need these programs are skipped. To have them, run:"
+  echo "  sudo apt-get update && sudo apt-get install --no-install-recommends$missing"
+  exit 0
+}
+
+command -v apt-get >/dev/null 2>&1 || by_hand "there is no apt-get here to install$missing"
+[ "$(id -u)" = 0 ] || by_hand "not root, and not installed:$missing"
+
+echo "setup: installing$missing"
+log=$(mktemp)
+deny=
+trap 'rm -f "$log" "$deny"' EXIT
+trap 'exit 1' HUP INT TERM
+
+# The lab starts its own daemons. While packages are installed, those of the machine stay as they are.
+if [ ! -e /usr/sbin/policy-rc.d ]; then
+  deny=/usr/sbin/policy-rc.d
+  printf '#!/bin/sh\nexit 101\n' >"$deny"
+  chmod 755 "$deny"
+fi
+
+export DEBIAN_FRONTEND=noninteractive
+# shellcheck disable=SC2086 # a list of packages
+if ! { apt-get -q update && apt-get -q -y install --no-install-recommends $missing; } >"$log" 2>&1 </dev/null; then
+  tail -n 15 "$log"
+  by_hand 'apt-get failed (its last lines are above)'
+fi

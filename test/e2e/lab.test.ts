@@ -1,0 +1,144 @@
+import assert from 'node:assert/strict';
+import { existsSync } from 'node:fs';
+import { link, mkdtemp, open, rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import { defineGuest } from '../lab/guest.ts';
+import { accepts } from '../lab/host.ts';
+import { createLab, type Lab, labUnavailable } from '../lab/lab.ts';
+import { BLOCK_SIZE, createPatternImage, differences } from '../lab/pattern.ts';
+import { waitFor } from '../lab/processes.ts';
+
+const SIZE = 32 * 1024 * 1024;
+
+describe('the lab itself', function () {
+  this.timeout(180_000);
+  let lab: Lab | undefined;
+  let images: string | undefined;
+
+  before(async function () {
+    const reason = await labUnavailable();
+    if (reason !== undefined) {
+      console.log(`      skipped: ${reason}`);
+      this.skip();
+    }
+    images = await mkdtemp('/tmp/xl-images-');
+    lab = await createLab();
+  });
+
+  after(async () => {
+    await lab?.destroy();
+    if (images !== undefined) await rm(images, { recursive: true, force: true });
+  });
+
+  /** One nbdkit, reached from both hosts by the same path: its socket is linked into the other's /run/xnbd. */
+  async function serve({ a, b }: Lab, name: string): Promise<string> {
+    const image = join(images!, `${name}.img`);
+    await createPatternImage(image, name, SIZE);
+    const socket = `/run/xnbd/${name}.sock`;
+    await a.spawn(['nbdkit', '--foreground', '--exportname', name, '--unix', socket, 'file', image]);
+    await waitFor(socket, () => accepts(a.outside(socket)));
+    await link(a.outside(socket), b.outside(socket));
+    return image;
+  }
+
+  it('migrates a writing guest there and back, and the images equal the model', async () => {
+    const { a, b } = lab!;
+    const files = { vda: await serve(lab!, 'vm1-vda'), vdb: await serve(lab!, 'vm1-vdb') };
+    const guest = await defineGuest(lab!, a, {
+      name: 'vm1',
+      disks: [
+        { target: 'vda', export: 'vm1-vda', mode: 'rewrite' },
+        { target: 'vdb', export: 'vm1-vdb', mode: 'write-only' },
+      ],
+    });
+    const compare = async (reports: Awaited<ReturnType<typeof guest.stop>>): Promise<void> => {
+      assert.deepEqual(guest.errors, []);
+      for (const [target, image] of Object.entries(files)) {
+        const { sizeBytes, errors, writes } = reports.get(target)!;
+        assert.equal(errors, 0);
+        assert.equal(sizeBytes, SIZE);
+        assert.ok(writes.size > 8, `${writes.size} blocks written`);
+        assert.deepEqual(await differences(image, { exportName: `vm1-${target}`, sizeBytes, writes }), []);
+      }
+    };
+
+    await guest.start(a);
+    await guest.progress();
+    await guest.migrate(a, b);
+    assert.equal(await b.virsh('domstate', 'vm1'), 'running');
+    await guest.progress();
+    await compare(await guest.stop());
+    await guest.go();
+    await guest.migrate(b, a, '--live', '--p2p', '--persistent', '--undefinesource');
+    await guest.progress();
+    const reports = await guest.powerOff();
+    await compare(reports);
+    await waitFor('the guest to be off', async () => (await a.virsh('domstate', 'vm1')) === 'shut off');
+    assert.ok(guest.counts.get('vda')!.reads > 0);
+    assert.equal(guest.counts.get('vdb')!.reads, 0);
+
+    const spoilt = Math.max(...reports.get('vda')!.writes.keys());
+    const image = await open(files.vda, 'r+');
+    await image.write(Buffer.from('x'), 0, 1, spoilt * BLOCK_SIZE + 2000);
+    await image.close();
+    const { sizeBytes, writes } = reports.get('vda')!;
+    const [line, ...others] = await differences(files.vda, { exportName: 'vm1-vda', sizeBytes, writes });
+    assert.match(line!, new RegExp(`block ${spoilt} holds .* torn instead of `));
+    assert.deepEqual(others, []);
+  });
+
+  it('hears a guest complain about a block that somebody else has changed', async () => {
+    const { a } = lab!;
+    const file = await serve(lab!, 'vm2-vda');
+    const guest = await defineGuest(lab!, a, {
+      name: 'vm2',
+      disks: [{ target: 'vda', export: 'vm2-vda', mode: 'rewrite' }],
+      spread: 4,
+    });
+    await guest.start(a);
+    await guest.progress();
+    const image = await open(file, 'r+');
+    try {
+      await waitFor('a verify error', async () => {
+        await image.write(Buffer.alloc(BLOCK_SIZE), 0, BLOCK_SIZE, BLOCK_SIZE);
+        await guest.console.look();
+        return guest.errors.some((line) => line.startsWith('verify error vda block 1: wanted seq'));
+      });
+    } finally {
+      await image.close();
+    }
+  });
+
+  it('runs a guest that touches no disk', async () => {
+    const { a } = lab!;
+    await serve(lab!, 'vm3-vda');
+    const guest = await defineGuest(lab!, a, {
+      name: 'vm3',
+      disks: [{ target: 'vda', export: 'vm3-vda', mode: 'idle' }],
+    });
+    await guest.start(a);
+    await guest.progress(3);
+    const reports = await guest.stop();
+    assert.equal(reports.get('vda')!.writes.size, 0);
+    assert.deepEqual(guest.errors, []);
+  });
+
+  it('limits the link between the hosts', async () => {
+    const { a, setRate } = lab!;
+    await setRate(50);
+    assert.match((await a.exec(['tc', 'qdisc', 'show', 'dev', 'eth0'])).stdout, /tbf .*rate 50Mbit/);
+    await setRate(undefined);
+    assert.doesNotMatch((await a.exec(['tc', 'qdisc', 'show', 'dev', 'eth0'])).stdout, /tbf/);
+  });
+
+  it('leaves nothing behind', async () => {
+    const second = await createLab();
+    const pids = [second.a.anchorPid, second.a.libvirtdPid, second.b.libvirtdPid];
+    await second.destroy();
+    assert.deepEqual(
+      pids.filter((pid) => existsSync(`/proc/${pid}/ns`)),
+      [],
+    );
+    assert.ok(!existsSync(second.a.dir) && !existsSync(second.b.dir));
+  });
+});

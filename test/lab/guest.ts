@@ -1,0 +1,182 @@
+import { once } from 'node:events';
+import { writeFile } from 'node:fs/promises';
+import { connect } from 'node:net';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { Console } from './console.ts';
+import { commandPath, consolePath, domainXml, type GuestSpec } from './domain-xml.ts';
+import { guestSystem } from './guest-system.ts';
+import type { Host } from './host.ts';
+import type { Lab } from './lab.ts';
+import { BLOCK_SIZE, FNV_START, fnv, type Writes } from './pattern.ts';
+import { waitFor } from './processes.ts';
+
+/** What the guest says about a disk when it is stopped. */
+export type DiskReport = { sizeBytes: number; errors: number; writes: Writes };
+
+/** Requests that the guest has completed on a disk, as of its last heartbeat (two a second). */
+export type DiskCounts = { writes: number; reads: number; errors: number };
+
+/** A guest in the lab, defined on one host, to be found on either. */
+export class Guest {
+  readonly name: string;
+  readonly spec: GuestSpec;
+  readonly console: Console;
+  /** What the guest found wrong: the lines `verify error ...` and `fatal: ...`. Empty in a good run. */
+  readonly errors: string[] = [];
+  /** Number of the last heartbeat. */
+  beat = 0;
+  /** By target. */
+  readonly counts = new Map<string, DiskCounts>();
+  readonly #hosts: readonly Host[];
+  #commands = 0;
+
+  constructor(spec: GuestSpec, hosts: readonly Host[]) {
+    this.name = spec.name;
+    this.spec = spec;
+    this.#hosts = hosts;
+    const files = hosts.map((host) => host.outside(consolePath(spec.name)));
+    this.console = new Console(files, (line) => this.#heard(line));
+  }
+
+  /** `virsh start`, then waits until the guest works. */
+  async start(host: Host): Promise<void> {
+    const from = this.console.lines.length;
+    await host.virsh('start', this.name);
+    await this.console.find(/^xnbd: ready/, from, 120_000);
+    if (this.errors.length > 0) throw new Error(`guest ${this.name}: ${this.errors.join('; ')}`);
+  }
+
+  /** `virsh migrate FLAGS` (default `--live`) to the other host; virsh's output, with a failure as an error. */
+  migrate(from: Host, to: Host, ...flags: string[]): Promise<string> {
+    return from.virsh(
+      'migrate',
+      this.name,
+      `qemu+tcp://${to.name}/system`,
+      ...(flags.length > 0 ? flags : ['--live']),
+    );
+  }
+
+  /**
+   * Waits until every disk that the guest works on has seen `steps` more writes, or for an idle guest: until it has
+   * printed as many more heartbeats.
+   */
+  async progress(steps = 20, timeoutMs = 60_000): Promise<void> {
+    await this.console.look();
+    const goals = this.spec.disks
+      .filter(({ mode }) => mode !== 'idle')
+      .map(({ target }) => ({ target, goal: (this.counts.get(target)?.writes ?? 0) + steps }));
+    const beat = this.beat + (goals.length > 0 ? 1 : steps);
+    const there = (): boolean =>
+      this.beat >= beat && goals.every(({ target, goal }) => (this.counts.get(target)?.writes ?? 0) >= goal);
+    await waitFor(
+      `guest ${this.name} to go on`,
+      async () => {
+        await this.console.look();
+        return there();
+      },
+      timeoutMs,
+    ).catch((error: unknown) => {
+      throw new Error(`${(error as Error).message}; its last lines: ${this.console.tail()}`);
+    });
+  }
+
+  /** Lets the guest finish its step, flush, and tell what it has written. It runs on, but rests. By target. */
+  async stop(): Promise<Map<string, DiskReport>> {
+    return this.#reports(await this.#command('stop'));
+  }
+
+  /** After `stop`: work goes on. */
+  async go(): Promise<void> {
+    await this.#command('go');
+  }
+
+  /** As `stop`, and then the guest switches itself off. */
+  async powerOff(): Promise<Map<string, DiskReport>> {
+    return this.#reports(await this.#command('poweroff'));
+  }
+
+  /**
+   * Sends a command wherever a QEMU listens, again and again until it is answered: a migration may swallow it. The guest obeys an ID once.
+   * @returns the number of the console line after which the answer begins
+   */
+  async #command(verb: string): Promise<number> {
+    const id = ++this.#commands;
+    await this.console.look();
+    const from = this.console.lines.length;
+    let answered = false;
+    const answer = this.console.find(new RegExp(`^xnbd: done ${verb} ${id}$`), from, 120_000).finally(() => {
+      answered = true;
+    });
+    answer.catch(() => undefined);
+    for (let n = 0; !answered; n++) {
+      if (n % 100 === 0)
+        await Promise.all(this.#hosts.map((host) => send(host, this.name, `\n${verb} ${id}\n`)));
+      await sleep(50);
+    }
+    await answer;
+    return from;
+  }
+
+  #reports(from: number): Map<string, DiskReport> {
+    const reports = new Map<string, DiskReport>();
+    let writes = new Map<number, number>();
+    for (const line of this.console.lines.slice(from)) {
+      const [, verb, target, rest] = /^xnbd: (dump|w|end) (\S+) (.*)$/.exec(line) ?? [];
+      if (verb === undefined || target === undefined || rest === undefined) continue;
+      if (verb === 'dump') {
+        writes = new Map();
+        const number = (name: string): number => Number(new RegExp(`${name}=(\\d+)`).exec(rest)?.[1]);
+        reports.set(target, { sizeBytes: number('blocks') * BLOCK_SIZE, errors: number('errors'), writes });
+      } else if (verb === 'w') {
+        for (const pair of rest.split(' ')) {
+          const [block, seq] = pair.split(':').map((word) => Number.parseInt(word, 16)) as [number, number];
+          writes.set(block, seq);
+        }
+      } else {
+        let sum = FNV_START;
+        for (const [block, seq] of writes) sum = fnv(fnv(sum, block), seq);
+        const wanted = `entries=${writes.size} sum=${(sum >>> 0).toString(16).padStart(8, '0')}`;
+        if (rest !== wanted)
+          throw new Error(`the console lost a part of the report on ${target}: ${rest}, got ${wanted}`);
+      }
+    }
+    const silent = this.spec.disks.find(({ target }) => !reports.has(target));
+    if (silent)
+      throw new Error(`no report on ${silent.target}; the guest's last lines: ${this.console.tail()}`);
+    return reports;
+  }
+
+  #heard(line: string): void {
+    if (/^xnbd: (verify error|fatal)|Kernel panic/.test(line)) this.errors.push(line.replace(/^xnbd: /, ''));
+    const [, number, counts] = /^xnbd: beat (\d+) ?(.*)$/.exec(line) ?? [];
+    if (number === undefined || counts === undefined) return;
+    this.beat = Number(number);
+    for (const word of counts.split(' ').filter((text) => text !== '')) {
+      const [target, ...numbers] = word.split(':');
+      const [writes = 0, reads = 0, errors = 0] = numbers.map(Number);
+      this.counts.set(target!, { writes, reads, errors });
+    }
+  }
+}
+
+async function send(host: Host, name: string, text: string): Promise<void> {
+  const socket = connect(host.outside(commandPath(name)));
+  try {
+    await once(socket, 'connect');
+    socket.end(text);
+    await Promise.race([once(socket, 'close'), sleep(500)]);
+  } catch {
+    // No QEMU of this guest listens on this host.
+  } finally {
+    socket.destroy();
+  }
+}
+
+/** Defines (`virsh define`) a guest on a host. Its disks' sockets need not be there before it starts. */
+export async function defineGuest(lab: Lab, host: Host, spec: GuestSpec): Promise<Guest> {
+  const xml = domainXml(spec, await guestSystem());
+  const path = `/run/lab/${spec.name}.xml`;
+  await writeFile(host.outside(path), xml);
+  await host.virsh('define', path);
+  return new Guest(spec, [lab.a, lab.b]);
+}
