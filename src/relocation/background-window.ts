@@ -13,9 +13,9 @@ const MINIMUM = 128 * 1024;
 const MAXIMUM = 32 * 1024 * 1024;
 const SMALLEST_CHUNK = 64 * 1024;
 const LARGEST_CHUNK = 1024 * 1024;
-/** Queue that we want on the path, bytes: enough to keep it busy, little enough to wait for (at 100 Mbit/s 5 to 12 ms). */
-const QUEUE_LOW = 64 * 1024;
-const QUEUE_HIGH = 160 * 1024;
+/** Queue that we want on the path, bytes: enough to keep it busy, little enough to wait for (at 100 Mbit/s 4 to 9 ms). */
+const QUEUE_LOW = 48 * 1024;
+const QUEUE_HIGH = 112 * 1024;
 const PROBE_INTERVAL_MS = 15_000;
 
 export class BackgroundWindow {

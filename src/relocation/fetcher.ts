@@ -6,7 +6,9 @@
  * those are told who wait for the block to be local. If the local image refuses (no room, a bad sector), readers have their data
  * all the same and the blocks stay absent.
  */
+
 import { log } from '../log/log.ts';
+import { Errno } from '../nbd/constants.ts';
 import { Bitmap } from '../store/bitmap.ts';
 import type { Completion } from '../store/completion.ts';
 import type { Image } from '../store/image.ts';
@@ -167,9 +169,13 @@ export class Fetcher {
 
   #arrived(fetch: Fetch, errno: number): void {
     if (errno !== 0) {
-      log.warning(
-        `origin answers error ${errno} to a read of ${fetch.data.length} bytes at ${fetch.first * BLOCK_SIZE}`,
-      );
+      // While the link closes, everything under way ends so.
+      if (errno !== Errno.ESHUTDOWN) {
+        const { length } = fetch.data;
+        log.warning(
+          `origin answers error ${errno} to a read of ${length} bytes at ${fetch.first * BLOCK_SIZE}`,
+        );
+      }
       this.#over(fetch);
       for (const { reader } of fetch.shares) reader.complete(errno);
       for (const keeper of fetch.keepers) keeper.complete(errno);
