@@ -68,6 +68,11 @@ export class Lender {
     return this.#lease;
   }
 
+  /** Connections of the lease, now. */
+  get links(): number {
+    return this.#links.size;
+  }
+
   /** @returns errno for a request of a connection, 0 when it may go on. */
   refuses(access: Access, link: object): number {
     switch (this.state) {

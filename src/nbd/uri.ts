@@ -53,11 +53,10 @@ function parseTcp(text: string, url: URL): NbdAddress {
 
 function parseUnix(text: string, url: URL): NbdAddress {
   if (url.host !== '') throw bad(text, `names the host '${url.host}'; it needs three slashes`);
-  const path = url.searchParams.get('socket');
-  if (path === null || path === '') throw bad(text, 'names no socket');
-  if ([...url.searchParams.keys()].some((key) => key !== 'socket')) {
-    throw bad(text, `has other parameters than 'socket'`);
-  }
+  // Not searchParams: those take '+' for a space, NBD URIs do not.
+  const socket = /^\?socket=([^&]+)$/.exec(url.search)?.[1];
+  if (socket === undefined) throw bad(text, "names no socket, or other parameters than 'socket'");
+  const path = decode(text, socket);
   return { kind: 'unix', path, name: exportName(text, url) };
 }
 
