@@ -43,16 +43,22 @@ function streamOf(connection: MessageBus): Socket {
 export async function openBus(address: string, onClosed: (reason: string) => void): Promise<Bus> {
   const busAddress = address === 'system' ? (process.env.DBUS_SYSTEM_BUS_ADDRESS ?? systemAddress) : address;
   const connection = sessionBus({ busAddress });
+  const stream = streamOf(connection);
+  // Signals and replies go nowhere once the bus is gone; dbus-next would throw, at whoever had news.
+  const send = connection.send.bind(connection);
+  connection.send = (message) => {
+    if (stream.writable) send(message);
+  };
   const closed = new AbortController();
   let open = false;
   const end = (reason: string): void => {
     if (closed.signal.aborted) return;
     closed.abort(new Error(`D-Bus at ${busAddress}: ${reason}`));
-    streamOf(connection).destroy();
+    stream.destroy();
     if (open) onClosed(reason);
   };
   connection.on('error', (error: Error) => end(error.message));
-  streamOf(connection).on('close', () => end('the bus closed the connection'));
+  stream.on('close', () => end('the bus closed the connection'));
 
   const call = (options: BusCall): Promise<unknown[]> => {
     const { timeout = 25_000, ...fields } = options;

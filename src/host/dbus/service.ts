@@ -164,14 +164,14 @@ export class DBusService {
         return;
       }
       await method(name);
-      this.#reply(dbus.Message.newMethodReturn(message, '', []));
+      this.#bus.connection.send(dbus.Message.newMethodReturn(message, '', []));
     } catch (error) {
       this.#fail(message, 'org.xnbd1.Error.Failed', (error as Error).message);
     }
   }
 
   #fail(message: Message, errorName: string, text: string): void {
-    this.#reply(
+    this.#bus.connection.send(
       new dbus.Message({
         type: dbus.MessageType.ERROR,
         destination: message.sender,
@@ -182,15 +182,6 @@ export class DBusService {
         body: [text],
       }),
     );
-  }
-
-  /** A bus that is gone has been reported by onClosed. */
-  #reply(message: Message): void {
-    try {
-      this.#bus.connection.send(message);
-    } catch (error) {
-      log.debug(`D-Bus: a reply could not be sent: ${(error as Error).message}`);
-    }
   }
 }
 

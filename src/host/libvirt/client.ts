@@ -60,9 +60,10 @@ interface Watched {
   driver: Driver;
   /** Active domains by path; undefined until it answers. */
   known: Map<string, ActiveDomain> | undefined;
-  /** A look is under way; `again`: another is wanted after it. */
+  /** A look is under way. */
   looking: boolean;
-  again: boolean;
+  /** Looks that were asked for so far. */
+  asked: number;
   pause: number;
   timer: NodeJS.Timeout | undefined;
 }
@@ -81,7 +82,7 @@ export class LibvirtClient {
       driver,
       known: undefined,
       looking: false,
-      again: false,
+      asked: 0,
       pause: firstPause,
       timer: undefined,
     }));
@@ -183,20 +184,15 @@ export class LibvirtClient {
   /** Looks at a driver, and goes on doing so in intervals. */
   async #look(watched: Watched): Promise<void> {
     clearTimeout(watched.timer);
-    if (watched.looking) {
-      watched.again = true;
-      return;
-    }
+    watched.asked += 1;
+    if (watched.looking) return;
     watched.looking = true;
-    let pause = 0;
-    do {
-      watched.again = false;
-      const bus = this.#bus;
-      if (bus !== undefined) pause = await this.#lookOnce(bus, watched);
-    } while (watched.again);
+    const { asked } = watched;
+    const pause = this.#bus === undefined ? firstPause : await this.#lookOnce(this.#bus, watched);
     watched.looking = false;
-    clearTimeout(watched.timer);
-    if (this.#bus !== undefined) watched.timer = setTimeout(() => void this.#look(watched), pause);
+    if (this.#bus === undefined) return;
+    if (watched.asked !== asked) void this.#look(watched);
+    else watched.timer = setTimeout(() => void this.#look(watched), pause);
   }
 
   /** Resolves with the milliseconds to wait until the next look. */
@@ -231,6 +227,7 @@ export class LibvirtClient {
     if (message.type !== MessageType.SIGNAL) return;
     if (message.member === 'NameOwnerChanged' && message.sender === 'org.freedesktop.DBus') {
       // libvirt-dbus came, went or was replaced: it has to be called before it says anything.
+      if (message.body[2] === '') log.info('libvirt: libvirt-dbus has ended; it is called again in a while');
       for (const watched of this.#watched) {
         watched.known = undefined;
         watched.pause = firstPause;

@@ -1,0 +1,323 @@
+/** The service as another process would see it, on a real bus. */
+import assert from 'node:assert/strict';
+import { spawnSync } from 'node:child_process';
+import { type Message, MessageType, Variant } from 'dbus-next';
+import type { ExportStatus } from '../../../src/export/control-protocol.ts';
+import { type Bus, openBus } from '../../../src/host/dbus/bus.ts';
+import type { RelocationStatus } from '../../../src/host/dbus/interfaces.ts';
+import { DBusService } from '../../../src/host/dbus/service.ts';
+import { writeLine } from '../../../src/log/line.ts';
+import { configureLog } from '../../../src/log/log.ts';
+import { eventually, type PrivateBus, startPrivateBus } from './private-bus.ts';
+
+type Dictionary = Record<string, Variant>;
+
+const status: ExportStatus = {
+  name: 'vm1-vda',
+  uuid: '5cf1e1b6-7a43-4c3f-9a0d-0a4a2a6f1c11',
+  generation: 2,
+  state: 'relocating',
+  pid: 4711,
+  sizeBytes: 6 * 1024 ** 4,
+  presentBytes: 4096,
+  onDemandBytes: 4096,
+  backgroundBytes: 0,
+  skippedBytes: 0,
+  secondsSinceTakeover: 1.5,
+  origin: 'nbd://a.example:10809/vm1-vda',
+  originReachable: true,
+  originUnreachableSince: null,
+  originDataBytes: null,
+  image: '/var/lib/xnbd/images/vm1-vda.img',
+  socket: '/run/xnbd/vm1-vda.sock',
+  clients: 1,
+  lease: null,
+  writtenBytes: 512,
+  error: null,
+};
+
+const relocation: RelocationStatus = {
+  uuid: '0b0f7b46-6a4b-4d6e-8a43-111111111111',
+  domain: 'vm1',
+  domainUuid: '0b0f7b46-6a4b-4d6e-8a43-222222222222',
+  state: 'relocating',
+  disks: ['vm1-vda'],
+  sizeBytes: 6 * 1024 ** 4,
+  presentBytes: 4096,
+  reason: null,
+};
+
+const exportPath = '/org/xnbd1/export/vm1_2dvda';
+const relocationPath = '/org/xnbd1/relocation/0b0f7b46_6a4b_4d6e_8a43_111111111111';
+
+describe('DBusService', () => {
+  let bus: PrivateBus;
+  let service: DBusService;
+  let client: Bus;
+  let signals: { path: string; member: string; body: unknown[] }[];
+  let taken: string[];
+  let lost: string[];
+
+  const options = (): Parameters<typeof DBusService.connect>[0] => ({
+    address: bus.address,
+    version: '0.1.0',
+    takeover: async (name) => {
+      taken.push(`takeover ${name}`);
+      await Promise.resolve();
+    },
+    abandon: (name) =>
+      Promise.reject(new Error(`export ${name} has acknowledged writes: it cannot be abandoned`)),
+    onClosed: (reason) => lost.push(reason),
+  });
+  const call = async (
+    path: string,
+    member: string,
+    signature = '',
+    body: unknown[] = [],
+  ): Promise<unknown[]> => {
+    const at = member.lastIndexOf('.');
+    return await client.call({
+      destination: 'org.xnbd1',
+      path,
+      interface: member.slice(0, at),
+      member: member.slice(at + 1),
+      signature,
+      body,
+    });
+  };
+  const properties = async (path: string, name: string): Promise<Record<string, unknown>> => {
+    const [all] = (await call(path, 'org.freedesktop.DBus.Properties.GetAll', 's', [name])) as [Dictionary];
+    return Object.fromEntries(Object.entries(all).map(([key, variant]) => [key, variant.value as unknown]));
+  };
+  const seen = (member: string): typeof signals => signals.filter((signal) => signal.member === member);
+
+  beforeEach(async function () {
+    configureLog({ sink: () => undefined });
+    const started = await startPrivateBus();
+    if (started === undefined) {
+      console.log('      skipped: dbus-daemon is not installed (Debian package dbus)');
+      this.skip();
+    }
+    bus = started;
+    [signals, taken, lost] = [[], [], []];
+    client = await openBus(bus.address, () => undefined);
+    client.connection.on('message', (message: Message) => {
+      if (message.type === MessageType.SIGNAL && message.path.startsWith('/org/xnbd1')) {
+        signals.push({ path: message.path, member: message.member, body: message.body });
+      }
+    });
+    await client.addMatch("type='signal',path_namespace='/org/xnbd1'");
+    service = await DBusService.connect(options());
+  });
+
+  afterEach(async () => {
+    service.close();
+    client.close();
+    await bus.stop();
+    configureLog({ sink: writeLine });
+  });
+
+  it('shows an export with every property of its status, large numbers exact', async () => {
+    service.setExport(status, 'vm1');
+    assert.deepEqual(await properties(exportPath, 'org.xnbd1.Export'), {
+      Name: 'vm1-vda',
+      Uuid: status.uuid,
+      Generation: 2n,
+      State: 'relocating',
+      Domain: 'vm1',
+      Pid: 4711,
+      SizeBytes: 6597069766656n,
+      PresentBytes: 4096n,
+      OnDemandBytes: 4096n,
+      BackgroundBytes: 0n,
+      SkippedBytes: 0n,
+      SecondsSinceTakeover: 1.5,
+      Origin: 'nbd://a.example:10809/vm1-vda',
+      OriginReachable: true,
+      OriginUnreachableSince: '',
+      OriginDataBytes: -1n,
+      Image: status.image,
+      Socket: status.socket,
+      Clients: 1,
+      Lease: '',
+      WrittenBytes: 512n,
+      Error: '',
+    });
+  });
+
+  it('lists its objects through ObjectManager, and tells of new ones and of those that go', async () => {
+    service.setExport(status);
+    service.setRelocation(relocation);
+    const [objects] = (await call('/org/xnbd1', 'org.freedesktop.DBus.ObjectManager.GetManagedObjects')) as [
+      Record<string, Record<string, Dictionary>>,
+    ];
+    assert.deepEqual(Object.keys(objects).sort(), [exportPath, relocationPath]);
+    assert.equal(objects[exportPath]?.['org.xnbd1.Export']?.PresentBytes?.value, 4096n);
+    assert.deepEqual(objects[relocationPath]?.['org.xnbd1.Relocation']?.Exports?.value, [exportPath]);
+    service.removeExport(status.name);
+    service.removeRelocation(relocation.uuid);
+    service.removeRelocation(relocation.uuid);
+    await eventually('both are gone', () => seen('InterfacesRemoved').length === 2);
+    assert.deepEqual(
+      seen('InterfacesAdded').map(({ body }) => body[0]),
+      [exportPath, relocationPath],
+    );
+    assert.deepEqual(
+      seen('InterfacesRemoved').map(({ body }) => body),
+      [
+        [exportPath, ['org.xnbd1.Export']],
+        [relocationPath, ['org.xnbd1.Relocation']],
+      ],
+    );
+    await assert.rejects(properties(exportPath, 'org.xnbd1.Export'), /not exported/);
+  });
+
+  it('can be introspected', async () => {
+    service.setExport(status);
+    const [xml] = (await call(exportPath, 'org.freedesktop.DBus.Introspectable.Introspect')) as [string];
+    assert.match(xml, /<method name="Takeover">|<method name="Takeover"\/>/);
+    assert.match(xml, /<property name="PresentBytes" type="t" access="read"\/>/);
+    const [manager] = (await call('/org/xnbd1', 'org.freedesktop.DBus.Introspectable.Introspect')) as [
+      string,
+    ];
+    assert.match(manager, /<signal name="RelocationCompleted">[\s\S]*type="a\(stttd\)"/);
+    assert.match(manager, /<method name="GetManagedObjects">/);
+    assert.deepEqual(await properties('/org/xnbd1', 'org.xnbd1.Manager'), { Version: '0.1.0' });
+  });
+
+  it('announces what changed and nothing else, at most twice a second, the last value always', async () => {
+    service.setExport(status);
+    for (let block = 1; block <= 1000; block += 1) {
+      service.setExport({ ...status, presentBytes: block * 4096 });
+      if (block % 100 === 0) await new Promise((resolve) => setTimeout(resolve, 20));
+    }
+    const present = (): unknown[] =>
+      seen('PropertiesChanged').map(({ body }) => (body[1] as Dictionary).PresentBytes?.value as unknown);
+    await eventually('the last value', () => present().at(-1) === 4_096_000n);
+    assert.ok(present().length <= 3, `${present().length} announcements in about half a second`);
+    for (const { body } of seen('PropertiesChanged')) {
+      assert.equal(body[0], 'org.xnbd1.Export');
+      assert.deepEqual(Object.keys(body[1] as Dictionary), ['PresentBytes']);
+    }
+    service.setExport({ ...status, presentBytes: 4_096_000 });
+    await new Promise((resolve) => setTimeout(resolve, 700));
+    assert.equal(present().at(-1), 4_096_000n);
+  });
+
+  it('sends the three signals of the manager, after the changes that led to them', async () => {
+    service.setExport(status);
+    service.setRelocation(relocation);
+    service.relocationStarted(relocation);
+    service.setExport({ ...status, state: 'serving' });
+    service.relocationCompleted(relocation, [
+      {
+        name: 'vm1-vda',
+        onDemandBytes: 4096,
+        backgroundBytes: 5_000_000_000,
+        skippedBytes: 0,
+        secondsSinceTakeover: 61.25,
+      },
+      { name: 'vm1-vdb', onDemandBytes: 0, backgroundBytes: 0, skippedBytes: 1, secondsSinceTakeover: 0 },
+    ]);
+    service.relocationFailed(relocation, 'the guest stayed where it was');
+    await eventually('the last signal', () => seen('RelocationFailed').length === 1);
+    const { domain, domainUuid } = relocation;
+    assert.deepEqual(seen('RelocationStarted')[0]?.body, [relocationPath, domain, domainUuid]);
+    assert.deepEqual(seen('RelocationCompleted')[0]?.body, [
+      relocationPath,
+      domain,
+      domainUuid,
+      [
+        ['vm1-vda', 4096n, 5_000_000_000n, 0n, 61.25],
+        ['vm1-vdb', 0n, 0n, 1n, 0],
+      ],
+    ]);
+    assert.deepEqual(seen('RelocationFailed')[0]?.body, [
+      relocationPath,
+      domain,
+      domainUuid,
+      'the guest stayed where it was',
+    ]);
+    const order = signals.map(({ member }) => member);
+    assert.ok(order.indexOf('PropertiesChanged') < order.indexOf('RelocationCompleted'), order.join(' '));
+  });
+
+  it('carries out Takeover, and gives the reason where a method fails', async () => {
+    service.setExport(status);
+    assert.deepEqual(await call(exportPath, 'org.xnbd1.Export.Takeover'), []);
+    assert.deepEqual(taken, ['takeover vm1-vda']);
+    await assert.rejects(call(exportPath, 'org.xnbd1.Export.Abandon'), {
+      type: 'org.xnbd1.Error.Failed',
+      text: 'export vm1-vda has acknowledged writes: it cannot be abandoned',
+    });
+    await assert.rejects(call(exportPath, 'org.xnbd1.Export.Takeover', 's', ['x']), /takes no arguments/);
+    await assert.rejects(call('/org/xnbd1/export/other', 'org.xnbd1.Export.Takeover'), /does not exist/);
+    assert.deepEqual(taken, ['takeover vm1-vda']);
+  });
+
+  it('lets nobody set a property', async () => {
+    service.setExport(status);
+    await assert.rejects(
+      call(exportPath, 'org.freedesktop.DBus.Properties.Set', 'ssv', [
+        'org.xnbd1.Export',
+        'State',
+        new Variant('s', 'serving'),
+      ]),
+      { type: 'org.freedesktop.DBus.Error.PropertyReadOnly' },
+    );
+    assert.equal((await properties(exportPath, 'org.xnbd1.Export')).State, 'relocating');
+  });
+
+  it('refuses the methods to other users, on a bus that lets everyone through', async function () {
+    if (process.getuid?.() !== 0) {
+      console.log('      skipped: only root can become another user');
+      this.skip();
+    }
+    service.setExport(status);
+    const result = await asNobody([
+      '--print-reply',
+      `--dest=org.xnbd1`,
+      exportPath,
+      'org.xnbd1.Export.Takeover',
+    ]);
+    if (result === undefined) {
+      console.log('      skipped: dbus-send is not installed (Debian package dbus-bin)');
+      this.skip();
+    }
+    assert.match(result, /AccessDenied: Takeover of export vm1-vda is for root only; user 65534 asked/);
+    assert.deepEqual(taken, []);
+  });
+
+  it('says who has the name', async () => {
+    await assert.rejects(
+      DBusService.connect(options()),
+      /owned by another process on this bus: stop the other xnbdd/,
+    );
+  });
+
+  it('tells the death of the bus once, and survives being called after it', async () => {
+    service.setExport(status);
+    await bus.stop();
+    await eventually('the word', () => lost.length === 1);
+    service.setExport({ ...status, state: 'serving' });
+    service.relocationStarted(relocation);
+    service.removeExport(status.name);
+    await new Promise((resolve) => setTimeout(resolve, 700));
+    assert.equal(lost.length, 1);
+    await assert.rejects(DBusService.connect(options()), /D-Bus at unix:path=/);
+  });
+
+  /** stderr of dbus-send run as nobody, on our bus; not blocking, for the service answers in this process. */
+  async function asNobody(parameters: string[]): Promise<string | undefined> {
+    if (spawnSync('dbus-send', ['--version']).error !== undefined) return undefined;
+    const { spawn } = await import('node:child_process');
+    const child = spawn('dbus-send', [`--bus=${bus.address}`, ...parameters], {
+      uid: 65_534,
+      gid: 65_534,
+      stdio: ['ignore', 'ignore', 'pipe'],
+    });
+    let text = '';
+    for await (const chunk of child.stderr) text += String(chunk);
+    return text;
+  }
+});
