@@ -4,11 +4,12 @@
  * libvirt blocks every call about a domain while one of that domain's hooks waits, and refuses changes while the domain migrates. So this
  * runs beside everything else and is waited for by nobody: soon after its cause, and again with growing pauses until it is done or pointless.
  */
-import { type Config, formatAddress } from '../config/config.ts';
+import type { Config } from '../config/config.ts';
 import { log } from '../log/log.ts';
 import type { Domains } from './domains.ts';
 import type { Exports } from './exports.ts';
 import { originMetadata } from './libvirt/domain-xml.ts';
+import { exportUri } from './peers.ts';
 import type { Relocations } from './relocations.ts';
 
 const pausesMs = [300, 1000, 2000, 5000, 10_000, 30_000, 60_000];
@@ -78,12 +79,11 @@ function originsXml(
 ): string | undefined {
   const arriving = relocations.ofDomain(uuid);
   if (arriving !== undefined && !arriving.resumed) return undefined;
-  const address = formatAddress(config.gateway.advertise);
   const disks: Parameters<typeof originMetadata>[0][number][] = [];
   for (const name of names) {
     const status = exports.status(name);
     if (status === undefined || status.state === 'standby') return undefined;
-    const uri = `nbd://${address}/${encodeURIComponent(name)}`;
+    const uri = exportUri(config.gateway.advertise, name);
     disks.push({ name, uri, uuid: status.uuid, generation: status.generation });
   }
   return originMetadata(disks);

@@ -4,10 +4,10 @@
  */
 import { lstat, rm } from 'node:fs/promises';
 import { log } from '../log/log.ts';
-import { parseNbdUri } from '../nbd/uri.ts';
+import { formatNbdUri, parseNbdUri } from '../nbd/uri.ts';
 import type { Host } from './host.ts';
 import type { DomainInfo } from './libvirt/domain-xml.ts';
-import { findAtPeers } from './peers.ts';
+import { exportUri, findAtPeers } from './peers.ts';
 import type { RelocationRecord } from './relocation.ts';
 import { setRetiredAside } from './retirement.ts';
 import { checkRoom } from './room.ts';
@@ -66,14 +66,16 @@ async function originOf(host: Host, domain: DomainInfo, name: string): Promise<s
         `with libvirt-dbus?), and ${asked === '' ? '[peers] of xnbd.conf names no host' : `of [peers] none serves it (${asked})`}`,
     );
   }
-  const { host: address, port } = parseNbdUri(uri);
-  const { advertise } = host.config.gateway;
-  if (address === advertise.host && port === advertise.port) {
+  if (canonical(uri) === canonical(exportUri(host.config.gateway.advertise, name))) {
     throw new Error(
       `the origin of disk ${name} is ${uri}, which is this host itself: set [gateway] advertise in xnbd.conf to an address of its own on each host`,
     );
   }
   return uri;
+}
+
+function canonical(uri: string): string {
+  return formatNbdUri(parseNbdUri(uri));
 }
 
 /** Sees to it that the name is free on this host. @throws Error that says what has it. */

@@ -29,8 +29,7 @@ export async function watchExport(path: string, events: ExportLinkEvents): Promi
     client.close();
   };
   try {
-    await client.call('watch', callLimitMs);
-    events.status((await client.call('status', callLimitMs)) as ExportStatus);
+    events.status((await client.call('watch', callLimitMs)) as ExportStatus);
   } catch (error) {
     close();
     throw error;
