@@ -1,13 +1,14 @@
 import assert from 'node:assert/strict';
-import { existsSync } from 'node:fs';
+import { existsSync, readlinkSync } from 'node:fs';
 import { link, mkdtemp, open, rm } from 'node:fs/promises';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { defineGuest } from '../lab/guest.ts';
 import { accepts } from '../lab/host.ts';
 import { createLab, type Lab, labUnavailable } from '../lab/lab.ts';
 import { BLOCK_SIZE, createPatternImage, differences } from '../lab/pattern.ts';
-import { waitFor } from '../lab/processes.ts';
+import { run, waitFor } from '../lab/processes.ts';
 
+const LAB = join(import.meta.dirname, '../lab/lab.ts');
 const SIZE = 32 * 1024 * 1024;
 
 describe('the lab itself', function () {
@@ -107,38 +108,61 @@ describe('the lab itself', function () {
     } finally {
       await image.close();
     }
+    await a.virsh('destroy', 'vm2');
   });
 
-  it('runs a guest that touches no disk', async () => {
-    const { a } = lab!;
+  it('runs a guest that touches no disk, and limits the link so that its migration can be aborted', async () => {
+    const { a, b, setRate } = lab!;
     await serve(lab!, 'vm3-vda');
     const guest = await defineGuest(lab!, a, {
       name: 'vm3',
       disks: [{ target: 'vda', export: 'vm3-vda', mode: 'idle' }],
     });
     await guest.start(a);
+    await setRate(10);
+    const migration = guest.migrate(a, b).then(
+      () => 'migrated',
+      (error: unknown) => String(error),
+    );
+    await waitFor('the memory to flow', async () =>
+      /Memory processed: +[1-9]/.test(await a.virsh('domjobinfo', 'vm3')),
+    );
+    await a.virsh('domjobabort', 'vm3');
+    assert.match(await migration, /virsh .* migrate vm3 .*: error: /);
+    await setRate(undefined);
     await guest.progress(3);
+    assert.equal(await a.virsh('domstate', 'vm3'), 'running');
     const reports = await guest.stop();
     assert.equal(reports.get('vda')!.writes.size, 0);
     assert.deepEqual(guest.errors, []);
+    await a.virsh('destroy', 'vm3');
   });
 
-  it('limits the link between the hosts', async () => {
-    const { a, setRate } = lab!;
-    await setRate(50);
-    assert.match((await a.exec(['tc', 'qdisc', 'show', 'dev', 'eth0'])).stdout, /tbf .*rate 50Mbit/);
-    await setRate(undefined);
-    assert.doesNotMatch((await a.exec(['tc', 'qdisc', 'show', 'dev', 'eth0'])).stdout, /tbf/);
-  });
-
-  it('leaves nothing behind', async () => {
+  it('leaves nothing behind, also when the test that made it was killed', async () => {
     const second = await createLab();
-    const pids = [second.a.anchorPid, second.a.libvirtdPid, second.b.libvirtdPid];
+    const pids = [second.a, second.b].flatMap((host) => [host.anchorPid, host.libvirtdPid]);
     await second.destroy();
-    assert.deepEqual(
-      pids.filter((pid) => existsSync(`/proc/${pid}/ns`)),
-      [],
-    );
-    assert.ok(!existsSync(second.a.dir) && !existsSync(second.b.dir));
+    assert.deepEqual(pids.filter(isAlive), []);
+    assert.ok(!existsSync(dirname(second.a.dir)));
+
+    const script = `const { createLab } = await import(${JSON.stringify(LAB)});
+      const { a, b } = await createLab();
+      console.log(JSON.stringify([a.dir, a.anchorPid, a.libvirtdPid, b.anchorPid, b.libvirtdPid]));
+      process.kill(process.pid, 'SIGKILL');`;
+    const { stdout } = await run([process.execPath, '--input-type=module', '--eval', script], {
+      check: false,
+    });
+    const [dir, ...left] = JSON.parse(stdout) as [string, ...number[]];
+    assert.equal(left.length, 4);
+    await waitFor('the end of the other lab', () => !left.some(isAlive) && !existsSync(dirname(dir)));
   });
 });
+
+/** False also for a process that has ended and that nobody has asked about yet. */
+function isAlive(pid: number): boolean {
+  try {
+    return readlinkSync(`/proc/${pid}/ns/mnt`) !== '';
+  } catch {
+    return false;
+  }
+}

@@ -4,7 +4,8 @@
 #   unshare --mount --uts --net -- sh anchor.sh DIR NAME
 #
 # DIR holds what this host sees at /run, /etc/libvirt and so on; those are bind-mounted from DIR/PATH. Mount points that the
-# machine lacks come from an overlay whose upper half is a tmpfs, so that nothing is written to the real /etc or /var/lib.
+# machine lacks come from an overlay whose upper half is a tmpfs, so that nothing is written to the real /etc or /var/lib
+# (only where there are no overlays, empty /etc/xnbd and /var/lib/xnbd are made, and stay).
 #
 # Prints `ready` and then waits for the end of its standard input, a pipe that the test holds. However the test ends, by
 # destroy() or by SIGKILL, the pipe ends too; then every process of this mount namespace is killed and DIR removed.

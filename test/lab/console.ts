@@ -17,23 +17,20 @@ export class Console {
   readonly #onLine: (line: string) => void;
   #rest = '';
   #looking: Promise<void> = Promise.resolve();
-  readonly #timer: NodeJS.Timeout;
 
-  constructor(paths: readonly string[], onLine: (line: string) => void) {
+  /** @param ended stops the watch */
+  constructor(paths: readonly string[], onLine: (line: string) => void, ended: AbortSignal) {
     this.#files = paths.map((path) => ({ path, offset: 0 }));
     this.#onLine = onLine;
-    this.#timer = setInterval(() => void this.look().catch(() => undefined), LOOK_EVERY_MS);
-    this.#timer.unref();
+    const timer = setInterval(() => void this.look().catch(() => undefined), LOOK_EVERY_MS);
+    timer.unref();
+    ended.addEventListener('abort', () => clearInterval(timer));
   }
 
   /** Reads what is new. */
   look(): Promise<void> {
     this.#looking = this.#looking.catch(() => undefined).then(() => this.#read());
     return this.#looking;
-  }
-
-  close(): void {
-    clearInterval(this.#timer);
   }
 
   /**

@@ -1,5 +1,5 @@
 import { once } from 'node:events';
-import { writeFile } from 'node:fs/promises';
+import { rm, writeFile } from 'node:fs/promises';
 import { connect } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Console } from './console.ts';
@@ -30,19 +30,22 @@ export class Guest {
   readonly #hosts: readonly Host[];
   #commands = 0;
 
-  constructor(spec: GuestSpec, hosts: readonly Host[]) {
+  /** Use `defineGuest`. */
+  constructor(spec: GuestSpec, lab: Lab) {
+    const hosts = [lab.a, lab.b];
     this.name = spec.name;
     this.spec = spec;
     this.#hosts = hosts;
     const files = hosts.map((host) => host.outside(consolePath(spec.name)));
-    this.console = new Console(files, (line) => this.#heard(line));
+    this.console = new Console(files, (line) => this.#heard(line), lab.ended);
   }
 
   /** `virsh start`, then waits until the guest works. */
   async start(host: Host): Promise<void> {
+    await this.console.look();
     const from = this.console.lines.length;
     await host.virsh('start', this.name);
-    await this.console.find(/^xnbd: ready/, from, 120_000);
+    await this.console.find(/^xnbd: ready|Kernel panic/, from, 120_000);
     if (this.errors.length > 0) throw new Error(`guest ${this.name}: ${this.errors.join('; ')}`);
   }
 
@@ -177,6 +180,7 @@ export async function defineGuest(lab: Lab, host: Host, spec: GuestSpec): Promis
   const xml = domainXml(spec, await guestSystem());
   const path = `/run/lab/${spec.name}.xml`;
   await writeFile(host.outside(path), xml);
+  for (const each of [lab.a, lab.b]) await rm(each.outside(consolePath(spec.name)), { force: true });
   await host.virsh('define', path);
-  return new Guest(spec, [lab.a, lab.b]);
+  return new Guest(spec, lab);
 }

@@ -8,7 +8,7 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { randomUUID } from 'node:crypto';
 import { once } from 'node:events';
-import { chmod, copyFile, mkdir, writeFile } from 'node:fs/promises';
+import { chmod, copyFile, mkdir, readFile, writeFile } from 'node:fs/promises';
 import { connect } from 'node:net';
 import { basename, join } from 'node:path';
 import { type Running, type RunOptions, type RunResult, run, start, waitFor } from './processes.ts';
@@ -108,10 +108,19 @@ export class Host {
     });
   }
 
-  /** `virsh ARGS` against this host's libvirtd; its trimmed output. */
+  /**
+   * `virsh ARGS` against this host's libvirtd; its trimmed output.
+   * @throws with what virsh printed, or after three minutes
+   */
   async virsh(...args: string[]): Promise<string> {
-    const { stdout } = await this.exec(['virsh', '--quiet', '--connect', 'qemu:///system', ...args]);
+    const argv = ['virsh', '--quiet', '--connect', 'qemu:///system', ...args];
+    const { stdout } = await this.exec(argv, { timeoutMs: 180_000 });
     return stdout.trim();
+  }
+
+  /** Pid of the QEMU that runs a guest here. */
+  async qemuPid(guest: string): Promise<number> {
+    return Number(await readFile(this.outside(`/run/libvirt/qemu/${guest}.pid`), 'utf8'));
   }
 
   /** Puts a script in place as the qemu hook, also of a libvirtd that is running. */

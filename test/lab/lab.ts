@@ -1,13 +1,26 @@
 /*
- * Two real libvirt hosts, `a` and `b`, on one machine, joined by a network link. Guests are in guest.ts.
+ * Two real libvirt hosts, `a` and `b`, on one machine, joined by a network link; guests on them whose every write can be checked.
+ *
+ *     const lab = await createLab({ hook: 'hooks/qemu' });
+ *     await createPatternImage(lab.a.outside('/var/lib/xnbd/images/vm1-vda.img'), 'vm1-vda', 32 * 1024 * 1024);
+ *     ... something that serves it on host a at /run/xnbd/vm1-vda.sock, by lab.a.spawn([...]) ...
+ *     const disks = [{ target: 'vda', export: 'vm1-vda', mode: 'rewrite' }];
+ *     const guest = await defineGuest(lab, lab.a, { name: 'vm1', disks });
+ *     await guest.start(lab.a);
+ *     await guest.progress();                        // it writes and verifies
+ *     await guest.migrate(lab.a, lab.b);
+ *     const { sizeBytes, writes } = (await guest.stop()).get('vda')!;
+ *     await differences(image, { exportName: 'vm1-vda', sizeBytes, writes });   // [] when every byte is right
+ *     await lab.destroy();
  *
  * Needs root, Debian's programs (scripts/setup.sh) and, once, a mirror to fetch the guest's kernel from; `labUnavailable` says what is
  * missing. Labs have nothing in common but the machine: any number may run at once, and one that crashed hinders none.
  */
 
-import { constants, existsSync } from 'node:fs';
+import { constants } from 'node:fs';
 import { access, mkdtemp, rm } from 'node:fs/promises';
 import { join } from 'node:path';
+import { giveCapabilities, keepCapabilities } from './capabilities.ts';
 import { guestSystem } from './guest-system.ts';
 import { createHost, type Host } from './host.ts';
 import { run } from './processes.ts';
@@ -41,6 +54,8 @@ export type LabOptions = {
 export type Lab = {
   readonly a: Host;
   readonly b: Host;
+  /** Aborted when the lab is destroyed. */
+  readonly ended: AbortSignal;
   /** Limits the link to so many Mbit/s in each direction; undefined: as fast as it goes. */
   readonly setRate: (mbit: number | undefined) => Promise<void>;
   /** Ends both hosts with everything that runs there, and removes their files. */
@@ -51,7 +66,9 @@ export type Lab = {
 export async function createLab(options: LabOptions = {}): Promise<Lab> {
   const dir = await mkdtemp('/tmp/xl-');
   const hosts: Host[] = [];
+  const ended = new AbortController();
   const destroy = async (): Promise<void> => {
+    ended.abort();
     await Promise.all(hosts.map((host) => host.destroy()));
     await rm(dir, { recursive: true, force: true });
   };
@@ -73,8 +90,14 @@ export async function createLab(options: LabOptions = {}): Promise<Lab> {
       await Promise.all([limit(a, mbit), limit(b, mbit)]);
     };
     if (options.rateMbit !== undefined) await setRate(options.rateMbit);
-    await Promise.all([a.startDaemons(), b.startDaemons()]);
-    return { a, b, setRate, destroy };
+    await Promise.all(
+      [a, b].map(async (host) => {
+        await giveCapabilities(host);
+        await host.startDaemons();
+        await keepCapabilities(host);
+      }),
+    );
+    return { a, b, ended: ended.signal, setRate, destroy };
   } catch (error) {
     await destroy();
     throw error;
@@ -147,6 +170,9 @@ async function whyNot(): Promise<string | undefined> {
 
 async function installed(program: string): Promise<boolean> {
   const places = ['/usr/sbin', '/usr/bin', '/sbin', '/bin'].map((place) => join(place, program));
-  const found = places.filter((place) => existsSync(place));
-  return found.length > 0 && (await access(found[0]!, constants.X_OK).then(() => true));
+  const found = places.map((place) => access(place, constants.X_OK));
+  return Promise.any(found).then(
+    () => true,
+    () => false,
+  );
 }
