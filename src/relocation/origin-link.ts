@@ -150,6 +150,11 @@ export class OriginLink {
 
   #submit(send: (connection: OriginConnection, answered: Completion) => void, done: Completion): void {
     const settle = (errno: number) => {
+      if (errno === Errno.ESHUTDOWN && !this.#closed) {
+        // The origin is stopping: that is a lost connection and no answer.
+        this.#connection?.destroy();
+        return;
+      }
       // A reply may come while the link closes.
       if (this.#unanswered.delete(operation)) done.complete(errno);
     };
