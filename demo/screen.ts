@@ -8,7 +8,7 @@ const out = process.stdout;
 const WIDTH = 14;
 const style = (code: number, text: string): string => (out.isTTY ? `\x1b[${code}m${text}\x1b[0m` : text);
 export const bold = (text: string): string => style(1, text);
-const faint = (text: string): string => style(2, text);
+export const faint = (text: string): string => style(2, text);
 
 export function title(text: string): void {
   out.write(`\n${bold(text)}\n\n`);
