@@ -1,5 +1,6 @@
 /** The control socket of an export (control-protocol.ts): one JSON object a line, for the daemon and the administrator of this host. */
 import { createServer, type Server, type Socket } from 'node:net';
+import { setImmediate as nextTurn } from 'node:timers/promises';
 import type { ControlMethod, ControlResponse, ExportStatus, StatusEvent } from './control-protocol.ts';
 import { listenOnUnixSocket } from './unix-socket.ts';
 
@@ -44,10 +45,13 @@ export class ControlServer {
     });
   }
 
-  close(): void {
+  /** Answers that are being written now go out first. */
+  async close(): Promise<void> {
     clearInterval(this.#ticker);
     this.#server.close();
+    await nextTurn();
     for (const socket of this.#connections) socket.destroySoon();
+    await nextTurn();
   }
 
   #send(): void {

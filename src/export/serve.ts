@@ -76,17 +76,14 @@ export async function serve(options: ServeOptions, served: Served): Promise<Runn
   });
   const listener = new Listener(running);
 
-  let resolveEnded: (code: number) => void;
-  const ended = new Promise<number>((resolve) => {
-    resolveEnded = resolve;
-  });
+  const { promise: ended, resolve: resolveEnded } = Promise.withResolvers<number>();
   let finishing: Promise<number> | undefined;
   const finish = (last: () => Promise<number>): Promise<number> => {
     finishing ??= (async () => {
       listener.close();
       const code = await last();
-      control.close();
-      resolveEnded(code);
+      // Who asked on the control socket gets the answer first.
+      void control.close().then(() => resolveEnded(code));
       return code;
     })();
     return finishing;
@@ -123,7 +120,7 @@ export async function serve(options: ServeOptions, served: Served): Promise<Runn
     return { export: running, changed: () => control.changed(), tcp, stop, ended };
   } catch (error) {
     listener.close();
-    control.close();
+    await control.close();
     throw error;
   }
 }
@@ -167,11 +164,6 @@ export async function serveUntilStopped(
 ): Promise<number> {
   const { name } = served.keeper.record;
   const { state } = status(options, served, running.export);
-  const line = `ready ${name} ${state} ${options.socket}\n`;
-  // Whoever started us may not care to listen.
-  process.stdout.on('error', () => undefined);
-  process.stdout.write(line);
-  log.info(`export ${name}: ${state} on ${options.socket}${where(running.tcp)}`);
   const abort = new AbortController();
   for (const signal of ['SIGTERM', 'SIGINT'] as const) {
     void once(process, signal, { signal: abort.signal }).then(
@@ -179,6 +171,10 @@ export async function serveUntilStopped(
       () => undefined,
     );
   }
+  log.info(`export ${name}: ${state} on ${options.socket}${where(running.tcp)}`);
+  // Whoever started us may not care to listen.
+  process.stdout.on('error', () => undefined);
+  process.stdout.write(`ready ${name} ${state} ${options.socket}\n`);
   const code = await running.ended;
   abort.abort();
   log.info(`export ${name}: stopped`);

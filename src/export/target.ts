@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { log } from '../log/log.ts';
 import { Image } from '../store/image.ts';
 import { checkExportName, type ExportRecord, newRecord, readRecord } from '../store/record.ts';
-import { lockState } from '../store/state-lock.ts';
+import { lockState, type StateLock } from '../store/state-lock.ts';
 import { LocalDisk } from './local-disk.ts';
 import { RecordKeeper } from './record-keeper.ts';
 import type { Served } from './serve.ts';
@@ -20,8 +20,19 @@ export interface TargetOptions {
 export async function openTarget(options: TargetOptions): Promise<Served> {
   checkExportName(options.name);
   const image = await Image.open(options.image, { readOnly: options.readOnly });
-  const lock = await lockState(options.stateDir);
-  const keeper = await keepRecord(options, image);
+  let lock: StateLock | undefined;
+  const close = async () => {
+    await image.close();
+    await lock?.release();
+  };
+  let keeper: RecordKeeper;
+  try {
+    lock = await lockState(options.stateDir);
+    keeper = await keepRecord(options, image);
+  } catch (error) {
+    await close();
+    throw error;
+  }
   return {
     keeper,
     disk: new LocalDisk(image),
@@ -33,10 +44,7 @@ export async function openTarget(options: TargetOptions): Promise<Served> {
       Promise.reject(new Error(`export ${options.name} has every block already: nothing to take over`)),
     abandon: () =>
       Promise.reject(new Error(`export ${options.name} is no relocation: use stop, its image stays`)),
-    close: async () => {
-      await image.close();
-      await lock.release();
-    },
+    close,
   };
 }
 

@@ -1,5 +1,5 @@
 /** Listening on a unix socket path: one that a dead process left behind is replaced, one where somebody answers is not. */
-import { chmodSync, lstatSync, rmSync } from 'node:fs';
+import { chmodSync, existsSync, lstatSync, rmSync } from 'node:fs';
 import { connect, type Server } from 'node:net';
 import { basename, dirname } from 'node:path';
 
@@ -11,12 +11,12 @@ export async function listenOnUnixSocket(server: Server, path: string, mode: num
   if (Buffer.byteLength(path) > MAX_PATH_BYTES) {
     throw new Error(`socket path ${path} is longer than ${MAX_PATH_BYTES} bytes: choose a shorter one`);
   }
+  // Node reports EACCES for it.
+  if (!existsSync(dirname(path)))
+    throw new Error(`cannot listen on socket ${path}: there is no directory ${dirname(path)}`);
   await removeStaleSocket(path);
   await new Promise<void>((resolve, reject) => {
-    server.once('error', (error: NodeJS.ErrnoException) => {
-      const why = error.code === 'ENOENT' ? `there is no directory ${dirname(path)}` : error.message;
-      reject(new Error(`cannot listen on socket ${path}: ${why}`));
-    });
+    server.once('error', (error) => reject(new Error(`cannot listen on socket ${path}: ${error.message}`)));
     // The socket is made within listen(): at no time may more people connect than `mode` says.
     const umask = process.umask(0o777 & ~mode);
     server.listen(path, resolve);

@@ -37,7 +37,8 @@ export interface RawRequest {
 
 export class RawClient {
   readonly socket: Socket;
-  #bytes: Buffer = Buffer.alloc(0);
+  #chunks: Buffer[] = [];
+  #length = 0;
   #wake: (() => void) | undefined;
   #ended = false;
   #structured = false;
@@ -45,8 +46,9 @@ export class RawClient {
 
   private constructor(socket: Socket) {
     this.socket = socket;
-    socket.on('data', (chunk) => {
-      this.#bytes = Buffer.concat([this.#bytes, chunk as Buffer]);
+    socket.on('data', (chunk: Buffer) => {
+      this.#chunks.push(chunk);
+      this.#length += chunk.length;
       this.#wake?.();
     });
     socket.on('error', () => undefined);
@@ -92,15 +94,16 @@ export class RawClient {
 
   /** Waits for exactly so many bytes. @throws Error when the connection ends before */
   async take(count: number): Promise<Buffer> {
-    while (this.#bytes.length < count) {
-      if (this.#ended) throw new Error(`connection closed, ${this.#bytes.length} of ${count} bytes received`);
+    while (this.#length < count) {
+      if (this.#ended) throw new Error(`connection closed, ${this.#length} of ${count} bytes received`);
       await new Promise<void>((resolve) => {
         this.#wake = resolve;
       });
     }
-    const taken = this.#bytes.subarray(0, count);
-    this.#bytes = this.#bytes.subarray(count);
-    return taken;
+    const bytes = this.#chunks.length === 1 ? this.#chunks[0]! : Buffer.concat(this.#chunks);
+    this.#chunks = [bytes.subarray(count)];
+    this.#length -= count;
+    return bytes.subarray(0, count);
   }
 
   /** Resolves when the server has closed the connection. */

@@ -15,7 +15,7 @@ describe('sync queue', () => {
   beforeEach(() => {
     pending = [];
     fd = openSync('/dev/null', 'r');
-    sinon.stub(fs, 'fdatasync').callsFake((_fd, callback) => void pending.push(callback as Callback));
+    sinon.stub(fs, 'fdatasync').callsFake((_fd, callback) => void pending.push(callback));
     syncBuiltinESMExports();
   });
 

@@ -1,0 +1,271 @@
+import { strict as assert } from 'node:assert';
+import { randomBytes } from 'node:crypto';
+import fc from 'fast-check';
+import {
+  AllocationFlag,
+  Command,
+  CommandFlag,
+  Errno,
+  NBD_MAX_PAYLOAD,
+  ReplyChunk,
+} from '../../src/nbd/constants.ts';
+import type { Completion } from '../../src/store/completion.ts';
+import { encodeRawRequest, RawClient, type RawRequest } from './raw-client.ts';
+import { altered, serveTarget, type TestTarget, type TestTargetOptions, until } from './serving.ts';
+
+const SIZE = 64 * 1024 * 1024;
+
+describe('session', () => {
+  let target: TestTarget | undefined;
+  const clients: RawClient[] = [];
+
+  const start = async (options: TestTargetOptions = {}) => {
+    target = await serveTarget({ sizeBytes: SIZE, ...options });
+  };
+  const open = async (structured = true) => {
+    const client = await RawClient.open(target!.socket, 'd', { structured });
+    clients.push(client);
+    return client;
+  };
+
+  afterEach(async () => {
+    for (const client of clients.splice(0)) client.break();
+    await target?.remove();
+    target = undefined;
+  });
+
+  it('answers any mix of requests as a model of the disk does', async () => {
+    await start({ sizeBytes: 1024 * 1024 });
+    const client = await open();
+    const model = Buffer.alloc(1024 * 1024);
+    const step = fc.record({
+      type: fc.constantFrom(Command.READ, Command.WRITE, Command.TRIM, Command.WRITE_ZEROES, Command.FLUSH),
+      offset: fc.nat(model.length - 1),
+      length: fc.integer({ min: 1, max: 100_000 }),
+      flags: fc.constantFrom(0, CommandFlag.FUA),
+      fill: fc.nat(255),
+    });
+    await fc.assert(
+      fc.asyncProperty(fc.array(step, { maxLength: 20 }), async (steps) => {
+        for (const { type, offset, length: wanted, flags, fill } of steps) {
+          const length = Math.min(wanted, model.length - offset);
+          const part = model.subarray(offset, offset + length);
+          const request: RawRequest = { type, offset, length, flags };
+          if (type === Command.WRITE) request.payload = Buffer.from(part.fill(fill));
+          else if (type === Command.TRIM || type === Command.WRITE_ZEROES) part.fill(0);
+          const reply = await client.ask(request);
+          assert.equal(reply.errno, 0);
+          if (type === Command.READ) assert.ok(reply.data.equals(part));
+        }
+      }),
+      { numRuns: 40 },
+    );
+    assert.ok((await client.read(0, model.length)).data.equals(model));
+  });
+
+  it('takes hundreds of requests in one packet, and any of them cut at any byte', async () => {
+    await start();
+    const client = await open(false);
+    const requests = Array.from({ length: 300 }, (_, index) => {
+      const payload = Buffer.alloc(512, index % 251);
+      return encodeRawRequest({
+        type: Command.WRITE,
+        offset: index * 512,
+        length: 512,
+        payload,
+        cookie: BigInt(index),
+      });
+    });
+    const bytes = Buffer.concat(requests);
+    for (let at = 0; at < bytes.length; at += 4099) {
+      client.socket.write(bytes.subarray(at, at + 4099));
+      await new Promise(setImmediate);
+    }
+    for (let index = 0; index < 300; index++) assert.equal((await client.reply()).errno, 0);
+    const { data } = await client.read(0, 300 * 512);
+    for (let index = 0; index < 300; index++) assert.equal(data[index * 512 + 511], index % 251);
+  });
+
+  it('carries the largest payload', async () => {
+    await start();
+    const client = await open();
+    const payload = randomBytes(NBD_MAX_PAYLOAD);
+    assert.equal(await client.write(12_345, payload), 0);
+    assert.ok((await client.read(12_345, payload.length)).data.equals(payload));
+    assert.equal(target!.running.export.writtenBytes, payload.length);
+  });
+
+  it('answers in the order in which the disk does', async () => {
+    let held: (() => void) | undefined;
+    await start({
+      alter: (served) => {
+        const { disk } = served;
+        const read = (into: Buffer, offset: number, done: Completion) => {
+          if (offset === 0) held = () => disk.read(into, offset, done);
+          else disk.read(into, offset, done);
+        };
+        return { ...served, disk: altered(disk, { read }) };
+      },
+    });
+    const client = await open(false);
+    await client.write(0, Buffer.alloc(8192, 1));
+    await client.write(4096, Buffer.alloc(4096, 2));
+    const slow = client.send({ type: Command.READ, offset: 0, length: 4096 });
+    const quick = client.send({ type: Command.READ, offset: 4096, length: 4096 });
+    const first = await client.reply(4096);
+    assert.deepEqual([first.cookie, first.data[0]], [quick, 2]);
+    held!();
+    const second = await client.reply(4096);
+    assert.deepEqual([second.cookie, second.data[0]], [slow, 1]);
+  });
+
+  it('judges range and flags, each with its error', async () => {
+    await start();
+    const client = await open();
+    const { READ, WRITE, TRIM, WRITE_ZEROES, BLOCK_STATUS, FLUSH, CACHE } = Command;
+    for (const [type, offset, length, flags, errno] of [
+      [READ, SIZE - 1, 2, 0, Errno.EINVAL],
+      [READ, 2 ** 60, 1, 0, Errno.EINVAL],
+      [READ, 0, NBD_MAX_PAYLOAD + 1, 0, Errno.EOVERFLOW],
+      [READ, 0, 1, CommandFlag.DF, Errno.EINVAL],
+      [READ, 0, 0, 0, Errno.EINVAL],
+      [TRIM, SIZE, 1, 0, Errno.EINVAL],
+      [TRIM, 0, 1, CommandFlag.NO_HOLE, Errno.EINVAL],
+      [WRITE_ZEROES, 1, SIZE, 0, Errno.ENOSPC],
+      [WRITE_ZEROES, 0, 1, CommandFlag.FAST_ZERO, Errno.EINVAL],
+      [BLOCK_STATUS, 0, SIZE + 1, 0, Errno.EINVAL],
+      [FLUSH, 0, 0, CommandFlag.REQ_ONE, Errno.EINVAL],
+      [CACHE, 0, 1, 0, Errno.EINVAL],
+      [0x7777, 0, 0, 0, Errno.EINVAL],
+      [Command.XNBD_TAKEOVER, 0, 0, 0, Errno.EINVAL],
+    ] as const) {
+      assert.equal(await client.command(type, offset, length, flags), errno, `command ${type} at ${offset}`);
+    }
+    assert.equal(await client.write(SIZE - 1, Buffer.alloc(2)), Errno.ENOSPC);
+    assert.equal(await client.write(0, Buffer.alloc(2), 1 << 9), Errno.EINVAL);
+    assert.equal(await client.write(0, Buffer.alloc(2)), 0, 'and goes on');
+    assert.equal(
+      (await client.ask({ type: WRITE, offset: 2, length: 1, payload: Buffer.alloc(1) })).errno,
+      0,
+    );
+  });
+
+  it('a read-only export refuses every kind of write, and reads', async () => {
+    await start({ readOnly: true });
+    const client = await open();
+    assert.equal(await client.write(0, Buffer.alloc(1)), Errno.EPERM);
+    assert.equal(await client.command(Command.TRIM, 0, 1), Errno.EPERM);
+    assert.equal(await client.command(Command.WRITE_ZEROES, 0, 1), Errno.EPERM);
+    assert.equal((await client.read(0, 10)).errno, 0);
+    assert.equal(await client.command(Command.FLUSH), 0);
+  });
+
+  it('never gives a READ a simple reply once structured ones are agreed, nor the other way round', async () => {
+    await start();
+    const [structured, simple] = [await open(true), await open(false)];
+    for (const [offset, errno] of [
+      [0, 0],
+      [SIZE, Errno.EINVAL],
+    ] as const) {
+      const reply = await structured.ask({ type: Command.READ, offset, length: 1 });
+      assert.deepEqual([reply.structured, reply.errno], [true, errno]);
+      const other = await simple.ask({ type: Command.READ, offset, length: 1 });
+      assert.deepEqual([other.structured, other.errno], [false, errno]);
+    }
+    assert.equal(await simple.command(Command.BLOCK_STATUS, 0, 1), Errno.EINVAL);
+  });
+
+  it('tells data and holes', async () => {
+    await start();
+    const client = await open();
+    await client.write(1024 * 1024, Buffer.alloc(65_536, 1));
+    const status = await client.ask({ type: Command.BLOCK_STATUS, length: SIZE });
+    assert.equal(status.chunk, ReplyChunk.BLOCK_STATUS);
+    const words = Array.from({ length: (status.data.length - 4) / 4 }, (_, index) =>
+      status.data.readUInt32BE(4 + 4 * index),
+    );
+    const hole = AllocationFlag.HOLE | AllocationFlag.ZERO;
+    assert.deepEqual(words, [1024 * 1024, hole, 65_536, 0, SIZE - 1024 * 1024 - 65_536, hole]);
+    const one = await client.ask({ type: Command.BLOCK_STATUS, length: SIZE, flags: CommandFlag.REQ_ONE });
+    assert.equal(one.data.length, 4 + 8);
+  });
+
+  it('stops reading a client that does not read, and answers it all the same in the end', async () => {
+    let reads = 0;
+    await start({
+      alter: (served) => {
+        const { disk } = served;
+        const read = (into: Buffer, offset: number, done: Completion) => {
+          reads += 1;
+          disk.read(into, offset, done);
+        };
+        return { ...served, disk: altered(disk, { read }) };
+      },
+    });
+    const client = await open(false);
+    client.socket.pause();
+    const request = encodeRawRequest({ type: Command.READ, offset: 0, length: 1024 * 1024 });
+    const count = 400;
+    client.socket.write(Buffer.concat(Array.from({ length: count }, () => request)));
+    await until(() => reads >= 32, 'reads begin');
+    const other = await open();
+    for (let turn = 0; turn < 50; turn++) await other.command(Command.FLUSH);
+    // 64 MiB are held at most, one request may go beyond, and the socket takes some.
+    assert.ok(reads < 80, `${reads} MiB read for a client that takes nothing`);
+    client.socket.resume();
+    let received = 0;
+    const perReply = 16 + 1024 * 1024;
+    for (; received < count; received++) await client.take(perReply);
+    assert.equal(reads, count);
+  });
+
+  it('outlives clients that leave in the midst of anything', async () => {
+    await start();
+    const write = encodeRawRequest({ type: Command.WRITE, length: 100_000, payload: Buffer.alloc(50_000) });
+    for (const bytes of [Buffer.alloc(0), write.subarray(0, 13), write, Buffer.alloc(28, 0x55)]) {
+      const client = await open();
+      client.socket.write(bytes);
+      await new Promise(setImmediate);
+      client.break();
+      const haggling = await RawClient.connect(target!.socket, bytes.length === 0 ? null : 3);
+      haggling.socket.write(bytes.subarray(0, 7));
+      haggling.break();
+    }
+    const client = await open();
+    assert.equal(await client.command(Command.FLUSH), 0);
+    await until(() => target!.running.export.clients === 1, 'the others are gone');
+  });
+
+  it('drops a client that breaks the protocol, and only that one', async () => {
+    await start();
+    const [good, bad, greedy] = [await open(), await open(), await open()];
+    bad.socket.write(Buffer.alloc(28, 0x55));
+    greedy.socket.write(encodeRawRequest({ type: Command.WRITE, length: 0xffffffff }));
+    await Promise.all([bad.closed(), greedy.closed()]);
+    assert.equal(await good.command(Command.FLUSH), 0);
+  });
+
+  it('answers what is under way before it disconnects, and before it stops', async () => {
+    const held: (() => void)[] = [];
+    await start({
+      alter: (served) => {
+        const { disk } = served;
+        const read = (into: Buffer, offset: number, done: Completion) => {
+          held.push(() => disk.read(into, offset, done));
+        };
+        return { ...served, disk: altered(disk, { read }) };
+      },
+    });
+    const [leaving, staying] = [await open(), await open()];
+    leaving.send({ type: Command.READ, length: 4096 });
+    leaving.send({ type: Command.DISC });
+    staying.send({ type: Command.READ, length: 4096 });
+    await until(() => held.length === 2, 'both reads are under way');
+    const stopped = target!.running.stop();
+    for (const finish of held) finish();
+    assert.equal((await leaving.reply(4096)).data.length, 4096);
+    assert.equal((await staying.reply(4096)).data.length, 4096);
+    assert.equal(await stopped, 0);
+    await Promise.all([leaving.closed(), staying.closed()]);
+  });
+});

@@ -1,0 +1,258 @@
+import { strict as assert } from 'node:assert';
+import { createHash } from 'node:crypto';
+import { mkdtempSync, readFileSync, rmSync, statSync, truncateSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { RawClient } from '../export/raw-client.ts';
+import { until } from '../export/serving.ts';
+import { type ExportProcess, needs, run, startExport } from './export-process.ts';
+
+const MIB = 1024 * 1024;
+
+describe('xnbd-export target', function () {
+  this.timeout(120_000);
+  let directory: string;
+  let image: string;
+  let socket: string;
+  let uri: string;
+  let server: ExportProcess;
+
+  const start = async (...more: string[]) => {
+    server = await startExport(['target', 'vm1', '--image', image, '--socket', socket, ...more]);
+  };
+
+  beforeEach(() => {
+    directory = mkdtempSync(join(tmpdir(), 'xnbd-target-'));
+    image = join(directory, 'vm1.img');
+    socket = join(directory, 'vm1.sock');
+    uri = `nbd+unix:///vm1?socket=${socket}`;
+    writeFileSync(image, '');
+    truncateSync(image, 64 * MIB);
+  });
+
+  afterEach(async () => {
+    await server.end('SIGKILL');
+    rmSync(directory, { recursive: true });
+  });
+
+  it('says that it is ready, and stops cleanly on SIGTERM', async () => {
+    await start();
+    assert.equal(server.ready, `ready vm1 serving ${socket}`);
+    assert.deepEqual(await server.end(), [0, null]);
+    await until(() => server.log().includes('export vm1: stopped'), 'it says so');
+    assert.throws(() => statSync(socket), /ENOENT/);
+  });
+
+  it('nbdinfo sees what it offers', async function () {
+    needs(this, 'nbdinfo');
+    await start('--listen', '127.0.0.1:0');
+    await until(() => server.log().includes('127.0.0.1:'), 'the port is told');
+    const port = /127\.0\.0\.1:(\d+)/.exec(server.log())?.[1];
+    for (const address of [uri, `nbd://127.0.0.1:${port}/vm1`, `nbd://127.0.0.1:${port}`]) {
+      const {
+        exports: found,
+        protocol,
+        structured,
+      } = JSON.parse(await run('nbdinfo', '--json', address)) as {
+        protocol: string;
+        structured: boolean;
+        exports: ({ contexts: string[] } & Record<string, unknown>)[];
+      };
+      assert.deepEqual([protocol, structured], ['newstyle-fixed', true]);
+      assert.equal(found[0]!['export-size'], 64 * MIB);
+      assert.deepEqual(found[0]!.contexts, ['base:allocation']);
+      for (const can of ['can_flush', 'can_fua', 'can_trim', 'can_zero'])
+        assert.equal(found[0]![can], true, can);
+      for (const cannot of ['can_multi_conn', 'can_df', 'can_cache', 'can_fast_zero', 'is_read_only']) {
+        assert.equal(found[0]![cannot], false, cannot);
+      }
+    }
+    const list = await run('nbdinfo', '--list', '--json', `nbd+unix://?socket=${socket}`);
+    assert.equal(
+      (JSON.parse(list) as { exports: { 'export-name': string }[] }).exports[0]!['export-name'],
+      'vm1',
+    );
+    await assert.rejects(
+      run('nbdinfo', `nbd+unix:///other?socket=${socket}`),
+      /No such file or directory for export: other/,
+    );
+  });
+
+  it('qemu-io writes, reads, discards and zeroes', async function () {
+    needs(this, 'qemu-io');
+    await start();
+    const io = (...commands: string[]) =>
+      run('qemu-io', '-f', 'raw', '-d', 'unmap', ...commands.flatMap((command) => ['-c', command]), uri);
+    await io(
+      'write -P 1 0 8M',
+      'write -P 2 -f 1000 3333',
+      'discard 4M 1M',
+      'write -z 6M 4097',
+      'write -z -u 7M 1M',
+      'flush',
+    );
+    const out = await io(
+      'read -P 1 0 1000',
+      'read -P 2 1000 3333',
+      'read -P 1 4333 4189971',
+      'read -P 0 4M 1M',
+      'read -P 0 6M 4097',
+      'read -P 0 7M 1M',
+    );
+    assert.doesNotMatch(out, /Pattern verification failed|error/);
+  });
+
+  it('qemu-img converts onto it, compares and maps', async function () {
+    needs(this, 'qemu-img');
+    await start();
+    const source = join(directory, 'source.img');
+    const bytes = Buffer.alloc(64 * MIB);
+    bytes.fill('data', 3 * MIB, 5 * MIB);
+    bytes.fill('more', 40 * MIB, 41 * MIB);
+    writeFileSync(source, bytes);
+    await run('qemu-img', 'convert', '-n', '-f', 'raw', '-O', 'raw', source, uri);
+    assert.match(await run('qemu-img', 'compare', '-f', 'raw', '-F', 'raw', source, uri), /identical/);
+    const map = JSON.parse(await run('qemu-img', 'map', '-f', 'raw', '--output=json', uri)) as {
+      start: number;
+      length: number;
+      data: boolean;
+    }[];
+    assert.deepEqual(
+      map.filter(({ data }) => data).map(({ start, length }) => [start, length]),
+      [
+        [3 * MIB, 2 * MIB],
+        [40 * MIB, MIB],
+      ],
+    );
+  });
+
+  it('nbdcopy copies it out and in, holes as holes', async function () {
+    needs(this, 'nbdcopy');
+    const bytes = Buffer.alloc(64 * MIB);
+    for (let at = 0; at < bytes.length; at += 7 * MIB)
+      bytes.fill(createHash('sha256').update(String(at)).digest(), at, at + MIB);
+    writeFileSync(image, bytes);
+    await start();
+    const copy = join(directory, 'copy.img');
+    await run('nbdcopy', uri, copy);
+    assert.ok(readFileSync(copy).equals(bytes));
+    bytes.copyWithin(0, 20 * MIB);
+    writeFileSync(copy, bytes);
+    await run('nbdcopy', '--flush', copy, uri);
+    assert.ok(readFileSync(image).equals(bytes));
+  });
+
+  it("fio's nbd engine verifies what it wrote", async function () {
+    needs(this, 'fio');
+    await start();
+    const job = join(directory, 'job.fio');
+    const lines = [
+      '[verify]',
+      'ioengine=nbd',
+      `uri=${uri}`,
+      'rw=randwrite',
+      'bsrange=512-256k',
+      'iodepth=16',
+    ];
+    writeFileSync(
+      job,
+      [...lines, 'size=32m', 'verify=crc32c', 'verify_fatal=1', 'verify_state_save=0', 'fsync=50', ''].join(
+        '\n',
+      ),
+    );
+    await run('fio', '--output', join(directory, 'fio.out'), job);
+  });
+
+  it('libnbd in Python reads, writes and asks without structured replies and without GO', async function () {
+    needs(this, '/usr/bin/python3');
+    await run('/usr/bin/python3', '-c', 'import nbd').catch(() => {
+      console.log('      skipped: python3-libnbd is not installed');
+      this.skip();
+    });
+    await start();
+    const script = `
+import nbd, sys
+def connect(flags=nbd.HANDSHAKE_FLAG_MASK, structured=True):
+    h = nbd.NBD(); h.set_handshake_flags(flags); h.set_request_structured_replies(structured)
+    h.add_meta_context(nbd.CONTEXT_BASE_ALLOCATION); h.set_export_name('vm1'); h.connect_unix(sys.argv[1]); return h
+a = connect(); b = connect(structured=False); c = connect(flags=0, structured=False)
+a.pwrite(b'x' * 70000, 5); b.pwrite(b'y' * 100, 50); c.flush()
+for h in (a, b, c): assert h.pread(200, 0) == b'\\0' * 5 + b'x' * 45 + b'y' * 100 + b'x' * 50
+assert a.get_structured_replies_negotiated() and not b.get_structured_replies_negotiated()
+found = []
+a.block_status(a.get_size(), 0, lambda context, offset, entries, error: found.extend(entries))
+assert sum(found[::2]) == a.get_size(), found
+a.set_strict_mode(0)
+try: a.pread(10, a.get_size()); raise SystemExit('read past the end')
+except nbd.Error as e: assert e.errno == 'EINVAL', e
+try: a.pwrite(b'1', a.get_size()); raise SystemExit('write past the end')
+except nbd.Error as e: assert e.errno == 'ENOSPC', e
+try: a.cache(10, 0); raise SystemExit('cache')
+except nbd.Error as e: assert e.errno == 'EINVAL', e
+for h in (a, b, c): h.shutdown()
+`;
+    await run('/usr/bin/python3', '-c', script, socket);
+  });
+
+  it('every write that was acknowledged survives kill -9', async () => {
+    await start();
+    const model = new Map<number, number>();
+    for (let round = 1; round <= 3; round++) {
+      const client = await RawClient.open(socket, 'vm1');
+      let acknowledged = 0;
+      // Writes go on while it is killed; only those that were answered count.
+      for (;;) {
+        const block = (acknowledged * 37) % 1000;
+        if (acknowledged === 150) server.child.kill('SIGKILL');
+        const errno = await client
+          .write(block * 4096, Buffer.alloc(4096, round * 50 + (block % 50)))
+          .catch(() => -1);
+        if (errno !== 0) {
+          // Nobody knows about this one.
+          model.delete(block);
+          break;
+        }
+        model.set(block, round * 50 + (block % 50));
+        acknowledged += 1;
+      }
+      await server.end('SIGKILL');
+      await start();
+      const after = await RawClient.open(socket, 'vm1');
+      for (const [block, value] of model) {
+        const { data } = await after.read(block * 4096, 4096);
+        assert.ok(
+          data.every((byte) => byte === value),
+          `block ${block} in round ${round}`,
+        );
+      }
+      await after.disconnect();
+    }
+  });
+
+  it('wrong arguments get one clear line each', async () => {
+    await start();
+    const common = ['--image', image, '--socket'];
+    const other = join(directory, 'other.sock');
+    for (const [args, line] of [
+      [['vm1', ...common, other], /state directory .* is in use by another xnbd-export/],
+      [['vm2', ...common, socket, '--state', join(directory, 's2')], /socket .*vm1\.sock\.ctl is taken/],
+      [
+        ['vm3', ...common, socket, '--state', join(directory, 's3'), '--ctl', other],
+        /socket .*vm1\.sock is taken/,
+      ],
+      [['a/b', ...common, other], /export name 'a\/b' is not usable/],
+      [
+        ['vm4', '--image', join(directory, 'none'), '--socket', other],
+        /cannot open image .*none: no such file/,
+      ],
+      [['vm5', ...common, other, '--listen', 'nowhere'], /it must be HOST:PORT/],
+    ] as const) {
+      await assert.rejects(startExport(['target', ...args]), (error: Error) => {
+        assert.match(error.message, line);
+        assert.equal(error.message.trimEnd().split('\n').length, 1, error.message);
+        return true;
+      });
+    }
+    assert.equal((await RawClient.open(socket, 'vm1')).socket.destroyed, false);
+  });
+});
