@@ -1,4 +1,3 @@
-#!/usr/bin/env node
 /** xnbd-export: one disk, served over NBD. Arguments in, objects wired, nothing else. */
 import { resolve } from 'node:path';
 import { Command, InvalidArgumentError, Option } from 'commander';
