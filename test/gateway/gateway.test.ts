@@ -12,6 +12,7 @@ import { type Gateway, type GatewayOptions, startGateway } from '../../src/gatew
 import { readExactly } from '../../src/gateway/read-exactly.ts';
 import { listenPlain } from '../../src/gateway/transport.ts';
 import { configureLog } from '../../src/log/log.ts';
+import { decodeAttached, encodeAttachRequest } from '../../src/nbd/attach.ts';
 import { HandshakeFlag, NBD_OPTS_MAGIC, Option, OptionReply } from '../../src/nbd/constants.ts';
 import {
   decodeGreeting,
@@ -19,6 +20,7 @@ import {
   encodeOption,
   GREETING_LENGTH,
 } from '../../src/nbd/option-framing.ts';
+import { startExport } from '../support/export-process.ts';
 
 const run = promisify(execFile);
 const MIB = 1024 * 1024;
@@ -164,6 +166,32 @@ describe('gateway', () => {
       (await run('nbdinfo', ['--map', '--json', `nbd://127.0.0.1:${port}/disk`])).stdout,
     ) as object[];
     assert.ok(map.length > 1, 'structured replies were agreed before the export was named');
+  });
+
+  it('passes a lease on: XNBD_ATTACH names the export, and GO may name no other', async function () {
+    this.timeout(60_000);
+    await start();
+    for (const name of ['one', 'two']) {
+      const image = join(dir, `${name}.img`);
+      await writeFile(image, Buffer.alloc(MIB, name));
+      const served = await startExport('target', name, join(dir, `${name}.sock`), ['--image', image]);
+      cleanUp.push(() => served.end());
+    }
+    const lease = { lease: '11111111-2222-4333-8444-555555555555', uuid: null, generation: 0, name: 'two' };
+    const socket = await dial();
+    assert.equal((await ask(socket, Option.STRUCTURED_REPLY)).type, OptionReply.ACK);
+    const { type, texts } = await ask(socket, Option.XNBD_ATTACH, encodeAttachRequest(lease));
+    assert.equal(type, OptionReply.ACK);
+    const attached = decodeAttached(Buffer.from(texts[0]!, 'latin1'));
+    assert.deepEqual([attached.size, attached.fenced], [MIB, false]);
+    assert.ok((await ask(socket, Option.GO, naming('one'))).type >= 2 ** 31);
+    assert.equal((await ask(socket, Option.GO, naming('two'))).type, OptionReply.ACK);
+    const other = await dial();
+    const again = { ...lease, lease: '99999999-2222-4333-8444-555555555555' };
+    const refused = await ask(other, Option.XNBD_ATTACH, encodeAttachRequest(again));
+    assert.equal(refused.type, OptionReply.ERR_POLICY);
+    const unknown = await ask(other, Option.GO, naming('one'));
+    assert.notEqual(unknown.type, OptionReply.ACK, 'this connection is a pipe to export two by now');
   });
 
   it('lets the export answer INFO, then GO on the same connection', async () => {

@@ -73,7 +73,6 @@ export async function connectRunning(
 /** What a record says about an export that nobody serves now. */
 function atRest(record: ExportRecord, socket: string): KnownExport {
   const { onDemandBytes, backgroundBytes, skippedBytes, sizeBytes } = record;
-  const arriving = record.state === 'standby' || record.state === 'relocating';
   // Blocks that the guest wrote whole are not counted in the record: it is this much at least.
   const fetched = Math.min(onDemandBytes + backgroundBytes + skippedBytes, sizeBytes);
   return {
@@ -83,13 +82,13 @@ function atRest(record: ExportRecord, socket: string): KnownExport {
     state: record.state,
     pid: null,
     sizeBytes,
-    presentBytes: arriving ? fetched : sizeBytes,
+    presentBytes: record.complete ? sizeBytes : fetched,
     onDemandBytes,
     backgroundBytes,
     skippedBytes,
-    secondsSinceTakeover: secondsSinceTakeover(record, arriving),
-    origin: arriving ? (record.origin?.uri ?? null) : null,
-    originReachable: !arriving,
+    secondsSinceTakeover: secondsSinceTakeover(record),
+    origin: record.complete ? null : (record.origin?.uri ?? null),
+    originReachable: record.complete,
     originUnreachableSince: null,
     originDataBytes: null,
     image: record.image,
@@ -101,8 +100,8 @@ function atRest(record: ExportRecord, socket: string): KnownExport {
   };
 }
 
-function secondsSinceTakeover(record: ExportRecord, arriving: boolean): number {
-  if (!arriving || record.takenOverAt === null) return record.relocationSeconds;
+function secondsSinceTakeover(record: ExportRecord): number {
+  if (record.complete || record.takenOverAt === null) return record.relocationSeconds;
   return Math.max(0, (Date.now() - Date.parse(record.takenOverAt)) / 1000);
 }
 

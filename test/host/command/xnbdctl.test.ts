@@ -92,6 +92,7 @@ describe('xnbdctl', function () {
     await writeRecord(join(dir, 'exports', 'vm2-vda'), {
       ...newRecord('vm2-vda', '/images/vm2-vda.img', 8 * MIB),
       state: 'relocating',
+      complete: false,
       origin: { uri: 'nbd://a.example/vm2-vda', uuid: null, generation: 0, lease: record.uuid },
       backgroundBytes: 2 * MIB,
       skippedBytes: MIB,
