@@ -1,4 +1,5 @@
 /** One disk as its clients see it: the disk, who lends it, the sessions, and the count of what is under way. */
+import { setTimeout as sleep } from 'node:timers/promises';
 import { TransmissionFlag } from '../nbd/constants.ts';
 import type { OfferedExport, Refusal } from '../nbd/server-handshake.ts';
 import type { Completion } from '../store/completion.ts';
@@ -105,7 +106,9 @@ export class Export {
   async stop(limitMs: number): Promise<number> {
     this.lender.stop();
     if (this.#clients.size > 0) await this.#stopClients(limitMs);
-    return this.#quiesce();
+    // Writes of clients that are gone may be waiting for an origin that is gone too; they were never acknowledged.
+    await Promise.race([this.#drained(), sleep(limitMs, undefined, { ref: false })]);
+    return this.flush();
   }
 
   #stopClients(limitMs: number): Promise<void> {
@@ -132,7 +135,12 @@ export class Export {
 
   /** The caller lets no new write in. @returns errno of the flush, once the writes in flight have ended. */
   async #quiesce(): Promise<number> {
-    if (this.#writesInFlight > 0) await new Promise<void>((resolve) => this.#onceDrained.push(resolve));
+    await this.#drained();
     return this.flush();
+  }
+
+  #drained(): Promise<void> {
+    if (this.#writesInFlight === 0) return Promise.resolve();
+    return new Promise((resolve) => this.#onceDrained.push(resolve));
   }
 }

@@ -60,7 +60,7 @@ export class Listener {
   }
 
   #accept(accepted: Socket): void {
-    if (this.#sessions.size >= MAX_CONNECTIONS) {
+    if (this.#sessions.size >= MAX_CONNECTIONS && !this.#dropOldestHandshake()) {
       log.warning(
         `export ${this.#export.name}: more than ${MAX_CONNECTIONS} connections; a new one is dropped`,
       );
@@ -74,6 +74,17 @@ export class Listener {
     this.#sessions.add(session);
     socket.once('close', () => this.#sessions.delete(session));
     session.start(socket);
+  }
+
+  /** Whoever says nothing makes room for who does. @returns false when all connections are past their handshake */
+  #dropOldestHandshake(): boolean {
+    for (const session of this.#sessions) {
+      if (session.inTransmission) continue;
+      session.destroy();
+      this.#sessions.delete(session);
+      return true;
+    }
+    return false;
   }
 }
 

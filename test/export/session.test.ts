@@ -236,6 +236,17 @@ describe('session', () => {
     await until(() => target!.running.export.clients === 1, 'the others are gone');
   });
 
+  it('takes no more connections than it can bear, and those that say nothing make room', async () => {
+    await start();
+    const silent = [];
+    for (let count = 0; count < 256; count++) silent.push(await RawClient.connect(target!.socket));
+    clients.push(...silent);
+    const client = await open();
+    assert.equal(await client.command(Command.FLUSH), 0);
+    await silent[0]!.closed();
+    assert.equal(silent[1]!.socket.destroyed, false);
+  });
+
   it('drops a client that breaks the protocol, and only that one', async () => {
     await start();
     const [good, bad, greedy] = [await open(), await open(), await open()];
