@@ -120,3 +120,8 @@ export async function setMetadata(bus: Bus, path: string, xml: string): Promise<
     affectLive,
   ]);
 }
+
+/** Whether the domain's memory is kept on disk (`virsh managedsave`): its next start goes on with the disks of then. */
+export async function hasManagedSave(bus: Bus, path: string): Promise<boolean> {
+  return (await domainCall(bus, path, 'HasManagedSaveImage', 'u', [0])) as boolean;
+}

@@ -58,7 +58,9 @@ const longestPause = 60_000;
 /** What is known of one driver. */
 interface Watched {
   driver: Driver;
-  /** Active domains by path; undefined until it answers. */
+  /** It has answered since we began: this host has it. */
+  present: boolean;
+  /** Active domains by path; undefined while it does not answer. */
   known: Map<string, ActiveDomain> | undefined;
   /** A look is under way. */
   looking: boolean;
@@ -80,6 +82,7 @@ export class LibvirtClient {
     this.#options = options;
     this.#watched = (options.drivers ?? ['QEMU', 'Xen']).map((driver) => ({
       driver,
+      present: false,
       known: undefined,
       looking: false,
       asked: 0,
@@ -116,12 +119,14 @@ export class LibvirtClient {
   async #aboutDomain<T>(uuid: string, ask: (bus: Bus, path: string) => Promise<T>): Promise<T> {
     const bus = this.#bus;
     const answering = this.#watched.filter(({ known }) => known !== undefined);
-    if (bus === undefined || answering.length === 0) {
+    const has = answering.filter(({ driver, known }) => known?.has(domainPath(driver, uuid)));
+    // One that is silent for now may have the domain: the others' "not found" is no answer then.
+    const silent = this.#watched.some(({ present, known }) => present && known === undefined);
+    if (bus === undefined || answering.length === 0 || (has.length === 0 && silent)) {
       throw new Error(
         `libvirt cannot be asked about domain ${uuid}: libvirt-dbus does not answer; is it installed and libvirtd running?`,
       );
     }
-    const has = answering.filter(({ driver, known }) => known?.has(domainPath(driver, uuid)));
     let failure: unknown;
     for (const { driver } of has.length > 0 ? has : answering) {
       try {
@@ -208,6 +213,7 @@ export class LibvirtClient {
       watched.pause = firstPause;
       if (known === undefined) log.info(`libvirt: ${driver} answers; active domains: ${found.size}`);
       watched.known = found;
+      watched.present = true;
       if (known === undefined || differ(known, found)) this.#options.onDomains([...found.values()]);
       return this.#options.interval ?? 10_000;
     } catch (error) {

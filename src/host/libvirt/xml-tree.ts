@@ -101,6 +101,14 @@ export function find(element: XmlElement, ...path: readonly string[]): XmlElemen
   );
 }
 
+const entities: Readonly<Record<string, string>> = {
+  '&': '&amp;',
+  '<': '&lt;',
+  '>': '&gt;',
+  '"': '&quot;',
+  "'": '&apos;',
+};
+
 /** The text, fit for character data and for attributes in either quotes.
  * @throws Error for a character that XML cannot hold. */
 export function escapeXml(text: string): string {
@@ -108,5 +116,8 @@ export function escapeXml(text: string): string {
   if (/[^\t\n\r\u0020-\uFFFD]|\p{Cs}/u.test(text.replace(/[\u{10000}-\u{10FFFF}]/gu, ''))) {
     throw new Error(`${JSON.stringify(text.slice(0, 200))} holds a character that XML cannot hold`);
   }
-  return text.replace(/[&<>"'\t\n\r]/g, (character) => `&#${character.codePointAt(0)};`);
+  return text.replace(
+    /[&<>"'\t\n\r]/g,
+    (character) => entities[character] ?? `&#${character.codePointAt(0)};`,
+  );
 }

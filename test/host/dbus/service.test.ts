@@ -187,6 +187,7 @@ describe('DBusService', () => {
 
   it('announces what changed and nothing else, at most twice a second, the last value always', async () => {
     service.setExport(status);
+    const start = performance.now();
     for (let block = 1; block <= 1000; block += 1) {
       service.setExport({ ...status, presentBytes: block * 4096 });
       if (block % 100 === 0) await new Promise((resolve) => setTimeout(resolve, 20));
@@ -194,7 +195,8 @@ describe('DBusService', () => {
     const present = (): unknown[] =>
       seen('PropertiesChanged').map(({ body }) => (body[1] as Dictionary).PresentBytes?.value as unknown);
     await eventually('the last value', () => present().at(-1) === 4_096_000n);
-    assert.ok(present().length <= 3, `${present().length} announcements in about half a second`);
+    const seconds = (performance.now() - start) / 1000;
+    assert.ok(present().length <= 1 + 2 * seconds, `${present().length} announcements in ${seconds} s`);
     for (const { body } of seen('PropertiesChanged')) {
       assert.equal(body[0], 'org.xnbd1.Export');
       assert.deepEqual(Object.keys(body[1] as Dictionary), ['PresentBytes']);

@@ -1,10 +1,14 @@
 /** Against the real libvirt-dbus and libvirt's own test driver, on a private bus. */
 import assert from 'node:assert/strict';
 import { type ChildProcess, spawn } from 'node:child_process';
+import { writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
 import { type Bus, openBus } from '../../../src/host/dbus/bus.ts';
+import { applyAdopt, applyRelease, planAdopt, planRelease } from '../../../src/host/libvirt/adopt.ts';
 import { domainPath } from '../../../src/host/libvirt/calls.ts';
 import { type ActiveDomain, type DomainEvent, LibvirtClient } from '../../../src/host/libvirt/client.ts';
-import { originMetadata, originNamespace } from '../../../src/host/libvirt/domain-xml.ts';
+import { originMetadata, originNamespace, readDomain } from '../../../src/host/libvirt/domain-xml.ts';
+import { openShutOffDomain } from '../../../src/host/libvirt/shut-off-domain.ts';
 import { writeLine } from '../../../src/log/line.ts';
 import { configureLog } from '../../../src/log/log.ts';
 import { end, eventually, type PrivateBus, startPrivateBus } from '../dbus/private-bus.ts';
@@ -29,12 +33,14 @@ describe('LibvirtClient', () => {
       libvirtDBus.once('spawn', () => resolve(true)).once('error', () => resolve(false));
     });
   };
-  const domainCall = async (member: string): Promise<void> => {
+  const domainCall = async (member: string, signature = '', body: unknown[] = []): Promise<void> => {
     await other.call({
       destination: 'org.libvirt',
       path: domainPath('Test', testUuid),
       interface: 'org.libvirt.Domain',
       member,
+      signature,
+      body,
     });
   };
 
@@ -128,6 +134,42 @@ describe('LibvirtClient', () => {
     const before = lists.length;
     assert.ok(await startLibvirtDBus());
     await eventually('a list over the new bus', () => lists.length > before);
+  });
+
+  it('opens a shut-off domain for adoption, and only that', async () => {
+    const open = () => openShutOffDomain(bus.address, 'test', 'Test');
+    await assert.rejects(open(), /domain test runs; shut it down first/);
+    await assert.rejects(
+      openShutOffDomain(bus.address, 'nobody', 'Test'),
+      /there is no domain nobody; see virsh list/,
+    );
+    await domainCall('Destroy', 'u', [0]);
+    await eventually('no domain is active', () => lists.at(-1)?.length === 0);
+
+    const image = join(bus.directory, 'disk.img');
+    await writeFile(image, Buffer.alloc(512 * 64));
+    const paths = { images: bus.directory, exports: join(bus.directory, 'exports'), run: '/run/xnbd' };
+    const domain = await open();
+    await domain.define(domain.xml.replace('/guest/diskimage1', image));
+    await assert.rejects(domain.checkUnchanged(domain.xml), /was changed meanwhile/);
+    domain.close();
+
+    const adopted = await open();
+    const plan = await planAdopt(adopted.xml, paths);
+    await applyAdopt(adopted, plan, paths);
+    adopted.close();
+    const released = await open();
+    assert.deepEqual(
+      readDomain(released.xml, paths.run).disks.map((disk) => [disk.export, disk.target]),
+      [['test-vda', 'vda']],
+    );
+    const back = await planRelease(released.xml, paths);
+    await applyRelease(released, back, paths);
+    released.close();
+    const last = await open();
+    assert.deepEqual(readDomain(last.xml, paths.run).disks, []);
+    assert.ok(last.xml.includes(`<source file='${image}'/>`), last.xml);
+    last.close();
   });
 
   it('starts without a bus, and says so to who asks', async () => {
