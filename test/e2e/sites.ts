@@ -1,0 +1,179 @@
+/**
+ * Two sites for the end-to-end tests: the lab's two libvirt hosts, each with our gateway, our daemon and our hook, as an administrator
+ * would have installed them, and somebody on each bus who writes down the signals.
+ */
+import { existsSync } from 'node:fs';
+import { readdir, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import dbus from 'dbus-next';
+import { exportStatus } from '../../src/export/control-client.ts';
+import type { ExportStatus } from '../../src/export/control-protocol.ts';
+import { newRecord, writeRecord } from '../../src/store/record.ts';
+import type { DiskMode } from '../lab/domain-xml.ts';
+import { type DiskReport, defineGuest, type Guest } from '../lab/guest.ts';
+import type { Host } from '../lab/host.ts';
+import { createLab, type Lab } from '../lab/lab.ts';
+import { createPatternImage, differences } from '../lab/pattern.ts';
+import { type Running, run, waitFor } from '../lab/processes.ts';
+
+const top = join(import.meta.dirname, '../..');
+const bin = join(top, 'dist/bin');
+const MIB = 1024 * 1024;
+
+export interface Signal {
+  host: string;
+  name: string;
+  domain: string;
+  /** What follows the domain's uuid. */
+  rest: unknown;
+  at: number;
+}
+
+export interface Site {
+  readonly host: Host;
+  daemon: Running;
+  startDaemon(): Promise<void>;
+  /** Status of an export, or undefined when none of that name answers. */
+  status(name: string): Promise<ExportStatus | undefined>;
+  image(name: string): string;
+  /** Names in the run directory, the images and the records: what a move that failed must not leave behind. */
+  leftovers(): Promise<string[]>;
+}
+
+export interface Sites {
+  readonly lab: Lab;
+  readonly a: Site;
+  readonly b: Site;
+  readonly signals: Signal[];
+  destroy(): Promise<void>;
+}
+
+export async function createSites(options: { config?: string } = {}): Promise<Sites> {
+  if (!existsSync(join(bin, 'xnbdd'))) {
+    await run([process.execPath, join(top, 'scripts/build.ts')], { env: process.env });
+  }
+  const lab = await createLab({ hook: join(top, 'hooks/qemu'), path: [bin] });
+  const signals: Signal[] = [];
+  const buses: dbus.MessageBus[] = [];
+  const destroy = async (): Promise<void> => {
+    for (const bus of buses) bus.disconnect();
+    await lab.destroy();
+  };
+  try {
+    const [a, b] = await Promise.all([lab.a, lab.b].map((host) => createSite(host, options.config ?? '')));
+    for (const site of [a!, b!]) buses.push(await listen(site.host, signals));
+    return { lab, a: a!, b: b!, signals, destroy };
+  } catch (error) {
+    await destroy();
+    throw error;
+  }
+}
+
+async function createSite(host: Host, config: string): Promise<Site> {
+  const lines = ['[gateway]', 'listen = 0.0.0.0:10809', `advertise = ${host.name}:10809`, 'tls = off'];
+  await writeFile(
+    host.outside('/etc/xnbd/xnbd.conf'),
+    `${lines.join('\n')}\n${config}\n[log]\nlevel = debug\n`,
+  );
+  await host.spawn([join(bin, 'xnbd-gateway')], { log: join(host.dir, 'gateway.log') });
+  const startDaemon = async (): Promise<Running> => {
+    const daemon = await host.spawn([join(bin, 'xnbdd')], { log: join(host.dir, `xnbdd.log`) });
+    await waitFor(`xnbdd on ${host.name} (log: ${daemon.log})`, async () => {
+      if (daemon.process.exitCode !== null) throw new Error(`xnbdd on ${host.name} has ended: ${daemon.log}`);
+      return (await host.hasBusName('org.xnbd1')) && existsSync(host.outside('/run/xnbd/hook.sock'));
+    });
+    return daemon;
+  };
+  const site: Site = {
+    host,
+    daemon: await startDaemon(),
+    startDaemon: async () => {
+      site.daemon = await startDaemon();
+    },
+    status: (name) => exportStatus(host.outside(`/run/xnbd/${name}.ctl`)).catch(() => undefined),
+    image: (name) => host.outside(`/var/lib/xnbd/images/${name}.img`),
+    leftovers: async () => {
+      const names = await Promise.all(
+        ['/run/xnbd', '/var/lib/xnbd/images', '/var/lib/xnbd/exports'].map((path) =>
+          readdir(host.outside(path)),
+        ),
+      );
+      return names.flat().filter((name) => name !== 'hook.sock');
+    },
+  };
+  return site;
+}
+
+/** Writes down the signals of a host's org.xnbd1. */
+async function listen(host: Host, signals: Signal[]): Promise<dbus.MessageBus> {
+  const bus = dbus.sessionBus({ busAddress: host.busAddress });
+  await new Promise((resolve, reject) => {
+    bus.once('connect', resolve);
+    bus.once('error', reject);
+  });
+  bus.on('message', (message: dbus.Message) => {
+    if (message.interface !== 'org.xnbd1.Manager' || !message.member?.startsWith('Relocation')) return;
+    const [, domain, , rest] = message.body as [string, string, string, unknown];
+    signals.push({ host: host.name, name: message.member, domain, rest, at: Date.now() });
+  });
+  const match = new dbus.Message({
+    destination: 'org.freedesktop.DBus',
+    path: '/org/freedesktop/DBus',
+    interface: 'org.freedesktop.DBus',
+    member: 'AddMatch',
+    signature: 's',
+    body: ["type='signal',interface='org.xnbd1.Manager'"],
+  });
+  await bus.call(match);
+  return bus;
+}
+
+/** A guest on site a whose disks are pattern images of `mib` MiB that the daemon knows. */
+export async function guestWithDisks(
+  sites: Sites,
+  name: string,
+  modes: readonly DiskMode[],
+  mib = 64,
+): Promise<Guest> {
+  const { lab, a } = sites;
+  const disks = modes.map((mode, index) => {
+    const target = `vd${'abcd'[index]}`;
+    return { target, export: `${name}-${target}`, mode };
+  });
+  for (const { export: disk } of disks) {
+    await createPatternImage(a.image(disk), disk, mib * MIB);
+    const record = newRecord(disk, `/var/lib/xnbd/images/${disk}.img`, mib * MIB);
+    await writeRecord(a.host.outside(`/var/lib/xnbd/exports/${disk}`), record);
+  }
+  return defineGuest(lab, a.host, { name, disks });
+}
+
+/** Waits until every disk of a guest is complete at `site` and its origin let go. */
+export async function arrived(site: Site, guest: Guest, limitMs = 120_000): Promise<void> {
+  for (const { export: disk } of guest.spec.disks) {
+    let last: ExportStatus | undefined;
+    const complete = async () => {
+      last = await site.status(disk);
+      return last?.state === 'serving' && last.origin === null && last.presentBytes === last.sizeBytes;
+    };
+    await waitFor(`${disk} to be complete on ${site.host.name}`, complete, limitMs).catch(
+      (error: unknown) => {
+        throw new Error(`${(error as Error).message}: ${JSON.stringify(last)}`);
+      },
+    );
+  }
+}
+
+/** Every byte that differs between the images at `site` and what the guest says it wrote. */
+export async function wrongBytes(
+  site: Site,
+  guest: Guest,
+  reports: Map<string, DiskReport>,
+): Promise<string[]> {
+  const wrong = [...guest.errors];
+  for (const { target, export: disk } of guest.spec.disks) {
+    const { sizeBytes, writes } = reports.get(target)!;
+    wrong.push(...(await differences(site.image(disk), { exportName: disk, sizeBytes, writes })));
+  }
+  return wrong;
+}
