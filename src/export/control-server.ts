@@ -19,9 +19,9 @@ export class ControlServer {
   readonly #handlers: ControlHandlers;
   readonly #server: Server = createServer((socket) => this.#accept(socket));
   readonly #connections = new Set<Socket>();
-  readonly #watchers = new Set<Socket>();
+  /** With the line that each has been sent last. */
+  readonly #watchers = new Map<Socket, string>();
   readonly #ticker: NodeJS.Timeout;
-  #lastSent = '';
   #announcing = false;
 
   constructor(handlers: ControlHandlers) {
@@ -58,10 +58,12 @@ export class ControlServer {
     if (this.#watchers.size === 0) return;
     const event: StatusEvent = { event: 'status', status: this.#handlers.status() };
     const line = `${JSON.stringify(event)}\n`;
-    if (line === this.#lastSent) return;
-    this.#lastSent = line;
-    // A watcher that does not read misses a status, not the next one.
-    for (const socket of this.#watchers) if (socket.writableLength === 0) socket.write(line);
+    for (const [socket, lastSent] of this.#watchers) {
+      // A watcher that does not read gets a later one instead.
+      if (line === lastSent || socket.writableLength > 0) continue;
+      this.#watchers.set(socket, line);
+      socket.write(line);
+    }
   }
 
   #accept(socket: Socket): void {
@@ -103,7 +105,7 @@ export class ControlServer {
       case 'status':
         return this.#handlers.status();
       case 'watch':
-        this.#watchers.add(socket);
+        this.#watchers.set(socket, '');
         return this.#handlers.status();
       case 'takeover':
       case 'source-gone':

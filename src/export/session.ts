@@ -116,9 +116,9 @@ export class Session implements Client, RequestOwner {
 
   #run(): void {
     if (this.#closed) return;
-    if (!this.inTransmission && !this.#haggle()) return;
     const parser = this.#parser;
     try {
+      if (!this.inTransmission && !this.#haggle()) return;
       while (!this.#ending && parser.next(this.#input)) {
         this.#take(parser);
         if (this.#heldBytes + this.#replies.unsentBytes > HIGH_WATER) {

@@ -1,4 +1,5 @@
 import { strict as assert } from 'node:assert';
+import fc from 'fast-check';
 import { decodeAttached, encodeAttachRequest } from '../../src/nbd/attach.ts';
 import { Info, Option, OptionReply, TransmissionFlag } from '../../src/nbd/constants.ts';
 import { encodeOption } from '../../src/nbd/option-framing.ts';
@@ -244,6 +245,25 @@ describe('server handshake', () => {
       assert.deepEqual(types(encodeOption(Option.GO, infoRequest(long))), [OptionReply.ERR_INVALID]);
       const { handshake } = haggle([clientFlags(), encodeOption(Option.EXPORT_NAME, Buffer.from(long))]);
       assert.equal(handshake.state, 'closed');
+    });
+
+    it('any options with any data: answered one by one, and never more than asked', () => {
+      const known = fc.constantFrom(
+        ...Object.values(Option).filter((option) => option !== Option.EXPORT_NAME),
+      );
+      const data = fc.oneof(
+        fc.uint8Array({ maxLength: 60 }),
+        fc.constantFrom(infoRequest('disk'), metaContext('disk', ['base:allocation']), Buffer.from('XNBD')),
+      );
+      fc.assert(
+        fc.property(fc.array(fc.tuple(known, data), { maxLength: 30 }), (options) => {
+          const sent = options.map(([option, bytes]) => encodeOption(option, Buffer.from(bytes)));
+          const { output, handshake } = haggle([clientFlags(), ...sent]);
+          const last = replies(output).filter(({ type }) => type === OptionReply.ACK || type >= 2 ** 31);
+          if (handshake.state === 'haggling') assert.equal(last.length, options.length);
+          for (const [index, { option }] of last.entries()) assert.equal(option, options[index]![0]);
+        }),
+      );
     });
 
     it('options without end, unknown flags, a wrong magic', () => {
