@@ -1,5 +1,5 @@
 /*
- * What the lab's guest boots: Debian's cloud kernel, and an initramfs of guest/init.c and the virtio modules. Both are made once
+ * What the lab's guest boots: Debian's cloud kernel, and an initramfs of the program in guest/ and the virtio modules. Both are made once
  * and kept in the git-ignored .cache/guest/ of the repository.
  */
 import { createHash, randomUUID } from 'node:crypto';
@@ -10,7 +10,7 @@ import { cpioArchive } from './cpio.ts';
 import { run } from './processes.ts';
 
 const CACHE = join(import.meta.dirname, '../../.cache/guest');
-const PROGRAM = join(import.meta.dirname, 'guest/init.c');
+const PROGRAM = join(import.meta.dirname, 'guest');
 
 /** In the order of loading. */
 const MODULES = [
@@ -34,9 +34,8 @@ export async function guestSystem(): Promise<GuestSystem> {
   await mkdir(CACHE, { recursive: true });
   const kernel = join(CACHE, 'vmlinuz');
   if (!existsSync(kernel)) await unpackKernel();
-  const recipe = createHash('sha256')
-    .update(await readFile(PROGRAM))
-    .update(MODULES.join());
+  const recipe = createHash('sha256').update(MODULES.join());
+  for (const name of (await readdir(PROGRAM)).sort()) recipe.update(await readFile(join(PROGRAM, name)));
   const initramfs = join(CACHE, `initramfs-${recipe.digest('hex').slice(0, 12)}`);
   if (!existsSync(initramfs)) await buildInitramfs(initramfs);
   return { kernel, initramfs };
@@ -78,7 +77,8 @@ async function kernelPackage(): Promise<string> {
 async function buildInitramfs(path: string): Promise<void> {
   const program = join(CACHE, `init-${randomUUID()}`);
   try {
-    await run(['gcc', '-static', '-O2', '-s', '-o', program, PROGRAM]);
+    const sources = (await readdir(PROGRAM)).filter((name) => name.endsWith('.c'));
+    await run(['gcc', '-static', '-O2', '-s', '-o', program, ...sources], { cwd: PROGRAM });
     const modules = MODULES.map(async (module, index) => ({
       path: `modules/${index}.ko`,
       mode: 0o644,

@@ -2,7 +2,7 @@
  * What a block of a lab disk holds, and what an image must hold after a guest has written to it.
  *
  * The content of a block follows from the tag of its disk, its number and a sequence number: 0 as the host made it, growing with
- * every write of the guest. So neither side keeps copies: guest and host compute what they expect. guest/init.c has the same
+ * every write of the guest. So neither side keeps copies: guest and host compute what they expect. guest/block.c has the same
  * functions in C.
  */
 import { open } from 'node:fs/promises';

@@ -18,7 +18,7 @@
  *   go ID        work goes on.
  *   poweroff ID  the same as stop, and then the machine is switched off.
  *
- * The ID makes a command that arrives twice harmless. test/lab/pattern.ts has the host's half of the block format.
+ * The ID makes a command that arrives twice harmless. The children are in work.c, the content of a block in block.c.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -39,42 +39,18 @@
 #include <time.h>
 #include <unistd.h>
 
-#define BLOCK 4096
-#define MAX_RUN 16
-#define MAX_DISKS 8
-#define FIRST_BLOCKS 8
+#include "block.h"
+#include "guest.h"
+
 #define BEAT_MS 500
 
-enum mode { IDLE, REWRITE, WRITE_ONLY };
-enum order { GO, STOP };
-
-/* What parent and child share about one disk. */
-struct disk {
-  char name[8];
-  enum mode mode;
-  uint32_t tag;
-  int pattern;
-  uint64_t blocks;
-  uint32_t *last; /* by block: sequence number of its last write, 0: never written */
-  volatile uint32_t seq;
-  volatile uint32_t writes, reads, errors;
-  volatile int resting;
-};
-
-struct shared {
-  volatile enum order order;
-  struct disk disks[MAX_DISKS];
-};
-
-static struct shared *shared;
+struct shared *shared;
 static int disk_count;
 static int console = 1;
-static int pause_ms = 20;
-static int spread = 512;
+int pause_ms = 20;
+int spread = 512;
 
-static void say(const char *format, ...) __attribute__((format(printf, 1, 2)));
-
-static void say(const char *format, ...) {
+void say(const char *format, ...) {
   char line[512];
   int at = snprintf(line, sizeof line, "xnbd: ");
   va_list args;
@@ -90,12 +66,12 @@ static void say(const char *format, ...) {
   }
 }
 
-static void sleep_ms(int ms) {
+void sleep_ms(int ms) {
   struct timespec t = {ms / 1000, (ms % 1000) * 1000000L};
   nanosleep(&t, NULL);
 }
 
-static void *shared_memory(size_t size) {
+void *shared_memory(size_t size) {
   void *memory = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
   if (memory == MAP_FAILED) {
     say("fatal: no memory for %zu bytes", size);
@@ -103,165 +79,6 @@ static void *shared_memory(size_t size) {
   }
   return memory;
 }
-
-/* ---- the block format ---- */
-
-static uint32_t mix(uint32_t x) {
-  x ^= x >> 16;
-  x *= 0x7feb352dU;
-  x ^= x >> 15;
-  x *= 0x846ca68bU;
-  x ^= x >> 16;
-  return x;
-}
-
-#define HEADER_WORDS 8
-#define WORDS (BLOCK / 4)
-
-static uint32_t checksum(const uint32_t *words) {
-  uint32_t sum = 0x811c9dc5U;
-  for (int i = HEADER_WORDS; i < WORDS; i++) sum = (sum ^ words[i]) * 0x01000193U;
-  return sum;
-}
-
-static void fill(uint32_t *words, uint32_t tag, uint32_t block, uint32_t seq) {
-  uint32_t x = mix(tag ^ mix(block ^ mix(seq)));
-  if (x == 0) x = 1;
-  for (int i = HEADER_WORDS; i < WORDS; i++) {
-    x ^= x << 13;
-    x ^= x >> 17;
-    x ^= x << 5;
-    words[i] = x;
-  }
-  memcpy(words, "xNBDblk", 8);
-  words[2] = tag;
-  words[3] = block;
-  words[4] = seq;
-  words[5] = checksum(words);
-  words[6] = words[7] = 0;
-}
-
-/* The host leaves the last quarter of every MiB of a new image as a hole. */
-static int is_hole(uint32_t block) { return ((block >> 6) & 3) == 3; }
-
-/* What the block must hold now; 0 when that is not known. */
-static int expected(struct disk *disk, uint32_t block, uint32_t *words) {
-  uint32_t seq = disk->last[block];
-  if (seq == 0 && !disk->pattern) return 0;
-  if (seq == 0 && is_hole(block))
-    memset(words, 0, BLOCK);
-  else
-    fill(words, disk->tag, block, seq);
-  return 1;
-}
-
-/* ---- the work on one disk ---- */
-
-static int fd;
-static uint32_t *buffer, *wanted;
-static uint32_t random_state;
-
-static uint32_t random_below(uint32_t n) {
-  random_state ^= random_state << 13;
-  random_state ^= random_state >> 17;
-  random_state ^= random_state << 5;
-  return random_state % n;
-}
-
-static void write_run(struct disk *disk, uint32_t block, uint32_t count) {
-  uint32_t seq = ++disk->seq;
-  for (uint32_t i = 0; i < count; i++) fill(buffer + i * WORDS, disk->tag, block + i, seq);
-  ssize_t n = pwrite(fd, buffer, count * BLOCK, (off_t)block * BLOCK);
-  if (n != (ssize_t)count * BLOCK) {
-    disk->errors++;
-    say("verify error %s block %u: write of %u blocks: %s", disk->name, block, count, n < 0 ? strerror(errno) : "short");
-    return;
-  }
-  for (uint32_t i = 0; i < count; i++) disk->last[block + i] = seq;
-  disk->writes++;
-}
-
-static void report_mismatch(struct disk *disk, uint32_t block, const uint32_t *found) {
-  disk->errors++;
-  int blank = 1;
-  for (int i = 0; i < WORDS && blank; i++) blank = found[i] == 0;
-  if (blank)
-    say("verify error %s block %u: wanted seq %u, found zeros", disk->name, block, disk->last[block]);
-  else
-    say("verify error %s block %u: wanted seq %u, found tag %08x block %u seq %u, %s", disk->name, block,
-        disk->last[block], found[2], found[3], found[4], found[5] == checksum(found) ? "whole" : "torn");
-}
-
-static void verify_run(struct disk *disk, uint32_t block, uint32_t count) {
-  if (block + count > disk->blocks) count = disk->blocks - block;
-  ssize_t n = pread(fd, buffer, count * BLOCK, (off_t)block * BLOCK);
-  if (n != (ssize_t)count * BLOCK) {
-    disk->errors++;
-    say("verify error %s block %u: read of %u blocks: %s", disk->name, block, count, n < 0 ? strerror(errno) : "short");
-    return;
-  }
-  for (uint32_t i = 0; i < count; i++)
-    if (expected(disk, block + i, wanted) && memcmp(buffer + i * WORDS, wanted, BLOCK) != 0)
-      report_mismatch(disk, block + i, buffer + i * WORDS);
-  disk->reads++;
-}
-
-/* A place of the bounded set: `spread` places at equal distances over all but the first blocks. */
-static uint32_t far_block(struct disk *disk) {
-  uint32_t room = disk->blocks - FIRST_BLOCKS - MAX_RUN;
-  uint32_t places = room < (uint32_t)spread ? room : (uint32_t)spread;
-  return FIRST_BLOCKS + random_below(places) * (room / places);
-}
-
-static void step(struct disk *disk, uint32_t n) {
-  uint32_t first = 1 + n % (FIRST_BLOCKS - 1), far = far_block(disk), run = 1 + random_below(4);
-  if (disk->mode == WRITE_ONLY) {
-    write_run(disk, n % FIRST_BLOCKS, 1);
-    write_run(disk, far, run);
-  } else {
-    write_run(disk, 0, 1);
-    verify_run(disk, 0, 1);
-    write_run(disk, first, 1);
-    verify_run(disk, first, 1);
-    write_run(disk, far, run);
-    verify_run(disk, far, run);
-    verify_run(disk, 0, FIRST_BLOCKS);
-    verify_run(disk, far_block(disk), 1 + random_below(MAX_RUN));
-    if (disk->pattern) verify_run(disk, random_below(disk->blocks), 1 + random_below(MAX_RUN));
-  }
-  if (n % 16 == 15 && fdatasync(fd) != 0) {
-    disk->errors++;
-    say("verify error %s: flush: %s", disk->name, strerror(errno));
-  }
-}
-
-static void work(struct disk *disk) {
-  char path[32];
-  snprintf(path, sizeof path, "/dev/%s", disk->name);
-  fd = disk->mode == IDLE ? -1 : open(path, O_RDWR | O_DIRECT);
-  if (disk->mode != IDLE && fd < 0) {
-    disk->errors++;
-    say("verify error %s: open: %s", disk->name, strerror(errno));
-  }
-  buffer = shared_memory(MAX_RUN * BLOCK);
-  wanted = shared_memory(BLOCK);
-  random_state = disk->tag | 1;
-  for (uint32_t n = 0;; n++) {
-    if (shared->order == STOP) {
-      if (!disk->resting && fd >= 0 && fsync(fd) != 0) {
-        disk->errors++;
-        say("verify error %s: last flush: %s", disk->name, strerror(errno));
-      }
-      disk->resting = 1;
-    } else {
-      disk->resting = 0;
-      if (fd >= 0) step(disk, n);
-    }
-    sleep_ms(pause_ms);
-  }
-}
-
-/* ---- the parent ---- */
 
 static void dump(struct disk *disk) {
   uint32_t entries = 0, sum = 0x811c9dc5U;
