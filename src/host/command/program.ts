@@ -83,6 +83,21 @@ function program(): Command {
       process.stdout.write(`${await abandon(await controlPath(options(), name), name)}\n`);
     });
 
+  for (const [change, description] of [
+    ['adopt', 'turn the file disks of a shut-off domain into xNBD disks'],
+    ['release', 'turn the xNBD disks of a shut-off domain into file disks'],
+  ] as const) {
+    xnbdctl
+      .command(`${change} <domain>`)
+      .description(description)
+      .option('--yes', 'show the change and make it without asking')
+      .action(async (domain: string, { yes = false }: { yes?: boolean }) => {
+        const config = await loadConfig(options().config);
+        // D-Bus and XML cost every other command time that it has no use for.
+        const { changeDefinition } = await import('./definition.ts');
+        await changeDefinition(change, domain, yes, config, { input: process.stdin, output: process.stdout });
+      });
+  }
   return xnbdctl;
 }
 

@@ -77,6 +77,12 @@ export function statusTable(exports: readonly KnownExport[]): string {
   );
 }
 
+function takeover({ state, secondsSinceTakeover }: KnownExport): string | null {
+  if (secondsSinceTakeover === 0) return null;
+  const time = formatSeconds(secondsSinceTakeover);
+  return state === 'relocating' ? `${time} ago` : `it was complete after ${time}`;
+}
+
 /** All about one export, one thing a line. */
 export function statusDetails(each: KnownExport): string {
   const share = formatShare(each.presentBytes, each.sizeBytes);
@@ -89,12 +95,7 @@ export function statusDetails(each: KnownExport): string {
     ['on demand', formatBytes(each.onDemandBytes)],
     ['background', formatBytes(each.backgroundBytes)],
     ['skipped', formatBytes(each.skippedBytes)],
-    [
-      'takeover',
-      each.secondsSinceTakeover === 0
-        ? null
-        : `${formatSeconds(each.secondsSinceTakeover)}, until now or complete`,
-    ],
+    ['takeover', takeover(each)],
     ['origin', each.origin],
     ['unreachable', each.originUnreachableSince === null ? null : `since ${each.originUnreachableSince}`],
     ['lent to', each.lease === null ? null : `lease ${each.lease}`],
