@@ -121,10 +121,6 @@ export async function giveUp(host: Host, relocation: RelocationRecord, reason: s
   if (refused !== undefined) throw refused.reason;
   host.relocations.fail(relocation, reason);
   await host.relocations.settled();
-  log.warning(`the relocation of ${relocation.domain.name} is given up: ${reason}`, {
-    domain: relocation.domain.name,
-    domainUuid: relocation.domain.uuid,
-  });
 }
 
 /** Undoes the arrival of one disk, whether its process runs or not. @throws Error when the disk belongs to this host by now. */

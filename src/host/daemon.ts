@@ -17,6 +17,7 @@ import { serveHooks } from './hook-server.ts';
 import type { Host } from './host.ts';
 import { Idle } from './idle.ts';
 import { Publisher } from './publisher.ts';
+import type { RelocationRecord } from './relocation.ts';
 import { Relocations } from './relocations.ts';
 import { retire } from './retirement.ts';
 import { Turns } from './turns.ts';
@@ -49,24 +50,13 @@ export async function startDaemon({ config, exportProgram, version }: DaemonOpti
   const turns = new Turns();
   const domains = new Domains(paths.run);
   const relocations: Relocations = new Relocations(relocationsDir, {
-    canTell: () => publisher.connected,
     changed: (relocation) => publisher.relocation(relocation),
-    started: (relocation) => {
-      log.info(`${relocation.domain.name} has arrived: its disks follow`, fieldsOf(relocation));
-      publisher.started(relocation);
+    moved: (relocation) => {
+      logMove(relocation);
+      if (relocation.state === 'completed') libvirt.announce.soon(relocation.domain.uuid);
     },
-    completed: (relocation) => {
-      for (const [name, done] of Object.entries(relocation.disks)) {
-        log.info(
-          `disk ${name} of ${relocation.domain.name} is here completely: ${done?.onDemandBytes} bytes on demand, ` +
-            `${done?.backgroundBytes} in the background, ${done?.skippedBytes} skipped, ${done?.secondsSinceTakeover.toFixed(1)} s after the takeover`,
-          { ...fieldsOf(relocation), export: name },
-        );
-      }
-      publisher.completed(relocation);
-      libvirt.announce.soon(relocation.domain.uuid);
-    },
-    failed: (relocation) => publisher.failed(relocation),
+    canTell: () => publisher.connected,
+    tell: (relocation, state) => publisher.tell(relocation, state),
     removed: (relocation) => publisher.removeRelocation(relocation),
   });
   const exports = new Exports(paths, exportProgram, {
@@ -100,21 +90,25 @@ export async function startDaemon({ config, exportProgram, version }: DaemonOpti
   function isNeeded(name: string, record: ExportRecord): boolean {
     if (record.state === 'retired') return false;
     if (record.state === 'standby') return relocations.ofExport(name) !== undefined;
-    return record.state !== 'serving' || domains.using(name) !== undefined;
+    return record.state !== 'serving' || record.origin !== null || domains.using(name) !== undefined;
   }
 
-  function onStatus(status: ExportStatus, before: ExportStatus['state'] | undefined): void {
+  function onStatus(status: ExportStatus, before: ExportStatus | undefined): void {
     const { name, state } = status;
     relocations.observe(status);
     publisher.export(status);
     if (state === 'lent') idle.lent(name);
-    if (state === before) return;
-    if (before !== undefined) log.info(`disk ${name}: ${before}, now ${state}`, { export: name });
-    if (state === 'retired') inTheBackground(`disk ${name} could not be retired`, retire(host, name));
-    if (state === 'serving' && before !== undefined && domains.using(name) === undefined) {
-      inTheBackground(`export ${name} could not be ended`, idle.end(name));
+    if (state === before?.state && status.origin === before.origin) return;
+    if (before !== undefined && before.state !== state) {
+      log.info(`disk ${name}: ${before.state}, now ${state}`, { export: name });
     }
     const user = domains.using(name);
+    // One that still has an origin has yet to tell it to retire.
+    if (state === 'retired' && status.origin === null)
+      inTheBackground(`disk ${name} could not be retired`, retire(host, name));
+    if (state === 'serving' && before !== undefined && user === undefined) {
+      inTheBackground(`export ${name} could not be ended`, idle.end(name));
+    }
     if (user !== undefined && before !== undefined) libvirt.announce.soon(user.uuid);
   }
 
@@ -159,6 +153,22 @@ export async function startDaemon({ config, exportProgram, version }: DaemonOpti
       publisher.close();
     },
   };
+}
+
+function logMove(relocation: RelocationRecord): void {
+  const { domain, state, disks } = relocation;
+  if (state === 'relocating') log.info(`${domain.name} has arrived: its disks follow`, fieldsOf(relocation));
+  if (state === 'failed') {
+    log.warning(`the relocation of ${domain.name} is given up: ${relocation.reason}`, fieldsOf(relocation));
+  }
+  if (state !== 'completed') return;
+  for (const [name, done] of Object.entries(disks)) {
+    log.info(
+      `disk ${name} of ${domain.name} is here completely: ${done?.onDemandBytes} bytes on demand, ${done?.backgroundBytes} in the background, ` +
+        `${done?.skippedBytes} skipped, ${done?.secondsSinceTakeover.toFixed(1)} s after the takeover`,
+      { ...fieldsOf(relocation), export: name },
+    );
+  }
 }
 
 /** Puts right what an earlier daemon left half done. */

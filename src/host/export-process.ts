@@ -16,6 +16,8 @@ import type { ExportPlace } from './places.ts';
 const longestLog = 1024 * 1024;
 const startLimitMs = 20_000;
 const pollMs = 20;
+/** What src/log/line.ts puts in front of a message. */
+const logPrefix = /^(<\d>|\S+Z \w+: )/;
 
 /** The program beside this one: the source's when run from source, the bundle's when installed; XNBD_EXPORT names another. */
 export function exportProgram(): string {
@@ -43,8 +45,8 @@ export function arrivalArguments(name: string, place: ExportPlace, originUri: st
 
 /** Arguments that start an export again as what its record says it is. */
 export function recordArguments(record: ExportRecord, place: ExportPlace): string[] {
-  const proxy = record.state === 'standby' || record.state === 'relocating';
-  if (proxy && record.origin !== null) {
+  // A proxy keeps its origin until it has told it to retire, which may be later than its last block.
+  if (record.origin !== null) {
     return arrivalArguments(record.name, { ...place, image: record.image }, record.origin.uri);
   }
   return ['target', record.name, '--image', record.image, ...common(place)];
@@ -117,7 +119,7 @@ async function lastLine(path: string, start: number): Promise<string | undefined
     const from = Math.max(start, size - tail.length);
     const { bytesRead } = await file.read(tail, 0, Math.min(tail.length, size - from), from);
     const lines = tail.toString('utf8', 0, bytesRead).trim().split('\n');
-    const last = lines.at(-1)?.replace(/^<\d>/, '').trim();
+    const last = lines.at(-1)?.replace(logPrefix, '').trim();
     return last === '' ? undefined : last;
   } finally {
     await file.close();

@@ -18,8 +18,8 @@ const firstPauseMs = 200;
 const longestPauseMs = 15_000;
 
 export interface ExportsEvents {
-  /** A status arrived; `before` is the state that was known until now. */
-  status(status: ExportStatus, before: ExportStatus['state'] | undefined): void;
+  /** A status arrived; `before` is what was known until now. */
+  status(status: ExportStatus, before: ExportStatus | undefined): void;
   /** An export ended, or ended for good (it will not be started again). */
   ended(name: string): void;
   /** True while the export must run: a guest uses it, or a relocation does. */
@@ -108,7 +108,7 @@ export class Exports {
     try {
       entry.link = await watchExport(this.place(name).ctl, {
         status: (status) => {
-          const before = entry.status?.state;
+          const before = entry.status;
           entry.status = status;
           this.#events.status(status, before);
         },

@@ -35,7 +35,10 @@ export class Idle {
     }
     this.#due.delete(name);
     this.#lentAt.delete(name);
-    if (this.#domains.using(name) !== undefined || this.#exports.status(name)?.state !== 'serving') return;
+    const status = this.#exports.status(name);
+    // One that still has an origin has yet to tell it to retire.
+    if (this.#domains.using(name) !== undefined || status?.state !== 'serving' || status.origin !== null)
+      return;
     await this.#exports.stop(name);
     log.info(`disk ${name} is no longer in use: its export has ended`, { export: name });
   }

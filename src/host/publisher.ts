@@ -4,7 +4,7 @@
  */
 import type { ExportStatus } from '../export/control-protocol.ts';
 import { log } from '../log/log.ts';
-import type { RelocationStatus } from './dbus/interfaces.ts';
+import type { CompletedDisk, RelocationStatus } from './dbus/interfaces.ts';
 import { DBusService } from './dbus/service.ts';
 import type { Domains } from './domains.ts';
 import type { Exports } from './exports.ts';
@@ -87,19 +87,21 @@ export class Publisher {
     this.#service?.removeRelocation(relocation.id);
   }
 
-  started(relocation: RelocationRecord): void {
-    this.#service?.relocationStarted(this.#describe(relocation));
-  }
-
-  completed(relocation: RelocationRecord): void {
-    const disks = Object.entries(relocation.disks).flatMap(([name, done]) =>
-      done === null ? [] : { name, ...done },
-    );
-    this.#service?.relocationCompleted(this.#describe(relocation), disks);
-  }
-
-  failed(relocation: RelocationRecord): void {
-    this.#service?.relocationFailed(this.#describe(relocation), relocation.reason ?? '');
+  /** Sends the signal of the state that a relocation came into. */
+  tell(relocation: RelocationRecord, state: RelocationRecord['state']): void {
+    const status = { ...this.#describe(relocation), state };
+    switch (state) {
+      case 'preparing':
+        return;
+      case 'relocating':
+        this.#service?.relocationStarted(status);
+        return;
+      case 'completed':
+        this.#service?.relocationCompleted(status, completedDisks(relocation));
+        return;
+      case 'failed':
+        this.#service?.relocationFailed(status, relocation.reason ?? '');
+    }
   }
 
   #describe(relocation: RelocationRecord): RelocationStatus {
@@ -123,4 +125,8 @@ export class Publisher {
     this.#service?.close();
     this.#service = undefined;
   }
+}
+
+function completedDisks(relocation: RelocationRecord): CompletedDisk[] {
+  return Object.entries(relocation.disks).flatMap(([name, done]) => (done === null ? [] : { name, ...done }));
 }

@@ -14,14 +14,17 @@ import {
   writeRelocation,
 } from './relocation.ts';
 
+type State = RelocationRecord['state'];
+
 export interface RelocationsEvents {
-  /** False while nobody would hear `started`, `completed` and `failed`: they are kept until `tellUntold`. */
-  canTell(): boolean;
-  /** Something of it changed; before the three below. */
+  /** Something of it changed. */
   changed(relocation: RelocationRecord): void;
-  started(relocation: RelocationRecord): void;
-  completed(relocation: RelocationRecord): void;
-  failed(relocation: RelocationRecord): void;
+  /** It is in another state. */
+  moved(relocation: RelocationRecord): void;
+  /** False while nobody would hear: what is to be told is kept until `tellUntold`. */
+  canTell(): boolean;
+  /** It came into this state: to be told to the world. It may have moved on since. */
+  tell(relocation: RelocationRecord, state: State): void;
   /** It is history, and forgotten. */
   removed(relocation: RelocationRecord): void;
 }
@@ -153,10 +156,11 @@ export class Relocations {
     return this.#writing;
   }
 
-  #move(relocation: RelocationRecord, state: RelocationRecord['state']): void {
+  #move(relocation: RelocationRecord, state: State): void {
     relocation.state = state;
     relocation.announced = false;
     this.#changed(relocation);
+    this.#events.moved(relocation);
     this.#announce(relocation);
   }
 
@@ -165,9 +169,7 @@ export class Relocations {
     // A state is on disk before it is told, so that a signal is never taken back; and marked as told right after.
     this.#writing = this.#writing.then(async () => {
       if (relocation.announced || !this.#events.canTell()) return;
-      if (state === 'relocating') this.#events.started(relocation);
-      if (state === 'completed') this.#events.completed(relocation);
-      if (state === 'failed') this.#events.failed(relocation);
+      this.#events.tell(relocation, state);
       if (relocation.state !== state) return; // It has moved on meanwhile, and its new state is yet to be told.
       relocation.announced = true;
       await this.#write(relocation);

@@ -75,7 +75,7 @@ export class TestHost {
     await writeFile(
       join(dir, 'xnbd.conf'),
       `[paths]\nimages = ${dir}/images\nexports = ${dir}/exports\nrun = ${dir}/run\n` +
-        `[libvirt]\ndbus = ${`unix:path=${dir}/no-libvirt`}\n[log]\nlevel = debug\n${options.config ?? ''}`,
+        `[libvirt]\ndbus = unix:path=${dir}/no-libvirt\n[log]\nlevel = debug\n${options.config ?? ''}`,
     );
     const hook = join(dir, 'xnbd-hook');
     await writeFile(hook, `#!/bin/sh\nexec '${process.execPath}' '${top}/src/bin/xnbd-hook.ts' "$@"\n`);
