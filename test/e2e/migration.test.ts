@@ -15,7 +15,7 @@ describe('a virtual machine moves with its disks', function () {
       console.log(`      skipped: ${reason}`);
       this.skip();
     }
-    sites = await createSites();
+    sites = await createSites({ config: '[relocation]\nretired = delete\n' });
   });
 
   after(async () => {

@@ -98,7 +98,8 @@ async function createSite(host: Host, config: string): Promise<Site> {
           readdir(host.outside(path)),
         ),
       );
-      return names.flat().filter((name) => name !== 'hook.sock');
+      // Logs tell afterwards what happened; the rest of these belongs to the daemon.
+      return names.flat().filter((name) => !/^(hook\.sock|announced|domains|.*\.log)$/.test(name));
     },
   };
   return site;
