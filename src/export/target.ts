@@ -1,6 +1,5 @@
 /** Opening a target: image, state and record must belong together. */
 import { existsSync } from 'node:fs';
-import { join } from 'node:path';
 import { log } from '../log/log.ts';
 import { Image } from '../store/image.ts';
 import { checkExportName, type ExportRecord, newRecord, readRecord } from '../store/record.ts';
@@ -83,11 +82,9 @@ function checkRecord(record: ExportRecord, options: TargetOptions, image: Image)
         `restore its size, or move ${stateDir} aside to begin anew`,
     );
   }
-  if (
-    record.state === 'standby' ||
-    record.state === 'relocating' ||
-    existsSync(join(stateDir, 'present.map'))
-  ) {
+  const { state, complete } = record;
+  // One that is retired serves nobody: what it misses is of no matter.
+  if (state === 'standby' || state === 'relocating' || (!complete && state !== 'retired')) {
     throw new Error(
       `export '${name}' still misses blocks: start it as a proxy, with its origin ${record.origin?.uri}`,
     );

@@ -1,4 +1,5 @@
 import { strict as assert } from 'node:assert';
+import { randomUUID } from 'node:crypto';
 import { link, mkdtemp, rm, stat, truncate, writeFile } from 'node:fs/promises';
 import { connect, createServer } from 'node:net';
 import { tmpdir } from 'node:os';
@@ -8,6 +9,7 @@ import type { ExportStatus } from '../../src/export/control-protocol.ts';
 import { openTarget } from '../../src/export/target.ts';
 import { listenOnUnixSocket } from '../../src/export/unix-socket.ts';
 import { Command } from '../../src/nbd/constants.ts';
+import { newRecord, writeRecord } from '../../src/store/record.ts';
 import { RawClient } from './raw-client.ts';
 import { serveTarget, type TestTarget, until } from './serving.ts';
 
@@ -126,6 +128,32 @@ describe('opening a target', () => {
     await assert.rejects(open({ image: second }), /belongs to image .*d\.img, not .*e\.img/);
     await truncate(image, 4096);
     await assert.rejects(open(), /image .*d\.img has 4096 bytes, but export 'd' has 8192: restore its size/);
+  });
+});
+
+describe('opening a target that is none', () => {
+  it('says so while it misses blocks, unless it is retired', async () => {
+    const directory = await mkdtemp(join(tmpdir(), 'xnbd-target-'));
+    const image = join(directory, 'd.img');
+    const stateDir = `${image}.xnbd`;
+    await writeFile(image, Buffer.alloc(8192));
+    const origin = { uri: 'nbd://a.example/d', uuid: null, generation: 1, lease: randomUUID() };
+    const open = () => openTarget({ name: 'd', image, stateDir, readOnly: false });
+    for (const state of ['standby', 'relocating', 'fenced'] as const) {
+      await writeRecord(stateDir, { ...newRecord('d', image, 8192), state, complete: false, origin });
+      await assert.rejects(
+        open(),
+        /export 'd' still misses blocks: start it as a proxy, with its origin nbd:\/\/a/,
+      );
+    }
+    await writeRecord(stateDir, {
+      ...newRecord('d', image, 8192),
+      state: 'retired',
+      complete: false,
+      origin,
+    });
+    await (await open()).close();
+    await rm(directory, { recursive: true });
   });
 });
 
