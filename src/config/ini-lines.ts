@@ -13,8 +13,8 @@ export interface Fault {
 /** The line of each key whose line is in order, under `SECTION\nKEY`. */
 export type Located = ReadonlyMap<string, number>;
 
-/** Name of a key or section: nothing that `ini` gives a meaning (dots nest, brackets make arrays). */
-const name = /^[A-Za-z][A-Za-z0-9_-]*$/;
+/** Name of a key or section: nothing that `ini` gives a meaning (dots nest, brackets make arrays), nor valibot (it drops two words). */
+const name = /^(?!(?:constructor|prototype)$)[A-Za-z][A-Za-z0-9_-]*$/;
 
 /** `keys`: the sections, and which keys each takes; null for any. `trimmed` is the text to give to `ini`. */
 export function checkLines(

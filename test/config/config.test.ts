@@ -1,0 +1,223 @@
+import assert from 'node:assert/strict';
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { hostname, tmpdir } from 'node:os';
+import { join } from 'node:path';
+import fc from 'fast-check';
+import {
+  ConfigError,
+  formatAddress,
+  loadConfig,
+  parseAddress,
+  parseConfig,
+} from '../../src/config/config.ts';
+
+const example = join(import.meta.dirname, '../../etc/xnbd.conf');
+
+/** The lines of the error that the text gives. */
+function faults(text: string): string[] {
+  try {
+    parseConfig(text, 'x.conf');
+  } catch (error) {
+    assert.ok(error instanceof ConfigError);
+    return error.message.split('\n');
+  }
+  return [];
+}
+
+describe('configuration', () => {
+  it('has a default for everything', () => {
+    assert.deepEqual(parseConfig('', 'x.conf'), {
+      paths: { images: '/var/lib/xnbd/images', exports: '/var/lib/xnbd/exports', run: '/run/xnbd' },
+      gateway: {
+        listen: { host: '0.0.0.0', port: 10809 },
+        advertise: { host: hostname(), port: 10809 },
+        tls: 'required',
+      },
+      relocation: { prepareTimeoutSeconds: 60, retired: 'keep' },
+      peers: [],
+      libvirt: { dbus: 'system' },
+      log: { level: 'info' },
+    });
+  });
+
+  it('reads every key, comments, and white space of all kinds', () => {
+    const text = [
+      '# a comment',
+      '\t[paths]  \r',
+      'images=/a b/c',
+      '  exports   =\t/e\r',
+      'run = /r',
+      '; another = comment',
+      '[gateway]',
+      'listen = [2001:db8::1]:1',
+      'tls = off',
+      '[relocation]',
+      'prepare-timeout = 86400',
+      'retired = delete',
+      '[peers]',
+      'zeta = z.example:65535',
+      'alpha = 192.0.2.1:10809',
+      '[libvirt]',
+      'dbus = unix:path=/run/x,guid=00',
+      '[log]',
+      'level = debug',
+    ].join('\n');
+    assert.deepEqual(parseConfig(text, 'x.conf'), {
+      paths: { images: '/a b/c', exports: '/e', run: '/r' },
+      gateway: {
+        listen: { host: '2001:db8::1', port: 1 },
+        advertise: { host: hostname(), port: 1 },
+        tls: 'off',
+      },
+      relocation: { prepareTimeoutSeconds: 86_400, retired: 'delete' },
+      peers: [
+        { name: 'zeta', host: 'z.example', port: 65_535 },
+        { name: 'alpha', host: '192.0.2.1', port: 10_809 },
+      ],
+      libvirt: { dbus: 'unix:path=/run/x,guid=00' },
+      log: { level: 'debug' },
+    });
+  });
+
+  it('names all faults of a file at once, each with its line and what is allowed', () => {
+    const text = `key = 1
+[paths]
+images = relative
+exports = /x ; why
+foo = 1
+[gateway]
+listen = [::1]:99999
+tls = maybe
+[gateway]
+[nope]
+a = b
+[peers
+[peers]
+a.b = c:1
+d = nowhere
+listen
+[relocation]
+prepare-timeout = 0
+retired =
+retired = keep
+[log]
+level = "info"
+`;
+    assert.deepEqual(faults(text), [
+      "x.conf:1: 'key' stands before the first section; allowed is a [SECTION] line before it",
+      'x.conf:3: images = relative in [paths]: allowed is an absolute path',
+      "x.conf:4: exports = /x ; why: a value has no quotes, '\\', '#' or ';'; a comment has its own line",
+      "x.conf:5: unknown key 'foo' in [paths]; allowed: images, exports, run",
+      'x.conf:7: listen = [::1]:99999 in [gateway]: allowed is HOST:PORT or [IPV6]:PORT, the port from 1 to 65535',
+      'x.conf:8: tls = maybe in [gateway]: allowed is required or off',
+      'x.conf:9: section [gateway] again, first in line 6; allowed is one of each',
+      'x.conf:10: unknown section [nope]; allowed are [paths] [gateway] [relocation] [peers] [libvirt] [log]',
+      "x.conf:12: '[peers' is no section; allowed is [NAME] alone on its line",
+      "x.conf:14: 'a.b' is no name; allowed are letters, digits, '_' and '-', a letter first",
+      'x.conf:15: d = nowhere in [peers]: allowed is HOST:PORT or [IPV6]:PORT, the port from 1 to 65535',
+      "x.conf:16: 'listen' has no '='; allowed is KEY = VALUE",
+      'x.conf:18: prepare-timeout = 0 in [relocation]: allowed is a number of seconds from 1 to 86400',
+      'x.conf:19: retired has no value; leave the line out for the default',
+      'x.conf:20: retired again, first in line 19; allowed is one of each',
+      `x.conf:22: level = "info": a value has no quotes, '\\', '#' or ';'; a comment has its own line`,
+    ]);
+  });
+
+  it('keeps words that JSON knows, and names that objects have, from meaning something else', () => {
+    assert.deepEqual(faults('[gateway]\ntls = true'), [
+      'x.conf:2: tls = true in [gateway]: allowed is required or off',
+    ]);
+    for (const name of ['toString', 'hasOwnProperty']) {
+      assert.deepEqual(
+        parseConfig(`[peers]\n${name} = a:1`, 'x.conf').peers,
+        [{ name, host: 'a', port: 1 }],
+        name,
+      );
+      assert.equal(faults(`[${name}]\na = b`).length, 1);
+    }
+    for (const name of ['constructor', 'prototype', '__proto__']) {
+      assert.match(faults(`[peers]\n${name} = a:1`).join(), /^x\.conf:2: '\w+' is no name/);
+    }
+  });
+
+  it('takes or refuses any text, never anything else', () => {
+    const line = fc.oneof(
+      fc.string(),
+      fc.constantFrom(
+        '[paths]',
+        '[gateway]',
+        '[peers]',
+        'listen = a:1',
+        'tls',
+        'run = /x',
+        '[',
+        '=',
+        '[]',
+        'a[] = b:1',
+      ),
+    );
+    fc.assert(
+      fc.property(fc.array(line), (lines) => {
+        for (const fault of faults(lines.join('\n'))) assert.match(fault, /^x\.conf:\d+: [^\n]+$/);
+      }),
+    );
+  });
+
+  it('is what the example says: as shipped the defaults, and every line of it valid', async () => {
+    const text = await readFile(example, 'utf8');
+    assert.deepEqual(parseConfig(text, example), parseConfig('', 'x.conf'));
+    const uncommented = text.replace(/^#(?=[a-z-]+ = )/gm, '');
+    const defaults = parseConfig('', 'x.conf');
+    assert.deepEqual(parseConfig(uncommented, example), {
+      ...defaults,
+      gateway: { ...defaults.gateway, advertise: { host: 'a.example', port: 10809 } },
+      peers: [{ name: 'site-b', host: 'b.example', port: 10809 }],
+    });
+    const keys = uncommented.match(/^[a-z-]+(?= = )/gm);
+    assert.deepEqual(keys, [
+      ...['images', 'exports', 'run', 'listen', 'advertise', 'tls'],
+      ...['prepare-timeout', 'retired', 'site-b', 'dbus', 'level'],
+    ]);
+  });
+
+  it('is an error when named and missing', async () => {
+    const directory = await mkdtemp(join(tmpdir(), 'xnbd-config-'));
+    try {
+      const path = join(directory, 'xnbd.conf');
+      await assert.rejects(loadConfig(path), {
+        name: 'ConfigError',
+        message: new RegExp(`${path} cannot be read \\(ENOENT\\)`),
+      });
+      await writeFile(path, '[log]\nlevel = error\n');
+      assert.equal((await loadConfig(path)).log.level, 'error');
+    } finally {
+      await rm(directory, { recursive: true });
+    }
+  });
+});
+
+describe('addresses', () => {
+  it('come back as they were written', () => {
+    for (const text of ['a.example:1', '[::1]:10809', '[fe80::1%eth0]:65535', '10.0.0.1:80']) {
+      assert.equal(formatAddress(parseAddress(text)!), text);
+    }
+  });
+  it('are refused in every other form', () => {
+    for (const text of [
+      '',
+      ':1',
+      'a',
+      'a:',
+      'a:0',
+      'a:65536',
+      'a:1x',
+      '::1:5',
+      '[a.example]:1',
+      '[::1]',
+      'a b:1',
+      'a:1:2',
+    ]) {
+      assert.equal(parseAddress(text), undefined, text);
+    }
+  });
+});
