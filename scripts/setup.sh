@@ -1,10 +1,12 @@
 #!/bin/sh
-# Brings what tests and demo need from Debian: the programs of real NBD peers, libvirt, QEMU, D-Bus and a compiler.
+# Makes a fresh clone able to run: the packages of npm, and from Debian what tests and demo need: the programs of real NBD peers, libvirt,
+# QEMU, D-Bus and a compiler.
 #
-#   sh scripts/setup.sh [--quiet]
+#   sh scripts/setup.sh [--quiet] [demo]
 #
-# Installs what is missing when it may (root, apt); otherwise prints the line to run and ends well: tests that need
-# the missing programs then skip, and say so. `--quiet` says nothing when nothing is missing. No service is started.
+# Installs what is missing from Debian when it may (root, apt); otherwise prints the line to run and ends well: tests that need
+# the missing programs then skip, and say so. `--quiet` says nothing when nothing is missing; `demo` asks only for what the demo without
+# libvirt needs. No service is started.
 set -u
 
 # program (or file), the package that brings it
@@ -29,9 +31,20 @@ gcc gcc
 mkfs.ext4 e2fsprogs
 '
 
+cd "$(dirname "$0")/.." || exit 1
+if [ ! -x node_modules/.bin/node ]; then
+  echo 'setup: installing the packages of package-lock.json'
+  npm ci --loglevel=error || exit 1
+fi
+
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 quiet=no
-[ "${1:-}" = --quiet ] && quiet=yes
+for word in "$@"; do
+  case $word in
+    --quiet) quiet=yes ;;
+    demo) needs='mkfs.ext4 e2fsprogs' ;;
+  esac
+done
 
 missing=$(echo "$needs" | while read -r program package; do
   [ -z "$program" ] || [ -e "$program" ] || command -v "$program" >/dev/null 2>&1 || printf ' %s' "$package"
