@@ -7,7 +7,8 @@ const WINDOW_MS = 5000;
 
 interface Sample {
   at: number;
-  present: number;
+  /** Bytes present, holes not counted: those are skipped in leaps, which tell nothing of the time that the rest takes. */
+  kept: number;
   fetched: number;
 }
 
@@ -31,7 +32,7 @@ export class ProgressMeter {
   add(status: ExportStatus): Progress {
     const sample: Sample = {
       at: this.#now(),
-      present: status.presentBytes,
+      kept: status.presentBytes - status.skippedBytes,
       fetched: status.onDemandBytes + status.backgroundBytes,
     };
     this.#samples.push(sample);
@@ -41,7 +42,7 @@ export class ProgressMeter {
     const seconds = (sample.at - first.at) / 1000;
     if (seconds <= 0) return { status, rate: 0, secondsLeft: null };
     const missing = status.sizeBytes - status.presentBytes;
-    const pace = (sample.present - first.present) / seconds;
+    const pace = (sample.kept - first.kept) / seconds;
     return {
       status,
       rate: Math.max(0, (sample.fetched - first.fetched) / seconds),
