@@ -34,7 +34,8 @@ mkfs.ext4 e2fsprogs
 cd "$(dirname "$0")/.." || exit 1
 if [ ! -x node_modules/.bin/node ]; then
   echo 'setup: installing the packages of package-lock.json'
-  npm ci --loglevel=error || exit 1
+  # Not `npm ci`: it wants prebuilt packages of every platform in the lock file, and not every registry has them all.
+  npm install --no-save --loglevel=error || exit 1
 fi
 
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
