@@ -3,6 +3,7 @@ import { parseArgs } from 'node:util';
 import { loadConfig } from '../config/config.ts';
 import { startDaemon } from '../host/daemon.ts';
 import { exportProgram } from '../host/export-process.ts';
+import { tellServiceManager } from '../host/service-manager.ts';
 import { log } from '../log/log.ts';
 import { startResidentLog } from '../log/resident.ts';
 
@@ -31,8 +32,10 @@ try {
     exportProgram: options['export-program'] ?? exportProgram(),
     version,
   });
+  tellServiceManager('READY=1');
   log.info(`ready: hooks on ${config.paths.run}/hook.sock`);
   const end = (): void => {
+    tellServiceManager('STOPPING=1');
     void daemon.close().then(() => {
       log.info('ended; the exports go on');
       endLog();

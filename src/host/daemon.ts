@@ -61,7 +61,10 @@ export async function startDaemon({ config, exportProgram, version }: DaemonOpti
   });
   const exports = new Exports(paths, exportProgram, {
     status: (status, before) => onStatus(status, before),
-    ended: (name) => publisher.removeExport(name),
+    ended: (name) => {
+      publisher.removeExport(name);
+      inTheBackground(`the end of export ${name} was not followed up`, afterAbandon(name));
+    },
     needed: (name, record) => isNeeded(name, record),
   });
   const idle = new Idle(domains, exports);
@@ -117,6 +120,16 @@ export async function startDaemon({ config, exportProgram, version }: DaemonOpti
     if (relocation === undefined) await exports.abandon(name);
     else
       await turns.run(relocation.domain.uuid, () => giveUp(host, relocation, 'an administrator gave it up'));
+  }
+
+  /** An administrator may have given up one disk by hand (xnbdctl abandon): then the others of its domain go with it. */
+  async function afterAbandon(name: string): Promise<void> {
+    const relocation = relocations.ofExport(name);
+    if (relocation === undefined || (await exports.record(name)) !== undefined) return;
+    await turns.run(relocation.domain.uuid, async () => {
+      if (relocations.ofExport(name) !== relocation || (await exports.record(name)) !== undefined) return;
+      await giveUp(host, relocation, `disk ${name} was given back to its origin`);
+    });
   }
 
   await openAnnouncements(config);

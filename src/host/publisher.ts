@@ -70,8 +70,9 @@ export class Publisher {
   }
 
   export(status: ExportStatus): void {
-    this.#service?.setExport(status, this.#options.domains.using(status.name)?.name ?? '');
     const relocation = this.#options.relocations.ofExport(status.name);
+    const domain = this.#options.domains.using(status.name)?.name ?? relocation?.domain.name ?? '';
+    this.#service?.setExport(status, domain);
     if (relocation !== undefined) this.relocation(relocation);
   }
 

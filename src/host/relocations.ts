@@ -65,8 +65,11 @@ export class Relocations {
       this.#events.changed(relocation);
       if (isOver(relocation)) continue;
       for (const [name, done] of Object.entries(relocation.disks)) {
-        const found = done === null ? await record(name) : undefined;
+        if (done !== null) continue;
+        const found = await record(name);
         if (found !== undefined) this.observe(asObserved(found));
+        else if (relocation.state === 'relocating')
+          this.fail(relocation, `disk ${name} is not on this host any more`);
       }
     }
     await this.tellUntold();

@@ -1,54 +1,31 @@
 import assert from 'node:assert/strict';
 import { spawn, spawnSync } from 'node:child_process';
-import { randomUUID } from 'node:crypto';
-import { open, readdir, readFile, utimes, writeFile } from 'node:fs/promises';
+import { readdir, readFile, utimes, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { connectControl } from '../../src/export/control-client.ts';
 import { killExport } from '../../src/host/export-process.ts';
-import { originMetadata, originNamespace } from '../../src/host/libvirt/domain-xml.ts';
-import { eventually, exists, MIB, type TestDomain, TestHost } from './test-host.ts';
+import { eventually, exists, MIB, type TestDomain, type TestHost } from './test-host.ts';
+import { TwoHosts } from './two-hosts.ts';
 
-/** libvirt puts our element into the namespace that it was given with. */
-function asLibvirtKeepsIt(metadata: string): string {
-  return metadata
-    .replace('<origin>', `<xnbd:origin xmlns:xnbd="${originNamespace}">`)
-    .replace('</origin>', '</xnbd:origin>');
-}
-
-/** Two hosts, A and B, whose exports reach each other by their unix sockets. Each move is played as libvirt's hooks come. */
+/** Each move is played as libvirt's hooks come. */
 describe('a domain moves from host A to host B', function () {
   this.timeout(120_000);
+  let two: TwoHosts;
   let a: TestHost;
   let b: TestHost;
   let vm: TestDomain;
 
   async function begin(config = '[relocation]\nretired = delete\n'): Promise<void> {
-    a = await TestHost.make({ config });
-    b = await TestHost.make({ config });
-    await Promise.all([a.start(), b.start()]);
-    vm = { name: 'vm1', uuid: randomUUID(), disks: ['vm1-vda', 'vm1-vdb'] };
-    for (const name of vm.disks) {
-      await a.addDisk(name);
-      const image = await open(join(a.dir, 'images', `${name}.img`), 'r+');
-      await image.write(Buffer.alloc(MIB, name), 0, MIB, MIB);
-      await image.close();
-    }
-    await a.succeeds('prepare', vm);
-    await a.succeeds('started', vm);
+    two = await TwoHosts.make({ config });
+    ({ a, b, vm } = two);
   }
 
-  afterEach(async () => {
-    await b.remove();
-    await a.remove();
-  });
+  afterEach(() => two.remove());
 
-  /** The domain as B's hooks see it. */
-  async function travelling(from = a): Promise<TestDomain> {
-    const disks = await Promise.all(
-      vm.disks.map(async (name) => ({ ...(await from.status(name)), uri: from.uri(name) })),
-    );
-    return { ...vm, origin: asLibvirtKeepsIt(originMetadata(disks)) };
-  }
+  const travelling = (from = a) => two.travelling(from);
+  const states = (host: TestHost) => two.states(host);
+  const become = (host: TestHost, state: string | undefined) => two.become(host, state);
+  const both = (state: string | undefined) => [state, state];
 
   async function ctl(host: TestHost, name: string, method: 'takeover'): Promise<void> {
     const client = await connectControl(join(host.run, `${name}.ctl`));
@@ -57,16 +34,6 @@ describe('a domain moves from host A to host B', function () {
     } finally {
       client.close();
     }
-  }
-
-  const states = (host: TestHost) => Promise.all(vm.disks.map((name) => host.state(name)));
-  const both = (state: string | undefined) => [state, state];
-
-  async function become(host: TestHost, state: string | undefined): Promise<void> {
-    await eventually(`both disks are ${state}`, async () => {
-      const now = await states(host);
-      return now.every((is) => is === state);
-    });
   }
 
   async function relocations(host: TestHost) {

@@ -35,12 +35,15 @@ async function start(host: Host, domain: DomainInfo, signal: AbortSignal): Promi
   }
   const startedNow = domain.disks.filter((disk) => host.exports.status(disk.export) === undefined);
   await host.domains.use(usingDomain(domain));
-  try {
-    await Promise.all(domain.disks.map((disk) => host.exports.ensure(disk.export, signal)));
-  } catch (error) {
+  // All to their end: one that comes up after another's refusal would stay.
+  const started = await Promise.allSettled(
+    domain.disks.map((disk) => host.exports.ensure(disk.export, signal)),
+  );
+  const refused = started.find((result) => result.status === 'rejected');
+  if (refused !== undefined) {
     await host.domains.release(domain.uuid);
     await Promise.allSettled(startedNow.map((disk) => host.exports.stop(disk.export)));
-    throw error;
+    throw refused.reason;
   }
   const names = domain.disks.map((disk) => disk.export).join(', ');
   log.info(`${domain.name} starts: its disks are served (${names})`, {

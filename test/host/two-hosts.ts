@@ -1,0 +1,81 @@
+/** Two hosts, A and B, whose exports reach each other by their unix sockets, and one domain that runs at A. */
+import { randomUUID } from 'node:crypto';
+import { open } from 'node:fs/promises';
+import { join } from 'node:path';
+import { originMetadata, originNamespace } from '../../src/host/libvirt/domain-xml.ts';
+import { eventually, MIB, type TestDomain, TestHost, type TestHostOptions } from './test-host.ts';
+
+export class TwoHosts {
+  readonly a: TestHost;
+  readonly b: TestHost;
+  readonly vm: TestDomain;
+
+  private constructor(a: TestHost, b: TestHost) {
+    this.a = a;
+    this.b = b;
+    this.vm = { name: 'vm1', uuid: randomUUID(), disks: ['vm1-vda', 'vm1-vdb'] };
+  }
+
+  /** Both daemons run; the domain has been started at A, each of its disks with 1 MiB of data in 8. */
+  static async make(options: TestHostOptions = {}): Promise<TwoHosts> {
+    const { busAddress, ...others } = options;
+    const two = new TwoHosts(
+      await TestHost.make(others),
+      await TestHost.make(busAddress === undefined ? others : { ...others, busAddress }),
+    );
+    const { a, b, vm } = two;
+    await Promise.all([a.start(), b.start()]);
+    for (const name of vm.disks) {
+      await a.addDisk(name);
+      const image = await open(join(a.dir, 'images', `${name}.img`), 'r+');
+      await image.write(Buffer.alloc(MIB, name), 0, MIB, MIB);
+      await image.close();
+    }
+    await a.succeeds('prepare', vm);
+    await a.succeeds('started', vm);
+    return two;
+  }
+
+  /** The domain as the hooks of its destination see it. */
+  async travelling(from = this.a): Promise<TestDomain> {
+    const disks = await Promise.all(
+      this.vm.disks.map(async (name) => ({ ...(await from.status(name)), uri: from.uri(name) })),
+    );
+    return { ...this.vm, origin: asLibvirtKeepsIt(originMetadata(disks)) };
+  }
+
+  /** The hooks of B until its QEMU waits for the guest. */
+  async arrive(): Promise<void> {
+    const domain = await this.travelling();
+    for (const op of ['migrate', 'prepare', 'start', 'started']) await this.b.succeeds(op, domain);
+  }
+
+  /** The hooks of A once its guest has left. */
+  async leave(): Promise<void> {
+    for (const op of ['stopped', 'release']) await this.a.succeeds(op, this.vm);
+  }
+
+  states(host: TestHost): Promise<(string | undefined)[]> {
+    return Promise.all(this.vm.disks.map((name) => host.state(name)));
+  }
+
+  /** Waits until every disk of the domain is in this state at `host`; undefined: does not run. */
+  async become(host: TestHost, state: string | undefined): Promise<void> {
+    await eventually(`every disk is ${state}`, async () => {
+      const now = await this.states(host);
+      return now.every((is) => is === state);
+    });
+  }
+
+  async remove(): Promise<void> {
+    await this.b.remove();
+    await this.a.remove();
+  }
+}
+
+/** libvirt puts our element into the namespace that it was given with. */
+function asLibvirtKeepsIt(metadata: string): string {
+  return metadata
+    .replace('<origin>', `<xnbd:origin xmlns:xnbd="${originNamespace}">`)
+    .replace('</origin>', '</xnbd:origin>');
+}
