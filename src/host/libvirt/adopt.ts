@@ -275,11 +275,12 @@ async function checkUnused(
   for (const other of names) {
     const record = await readRecord(join(exports, other));
     if (record === undefined) continue;
-    if (record.name === name) {
+    if (other === name) {
       throw new Error(
         `an export ${name} exists (${join(exports, other)}, image ${record.image}); release its domain first, or move that directory aside`,
       );
     }
+    if (record.state === 'retired') continue;
     if ((await realpath(record.image).catch(() => record.image)) === path) {
       throw new Error(
         `its image ${image} belongs to export ${record.name} already; release that export's domain first`,

@@ -1,6 +1,8 @@
 /** The service as another process would see it, on a real bus. */
 import assert from 'node:assert/strict';
-import { spawnSync } from 'node:child_process';
+import { spawn, spawnSync } from 'node:child_process';
+import { once } from 'node:events';
+import { join } from 'node:path';
 import { type Message, MessageType, Variant } from 'dbus-next';
 import type { ExportStatus } from '../../../src/export/control-protocol.ts';
 import { type Bus, openBus } from '../../../src/host/dbus/bus.ts';
@@ -276,12 +278,7 @@ describe('DBusService', () => {
       this.skip();
     }
     service.setExport(status);
-    const result = await asNobody([
-      '--print-reply',
-      `--dest=org.xnbd1`,
-      exportPath,
-      'org.xnbd1.Export.Takeover',
-    ]);
+    const result = await sendAsNobody(bus.address, [exportPath, 'org.xnbd1.Export.Takeover']);
     if (result === undefined) {
       console.log('      skipped: dbus-send is not installed (Debian package dbus-bin)');
       this.skip();
@@ -308,18 +305,80 @@ describe('DBusService', () => {
     assert.equal(lost.length, 1);
     await assert.rejects(DBusService.connect(options()), /D-Bus at unix:path=/);
   });
-
-  /** stderr of dbus-send run as nobody, on our bus; not blocking, for the service answers in this process. */
-  async function asNobody(parameters: string[]): Promise<string | undefined> {
-    if (spawnSync('dbus-send', ['--version']).error !== undefined) return undefined;
-    const { spawn } = await import('node:child_process');
-    const child = spawn('dbus-send', [`--bus=${bus.address}`, ...parameters], {
-      uid: 65_534,
-      gid: 65_534,
-      stdio: ['ignore', 'ignore', 'pipe'],
-    });
-    let text = '';
-    for await (const chunk of child.stderr) text += String(chunk);
-    return text;
-  }
 });
+
+describe('etc/org.xnbd1.conf', () => {
+  /** What the system bus allows by default (its system.conf), and our file. */
+  const policy = `<policy context="default">
+    <allow user="*"/>
+    <deny own="*"/>
+    <deny send_type="method_call"/>
+    <allow send_type="signal"/>
+    <allow send_requested_reply="true" send_type="method_return"/>
+    <allow send_requested_reply="true" send_type="error"/>
+    <allow receive_type="method_call"/>
+    <allow receive_type="method_return"/>
+    <allow receive_type="error"/>
+    <allow receive_type="signal"/>
+    <allow send_destination="org.freedesktop.DBus" send_interface="org.freedesktop.DBus"/>
+  </policy>
+  <include>${join(import.meta.dirname, '../../../etc/org.xnbd1.conf')}</include>`;
+
+  it('lets root run the daemon and everyone look, but call no method', async function () {
+    const uid = process.getuid?.();
+    const bus = uid === 0 ? await startPrivateBus(policy) : undefined;
+    if (bus === undefined) {
+      console.log('      skipped: needs root and dbus-daemon (Debian package dbus)');
+      this.skip();
+    }
+    const taken: string[] = [];
+    const service = await DBusService.connect({
+      address: bus.address,
+      version: '0.1.0',
+      takeover: (name) => Promise.resolve(void taken.push(name)),
+      abandon: () => Promise.resolve(),
+      onClosed: () => undefined,
+    });
+    try {
+      service.setExport(status);
+      const read = 'org.freedesktop.DBus.Properties.Get';
+      const state = ['string:org.xnbd1.Export', 'string:State'];
+      const looked = await sendAsNobody(bus.address, [exportPath, read, ...state]);
+      if (looked === undefined) {
+        console.log('      skipped: dbus-send is not installed (Debian package dbus-bin)');
+        this.skip();
+      }
+      assert.match(looked, /string "relocating"/);
+      assert.match(
+        (await sendAsNobody(bus.address, [
+          '/org/xnbd1',
+          'org.freedesktop.DBus.ObjectManager.GetManagedObjects',
+        ])) ?? '',
+        /object path "\/org\/xnbd1\/export\/vm1_2dvda"/,
+      );
+      assert.match(
+        (await sendAsNobody(bus.address, [exportPath, 'org.xnbd1.Export.Takeover'])) ?? '',
+        /AccessDenied: Rejected send message/,
+      );
+      assert.deepEqual(taken, []);
+    } finally {
+      service.close();
+      await bus.stop();
+    }
+  });
+});
+
+/** What dbus-send prints, run as nobody; not blocking, for the service answers in this process. undefined when it is not there. */
+async function sendAsNobody(address: string, parameters: string[]): Promise<string | undefined> {
+  if (spawnSync('dbus-send', ['--version']).error !== undefined) return undefined;
+  const child = spawn('dbus-send', [`--bus=${address}`, '--print-reply', '--dest=org.xnbd1', ...parameters], {
+    uid: 65_534,
+    gid: 65_534,
+    stdio: ['ignore', 'pipe', 'pipe'],
+  });
+  let text = '';
+  child.stdout.on('data', (chunk) => (text += String(chunk)));
+  child.stderr.on('data', (chunk) => (text += String(chunk)));
+  await once(child, 'close');
+  return text;
+}
