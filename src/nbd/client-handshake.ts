@@ -7,7 +7,7 @@
  * Order: greeting, STRUCTURED_REPLY, XNBD_ATTACH (if asked for), SET_META_CONTEXT base:allocation, GO; a server that knows no GO
  * gets EXPORT_NAME. Oldstyle servers are refused: they cannot say why they fail.
  */
-import { type AttachRequest, type Attached, decodeAttached, encodeAttachRequest } from './attach.ts';
+import { type Attached, type AttachRequest, decodeAttached, encodeAttachRequest } from './attach.ts';
 import type { ByteCoroutine } from './byte-coroutine.ts';
 import {
   BASE_ALLOCATION,
@@ -66,7 +66,10 @@ const NO_ZEROES_PADDING = 124;
 const MAX_REPLY_DATA = NBD_MAX_STRING + 64;
 
 /** @param send takes the bytes for the server. @throws HandshakeError */
-export function* clientHandshake(options: ClientHandshakeOptions, send: (bytes: Buffer) => void): ByteCoroutine<ServerOffer> {
+export function* clientHandshake(
+  options: ClientHandshakeOptions,
+  send: (bytes: Buffer) => void,
+): ByteCoroutine<ServerOffer> {
   const serverFlags = yield* greeting();
   const fixed = (serverFlags & HandshakeFlag.FIXED_NEWSTYLE) !== 0;
   const noZeroes = (serverFlags & HandshakeFlag.NO_ZEROES) !== 0;
@@ -100,7 +103,9 @@ function* greeting(): ByteCoroutine<number> {
   const first = yield 16;
   if (first.readBigUInt64BE(0) !== NBD_MAGIC) throw new HandshakeError('the peer does not speak NBD');
   if (first.readBigUInt64BE(8) !== NBD_OPTS_MAGIC) {
-    throw new HandshakeError('the server speaks oldstyle NBD only, which has no export names: use a newstyle server');
+    throw new HandshakeError(
+      'the server speaks oldstyle NBD only, which has no export names: use a newstyle server',
+    );
   }
   return (yield 2).readUInt16BE(0);
 }
@@ -152,7 +157,8 @@ function* go(send: (bytes: Buffer) => void, exportName: string, offer: ServerOff
 
 function takeSizeAndFlags(data: Buffer, offer: ServerOffer): void {
   const size = data.readBigUInt64BE(0);
-  if (size > BigInt(Number.MAX_SAFE_INTEGER)) throw new HandshakeError(`the server claims a size of ${size} bytes`);
+  if (size > BigInt(Number.MAX_SAFE_INTEGER))
+    throw new HandshakeError(`the server claims a size of ${size} bytes`);
   offer.size = Number(size);
   offer.flags = data.readUInt16BE(8);
 }
@@ -183,7 +189,8 @@ function* ask(send: (bytes: Buffer) => void, option: number, data: Buffer): Byte
   const replies: Reply[] = [];
   while (true) {
     const header = yield OPTION_REPLY_HEADER_LENGTH;
-    if (header.readBigUInt64BE(0) !== NBD_OPTION_REPLY_MAGIC) throw new HandshakeError('an option reply has no magic');
+    if (header.readBigUInt64BE(0) !== NBD_OPTION_REPLY_MAGIC)
+      throw new HandshakeError('an option reply has no magic');
     if (header.readUInt32BE(8) !== option) {
       throw new HandshakeError(`a reply to option ${header.readUInt32BE(8)} came for option ${option}`);
     }
@@ -192,8 +199,10 @@ function* ask(send: (bytes: Buffer) => void, option: number, data: Buffer): Byte
     if (length > MAX_REPLY_DATA) throw new HandshakeError(`an option reply claims ${length} bytes`);
     const body = length > 0 ? Buffer.from(yield length) : Buffer.alloc(0);
     if (type === OptionReply.ACK) return { accepted: true, replies, error: 0, text: '' };
-    if (type >= 2 ** 31) return { accepted: false, replies, error: type, text: printable(body) || `error ${type - 2 ** 31}` };
-    if (replies.push({ type, data: body }) > 64) throw new HandshakeError(`more than 64 replies to option ${option}`);
+    if (type >= 2 ** 31)
+      return { accepted: false, replies, error: type, text: printable(body) || `error ${type - 2 ** 31}` };
+    if (replies.push({ type, data: body }) > 64)
+      throw new HandshakeError(`more than 64 replies to option ${option}`);
   }
 }
 

@@ -51,7 +51,8 @@ function* simpleReply(structured: boolean, receiver: ReplyReceiver): ByteCorouti
   const errno = header.readUInt32BE(0);
   const cookie = header.readBigUInt64BE(4);
   const payload = receiver.simplePayload(cookie);
-  if (payload !== null && structured) throw new ReplyError('a READ got a simple reply after structured replies were agreed');
+  if (payload !== null && structured)
+    throw new ReplyError('a READ got a simple reply after structured replies were agreed');
   if (errno !== 0) receiver.failed(cookie, errno, '');
   else if (payload !== null) yield payload;
   receiver.finished(cookie);
@@ -95,7 +96,8 @@ function* structuredChunk(receiver: ReplyReceiver): ByteCoroutine<void> {
 }
 
 function* errorChunk(cookie: bigint, length: number, receiver: ReplyReceiver): ByteCoroutine<void> {
-  if (length < 6 || length > NBD_MAX_STRING + 14) throw new ReplyError(`an error chunk claims ${length} bytes`);
+  if (length < 6 || length > NBD_MAX_STRING + 14)
+    throw new ReplyError(`an error chunk claims ${length} bytes`);
   const body = yield length;
   const errno = body.readUInt32BE(0);
   const messageLength = Math.min(body.readUInt16BE(4), length - 6);

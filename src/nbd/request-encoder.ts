@@ -2,7 +2,13 @@
 import { NBD_REQUEST_MAGIC, REQUEST_HEADER_LENGTH } from './constants.ts';
 
 /** @param offset, length in bytes. @param flags CommandFlag bits. A WRITE's payload follows the header. */
-export function encodeRequest(type: number, flags: number, cookie: bigint, offset: number, length: number): Buffer {
+export function encodeRequest(
+  type: number,
+  flags: number,
+  cookie: bigint,
+  offset: number,
+  length: number,
+): Buffer {
   const header = Buffer.allocUnsafe(REQUEST_HEADER_LENGTH);
   header.writeUInt32BE(NBD_REQUEST_MAGIC, 0);
   header.writeUInt16BE(flags, 4);

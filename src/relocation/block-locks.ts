@@ -16,6 +16,7 @@ interface Lock {
 export class BlockLocks {
   /** Holders and those who wait, in order of arrival. Few: as many as there are local writes in flight. */
   readonly #locks: Lock[] = [];
+  #onceIdle: (() => void)[] = [];
 
   /**
    * Calls `holder` once no earlier lock overlaps [first, first + count): at once, if there is none now.
@@ -33,6 +34,14 @@ export class BlockLocks {
   /** Nobody holds or awaits a lock. */
   get idle(): boolean {
     return this.#locks.length === 0;
+  }
+
+  /** Resolves once nobody holds or awaits a lock. */
+  whenIdle(): Promise<void> {
+    return new Promise((resolve) => {
+      if (this.idle) resolve();
+      else this.#onceIdle.push(resolve);
+    });
   }
 
   #blocked(lock: Lock, earlierThan: number): boolean {
@@ -54,5 +63,6 @@ export class BlockLocks {
       start();
       at = -1;
     }
+    if (this.idle) for (const resolve of this.#onceIdle.splice(0)) resolve();
   }
 }

@@ -169,6 +169,10 @@ export class Fetcher {
 
   #arrived(fetch: Fetch, errno: number): void {
     if (errno !== 0) {
+      if (this.#map.hasAll(fetch.first, fetch.end)) {
+        this.#readLocally(fetch);
+        return;
+      }
       // While the link closes, everything under way ends so.
       if (errno !== Errno.ESHUTDOWN) {
         const { length } = fetch.data;
@@ -176,16 +180,32 @@ export class Fetcher {
           `origin answers error ${errno} to a read of ${length} bytes at ${fetch.first * BLOCK_SIZE}`,
         );
       }
-      this.#over(fetch);
-      for (const { reader } of fetch.shares) reader.complete(errno);
-      for (const keeper of fetch.keepers) keeper.complete(errno);
-      this.onSettled?.();
+      this.#settled(fetch, errno);
       return;
     }
     if (fetch.background) this.backgroundBytes += fetch.data.length;
     else this.onDemandBytes += fetch.data.length;
     fetch.serveReaders();
     this.#locks.acquire(fetch.first, fetch.end - fetch.first, (release) => this.#keepAbsent(fetch, release));
+  }
+
+  /** The end of a fetch; readers that have not been served get the error. */
+  #settled(fetch: Fetch, errno: number): void {
+    this.#fetches.delete(fetch);
+    this.#underWay.clear(fetch.first, fetch.end - fetch.first);
+    for (const { reader } of fetch.shares) reader.complete(errno);
+    for (const keeper of fetch.keepers) keeper.complete(errno);
+    this.onSettled?.();
+  }
+
+  /** The guest has written every block meanwhile: what the origin would have said matters no more, and the link may close upon it. */
+  #readLocally(fetch: Fetch): void {
+    this.#image.read(fetch.data, fetch.first * BLOCK_SIZE, {
+      complete: (errno) => {
+        if (errno === 0) fetch.serveReaders();
+        this.#settled(fetch, errno);
+      },
+    });
   }
 
   /** Under the lock: what is still absent goes to the image, run by run. */
@@ -199,11 +219,9 @@ export class Fetcher {
     const all = new Countdown(runs.length, {
       complete: (errno) => {
         release();
-        this.#over(fetch);
         // Some may have joined while the data was being written.
         fetch.serveReaders();
-        for (const keeper of fetch.keepers) keeper.complete(errno);
-        this.onSettled?.();
+        this.#settled(fetch, errno);
       },
     });
     for (const { first, end } of runs) {
@@ -212,10 +230,5 @@ export class Fetcher {
         complete: (errno) => all.complete(errno !== 0 ? errno : this.#map.mark(first, end - first)),
       });
     }
-  }
-
-  #over(fetch: Fetch): void {
-    this.#fetches.delete(fetch);
-    this.#underWay.clear(fetch.first, fetch.end - fetch.first);
   }
 }

@@ -130,6 +130,15 @@ export class OriginLink {
     this.#submit((connection, answered) => connection.command(type, 0, 0, 0, answered), done);
   }
 
+  /** Answered when the source's guest is gone; with ESHUTDOWN when the lease ends without that. */
+  awaitSourceGone(done: Completion): void {
+    this.#submit(
+      (connection, answered) => connection.command(Command.XNBD_WAIT_GONE, 0, 0, 0, answered),
+      done,
+      false,
+    );
+  }
+
   /** For a plain origin: makes what was written there durable, if it knows how. */
   flush(done: Completion): void {
     this.#submit((connection, answered) => {
@@ -148,9 +157,14 @@ export class OriginLink {
     for (const operation of [...this.#unanswered]) operation.fail(Errno.ESHUTDOWN);
   }
 
-  #submit(send: (connection: OriginConnection, answered: Completion) => void, done: Completion): void {
+  /** @param patient an origin that stops has not answered: the operation is sent again when it is back. */
+  #submit(
+    send: (connection: OriginConnection, answered: Completion) => void,
+    done: Completion,
+    patient = true,
+  ): void {
     const settle = (errno: number) => {
-      if (errno === Errno.ESHUTDOWN && !this.#closed) {
+      if (errno === Errno.ESHUTDOWN && !this.#closed && patient) {
         // The origin is stopping: that is a lost connection and no answer.
         this.#connection?.destroy();
         return;
@@ -180,7 +194,7 @@ export class OriginLink {
     this.#retryTimer = setTimeout(() => {
       void this.#reconnect().catch((error: unknown) => {
         if (this.#closed) return;
-        const next = Math.min(delay * 2, LAST_RETRY_MS);
+        const next = Math.min(Math.max(delay * 2, FIRST_RETRY_MS), LAST_RETRY_MS);
         const stubborn = error instanceof HandshakeError && error.refused;
         if (stubborn) this.onRefused?.((error as Error).message);
         if (stubborn || next === LAST_RETRY_MS)

@@ -50,7 +50,9 @@ export class Relocation {
   #fetcher: Fetcher | null = null;
   #background: BackgroundCopy | null = null;
   #takeover: Promise<void> | null = null;
-  #finishing = false;
+  readonly #locks = new BlockLocks();
+  #finished: Promise<void> | null = null;
+  #lettingGo: Promise<void> | null = null;
   #checkpointTimer: NodeJS.Timeout | null = null;
   #originDataBytes: number | null = null;
   #error: string | null = null;
@@ -168,9 +170,14 @@ export class Relocation {
   async stop(): Promise<void> {
     if (this.#stopped) return;
     this.#stopped = true;
-    if (this.#checkpointTimer !== null) clearInterval(this.#checkpointTimer);
     this.#background?.stop();
     this.#link?.close();
+    // Without the link nothing new begins. What is being written to the image or the record ends before they are closed.
+    await this.#takeover?.catch(() => undefined);
+    await this.#finished;
+    await this.#lettingGo;
+    await this.#locks.whenIdle();
+    if (this.#checkpointTimer !== null) clearInterval(this.#checkpointTimer);
     if (this.#map !== null && !this.#record.complete) {
       await this.#checkpoint();
       await this.#options.keeper.update(this.counters);
@@ -190,7 +197,7 @@ export class Relocation {
   }
 
   #awaitSourceGone(link: OriginLink): void {
-    link.command(Command.XNBD_WAIT_GONE, {
+    link.awaitSourceGone({
       complete: (errno) => {
         if (this.#stopped || this.disk.phase !== 'standby') return;
         if (errno === 0) void this.takeOver("the end of the source's guest").catch(() => undefined);
@@ -206,6 +213,7 @@ export class Relocation {
     log.info(`${record.name}: takeover, by ${why}`);
     if (link.lends) await this.#command(Command.XNBD_TAKEOVER, 'take over');
     else await completed((done) => link.flush(done));
+    if (this.#stopped) throw new Error('the export is being stopped');
     const map = await PresentMap.create(stateDir, await mapIdentity(record, image), image);
     await keeper.update({
       generation: record.origin!.generation + 1,
@@ -244,7 +252,7 @@ export class Relocation {
   #keep(map: PresentMap): void {
     const { image } = this.#options;
     const link = this.#link!;
-    const locks = new BlockLocks();
+    const locks = this.#locks;
     const fetcher = new Fetcher({ link, image, map, locks });
     const background = new BackgroundCopy({ link, fetcher, image, map, locks });
     this.#map = map;
@@ -256,7 +264,7 @@ export class Relocation {
     };
     this.disk.keep({ map, locks, fetcher });
     this.#checkpointTimer = setInterval(() => void this.#checkpoint(), CHECKPOINT_MS);
-    background.start();
+    if (!this.#stopped) background.start();
     if (map.complete) void this.#finish();
   }
 
@@ -267,9 +275,13 @@ export class Relocation {
   }
 
   /** Every block is present: durably so, then we are a target, then the origin may go. */
-  async #finish(): Promise<void> {
-    if (this.#finishing || this.#stopped) return;
-    this.#finishing = true;
+  #finish(): Promise<void> {
+    if (this.#stopped) return Promise.resolve();
+    this.#finished ??= this.#finishNow();
+    return this.#finished;
+  }
+
+  async #finishNow(): Promise<void> {
     const record = this.#record;
     try {
       clearInterval(this.#checkpointTimer!);
@@ -286,7 +298,7 @@ export class Relocation {
       log.error(`${record.name}: ${this.#error}`);
       this.onChange?.();
       setTimeout(() => {
-        this.#finishing = false;
+        this.#finished = null;
         void this.#finish();
       }, ASK_AGAIN_MS);
       return;
@@ -300,7 +312,16 @@ export class Relocation {
   }
 
   /** Tells the origin to retire, for as long as it takes; an origin that is there no more has been told. */
-  async #letGo(): Promise<void> {
+  #letGo(): Promise<void> {
+    this.#lettingGo ??= this.#letGoNow().catch((error: unknown) => {
+      // The next start tries again.
+      this.#error = `the origin is let go, but that cannot be put on disk: ${(error as Error).message}`;
+      log.error(`${this.#record.name}: ${this.#error}`);
+    });
+    return this.#lettingGo;
+  }
+
+  async #letGoNow(): Promise<void> {
     const link = this.#link!;
     const { promise: over, resolve } = Promise.withResolvers<unknown>();
     link.onRefused = (reason) => {
@@ -311,12 +332,13 @@ export class Relocation {
     else resolve(undefined);
     await over;
     if (this.#stopped) return;
-    await this.#options.keeper.update({ origin: null });
-    link.close();
-    this.#link = null;
+    // The map first: a record without an origin is that of a target, which has none.
     await this.#map?.close();
     this.#map = null;
     await PresentMap.remove(this.#options.stateDir);
+    await this.#options.keeper.update({ origin: null });
+    link.close();
+    this.#link = null;
     log.info(`${this.#record.name}: the origin is let go`);
     this.onChange?.();
   }

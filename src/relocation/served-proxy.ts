@@ -19,7 +19,14 @@ export async function openServedProxy(options: ProxyOptions): Promise<ServedProx
     await lock.release();
     throw error;
   });
-  const relocation = await Relocation.open({ keeper, image, link, stateDir: options.stateDir });
+  const relocation = await Relocation.open({ keeper, image, link, stateDir: options.stateDir }).catch(
+    async (error: unknown) => {
+      link?.close();
+      await image.close();
+      await lock.release();
+      throw error;
+    },
+  );
   const { record } = keeper;
   return {
     relocation,

@@ -56,6 +56,7 @@ const fileName = 'export.json';
 
 /** A name must be fit for a file name, a socket name, a D-Bus path (escaped) and an NBD string. */
 export function checkExportName(name: string): void {
+  if (name === 'hook') throw new Error("export name 'hook' is taken: hook.sock is the daemon's own socket");
   if (!/^[A-Za-z0-9_][A-Za-z0-9_.+-]{0,99}$/.test(name)) {
     throw new Error(
       `export name '${name.slice(0, 120)}' is not usable: 1 to 100 letters, digits, '_', '.', '+', '-', not starting with '.', '+' or '-'`,
