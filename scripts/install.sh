@@ -1,0 +1,52 @@
+#!/bin/sh
+# Installs xNBD from this clone on a host, as root: what a package would put there. Run `npm run build` first.
+#
+#   sh scripts/install.sh            (DESTDIR=/some/root installs below that, for a look)
+#
+# The programs go to /usr/lib/xnbd, with the Node and the native packages that they use; /usr/bin gets links to them. Nothing is started, and
+# a configuration that exists is kept. Run it again after an update.
+set -eu
+cd "$(dirname "$0")/.."
+root=${DESTDIR:-}
+
+[ -x dist/bin/xnbdd ] || { echo 'install: dist/bin is empty: run `npm run build` first' >&2; exit 1; }
+
+put() { # MODE SOURCE TARGET
+  mkdir -p "$root${3%/*}"
+  install -m "$1" "$2" "$root$3"
+  echo "$root$3"
+}
+
+lib=/usr/lib/xnbd
+rm -rf "$root$lib.new"
+mkdir -p "$root$lib.new/dist/bin" "$root$lib.new/node_modules/@koromix" "$root/usr/bin"
+cp package.json LICENSE "$root$lib.new/"
+cp -r node_modules/node node_modules/koffi node_modules/node-unix-socket* "$root$lib.new/node_modules/"
+cp -r node_modules/@koromix/koffi-linux-* "$root$lib.new/node_modules/@koromix/"
+for program in xnbdd xnbd-export xnbd-gateway xnbdctl xnbd-hook; do
+  cp "dist/bin/$program" "$root$lib.new/dist/bin/"
+  ln -sfn "../lib/xnbd/dist/bin/$program" "$root/usr/bin/$program"
+  echo "$root/usr/bin/$program"
+done
+# What runs keeps its files open; what starts from now on is new.
+rm -rf "$root$lib.old"
+[ ! -e "$root$lib" ] || mv "$root$lib" "$root$lib.old"
+mv "$root$lib.new" "$root$lib"
+rm -rf "$root$lib.old"
+echo "$root$lib"
+put 755 hooks/qemu /etc/libvirt/hooks/qemu.d/xnbd
+put 755 hooks/libxl /etc/libvirt/hooks/libxl.d/xnbd
+put 644 packaging/systemd/xnbdd.service /etc/systemd/system/xnbdd.service
+put 644 packaging/systemd/xnbd-gateway.service /etc/systemd/system/xnbd-gateway.service
+put 644 etc/org.xnbd1.conf /etc/dbus-1/system.d/org.xnbd1.conf
+if [ -e "$root/etc/xnbd/xnbd.conf" ]; then
+  echo "$root/etc/xnbd/xnbd.conf is kept"
+else
+  put 600 etc/xnbd.conf /etc/xnbd/xnbd.conf
+fi
+mkdir -p "$root/var/lib/xnbd/images" "$root/var/lib/xnbd/exports"
+chmod 711 "$root/var/lib/xnbd" "$root/var/lib/xnbd/images"
+chmod 700 "$root/var/lib/xnbd/exports"
+
+echo 'Next: edit /etc/xnbd/xnbd.conf; systemctl daemon-reload; systemctl enable --now xnbdd xnbd-gateway.'
+echo 'If libvirt had no hook until now, restart it once (guests run on): it looks for hooks when it starts.'
