@@ -128,8 +128,7 @@ export class Relocations {
     const relocation = this.ofExport(status.name);
     if (relocation === undefined || status.state === 'standby') return;
     if (relocation.state === 'preparing') this.#move(relocation, 'relocating');
-    if (status.state === 'relocating' || relocation.disks[status.name] !== null) return;
-    // A target now, and perhaps already lent to the next host.
+    if (!isComplete(status) || relocation.disks[status.name] !== null) return;
     relocation.disks[status.name] = {
       onDemandBytes: status.onDemandBytes,
       backgroundBytes: status.backgroundBytes,
@@ -204,11 +203,39 @@ export class Relocations {
 
 type Observed = Pick<
   ExportStatus,
-  'name' | 'state' | 'onDemandBytes' | 'backgroundBytes' | 'skippedBytes' | 'secondsSinceTakeover'
+  | 'name'
+  | 'state'
+  | 'sizeBytes'
+  | 'presentBytes'
+  | 'onDemandBytes'
+  | 'backgroundBytes'
+  | 'skippedBytes'
+  | 'secondsSinceTakeover'
 >;
 
 function asObserved(record: ExportRecord): Observed {
-  return { ...record, secondsSinceTakeover: record.relocationSeconds };
+  // The record of a disk that has moved on (fenced) tells by the duration whether it was complete before.
+  const complete = record.state === 'serving' || record.relocationSeconds > 0;
+  return {
+    ...record,
+    presentBytes: complete ? record.sizeBytes : 0,
+    secondsSinceTakeover: record.relocationSeconds,
+  };
+}
+
+/** Is every block here, or was the disk wanted by the next host before that and has left (then there is no more to come)? */
+function isComplete({ state, sizeBytes, presentBytes }: Observed): boolean {
+  switch (state) {
+    case 'serving':
+    case 'retired':
+      return true;
+    case 'lent':
+    case 'fenced':
+      return presentBytes >= sizeBytes;
+    case 'standby':
+    case 'relocating':
+      return false;
+  }
 }
 
 function isOver(relocation: RelocationRecord): boolean {
