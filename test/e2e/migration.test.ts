@@ -1,31 +1,16 @@
 /** The main job: a guest that writes all the while moves with `virsh migrate`, and its disks follow. */
 import assert from 'node:assert/strict';
 import type { Guest } from '../lab/guest.ts';
-import { labUnavailable } from '../lab/lab.ts';
 import { waitFor } from '../lab/processes.ts';
-import { arrived, createSites, guestWithDisks, type Site, type Sites, wrongBytes } from './sites.ts';
+import { arrived, guestWithDisks, type Site, signalsOf, useSites, wrongBytes } from './sites.ts';
 
 describe('a virtual machine moves with its disks', function () {
   this.timeout(300_000);
-  let sites: Sites;
-
-  before(async function () {
-    const reason = await labUnavailable();
-    if (reason !== undefined) {
-      console.log(`      skipped: ${reason}`);
-      this.skip();
-    }
-    sites = await createSites({ config: '[relocation]\nretired = delete\n' });
-  });
-
-  after(async () => {
-    await sites?.destroy();
-  });
+  const sites = useSites({ config: '[relocation]\nretired = delete\n' });
 
   /** The signals of one relocation, in order, and what the last one says of each disk. */
   async function completed(site: Site, guest: Guest, number: number): Promise<void> {
-    const ours = () =>
-      sites.signals.filter(({ host, domain }) => host === site.host.name && domain === guest.name);
+    const ours = () => signalsOf(sites(), site, guest);
     await waitFor(
       `RelocationCompleted of ${guest.name}`,
       () => ours().filter(({ name }) => name === 'RelocationCompleted').length === number,
@@ -46,8 +31,8 @@ describe('a virtual machine moves with its disks', function () {
   }
 
   it('plainly, then as libvirt moves for good, and back again', async () => {
-    const { a, b } = sites;
-    const guest = await guestWithDisks(sites, 'vm1', ['rewrite', 'write-only']);
+    const { a, b } = sites();
+    const guest = await guestWithDisks(sites(), 'vm1', ['rewrite', 'write-only']);
     await guest.start(a.host);
     await guest.progress();
     await waitFor('the origin in the metadata', async () =>
@@ -82,8 +67,8 @@ describe('a virtual machine moves with its disks', function () {
   });
 
   it('that writes nothing at all', async () => {
-    const { a, b } = sites;
-    const guest = await guestWithDisks(sites, 'vm2', ['idle'], 16);
+    const { a, b } = sites();
+    const guest = await guestWithDisks(sites(), 'vm2', ['idle'], 16);
     await guest.start(a.host);
     await guest.progress(2);
     await guest.migrate(a.host, b.host, '--live');

@@ -3,7 +3,7 @@
  * would have installed them, and somebody on each bus who writes down the signals.
  */
 import { existsSync } from 'node:fs';
-import { readdir, writeFile } from 'node:fs/promises';
+import { readdir, readFile, readlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import dbus from 'dbus-next';
 import { exportStatus } from '../../src/export/control-client.ts';
@@ -12,7 +12,7 @@ import { newRecord, writeRecord } from '../../src/store/record.ts';
 import type { DiskMode } from '../lab/domain-xml.ts';
 import { type DiskReport, defineGuest, type Guest } from '../lab/guest.ts';
 import type { Host } from '../lab/host.ts';
-import { createLab, type Lab } from '../lab/lab.ts';
+import { createLab, type Lab, labUnavailable } from '../lab/lab.ts';
 import { createPatternImage, differences } from '../lab/pattern.ts';
 import { type Running, run, waitFor } from '../lab/processes.ts';
 
@@ -32,10 +32,15 @@ export interface Signal {
 export interface Site {
   readonly host: Host;
   daemon: Running;
+  gateway: Running;
   startDaemon(): Promise<void>;
+  startGateway(): Promise<void>;
   /** Status of an export, or undefined when none of that name answers. */
   status(name: string): Promise<ExportStatus | undefined>;
+  /** The image, as a path outside. */
   image(name: string): string;
+  /** Processes of exports, running here, by pid: the name of each. */
+  processes(): Promise<Map<number, string>>;
   /** Names in the run directory, the images and the records: what a move that failed must not leave behind. */
   leftovers(): Promise<string[]>;
 }
@@ -48,7 +53,32 @@ export interface Sites {
   destroy(): Promise<void>;
 }
 
-export async function createSites(options: { config?: string } = {}): Promise<Sites> {
+export interface SitesOptions {
+  /** More of xnbd.conf. */
+  config?: string;
+  /** Done before any program of ours starts. */
+  prepare?: (lab: Lab) => Promise<unknown>;
+}
+
+/** Called in a `describe`: its tests have two sites, which are there while they run; without a lab they are skipped. */
+export function useSites(options: SitesOptions = {}): () => Sites {
+  let sites: Sites | undefined;
+  before(async function () {
+    const reason = await labUnavailable();
+    if (reason !== undefined) {
+      console.log(`      skipped: ${reason}`);
+      this.skip();
+    }
+    sites = await createSites(options);
+  });
+  after(() => sites?.destroy());
+  return () => {
+    if (sites === undefined) throw new Error('the sites are there only while tests run');
+    return sites;
+  };
+}
+
+export async function createSites(options: SitesOptions = {}): Promise<Sites> {
   if (!existsSync(join(bin, 'xnbdd'))) {
     await run([process.execPath, join(top, 'scripts/build.ts')], { env: process.env });
   }
@@ -60,6 +90,7 @@ export async function createSites(options: { config?: string } = {}): Promise<Si
     await lab.destroy();
   };
   try {
+    await options.prepare?.(lab);
     const [a, b] = await Promise.all([lab.a, lab.b].map((host) => createSite(host, options.config ?? '')));
     for (const site of [a!, b!]) buses.push(await listen(site.host, signals));
     return { lab, a: a!, b: b!, signals, destroy };
@@ -75,7 +106,10 @@ async function createSite(host: Host, config: string): Promise<Site> {
     host.outside('/etc/xnbd/xnbd.conf'),
     `${lines.join('\n')}\n${config}\n[log]\nlevel = debug\n`,
   );
-  await host.spawn([join(bin, 'xnbd-gateway')], { log: join(host.dir, 'gateway.log') });
+  // As the host sees its files, mounts of its own included.
+  const inside = (path: string): string => `/proc/${host.anchorPid}/root${path}`;
+  const startGateway = (): Promise<Running> =>
+    host.spawn([join(bin, 'xnbd-gateway')], { log: join(host.dir, 'gateway.log') });
   const startDaemon = async (): Promise<Running> => {
     const daemon = await host.spawn([join(bin, 'xnbdd')], { log: join(host.dir, `xnbdd.log`) });
     await waitFor(`xnbdd on ${host.name} (log: ${daemon.log})`, async () => {
@@ -86,23 +120,39 @@ async function createSite(host: Host, config: string): Promise<Site> {
   };
   const site: Site = {
     host,
+    gateway: await startGateway(),
     daemon: await startDaemon(),
     startDaemon: async () => {
       site.daemon = await startDaemon();
     },
+    startGateway: async () => {
+      site.gateway = await startGateway();
+    },
     status: (name) => exportStatus(host.outside(`/run/xnbd/${name}.ctl`)).catch(() => undefined),
-    image: (name) => host.outside(`/var/lib/xnbd/images/${name}.img`),
+    image: (name) => inside(`/var/lib/xnbd/images/${name}.img`),
+    processes: () => exportProcesses(host),
     leftovers: async () => {
       const names = await Promise.all(
-        ['/run/xnbd', '/var/lib/xnbd/images', '/var/lib/xnbd/exports'].map((path) =>
-          readdir(host.outside(path)),
-        ),
+        ['/run/xnbd', '/var/lib/xnbd/images', '/var/lib/xnbd/exports'].map((path) => readdir(inside(path))),
       );
       // Logs tell afterwards what happened; the rest of these belongs to the daemon.
       return names.flat().filter((name) => !/^(hook\.sock|announced|domains|.*\.log)$/.test(name));
     },
   };
   return site;
+}
+
+async function exportProcesses(host: Host): Promise<Map<number, string>> {
+  const found = new Map<number, string>();
+  const here = await readlink(`/proc/${host.anchorPid}/ns/mnt`);
+  for (const pid of (await readdir('/proc')).filter((name) => /^\d+$/.test(name))) {
+    // A process may end while it is looked at.
+    if ((await readlink(`/proc/${pid}/ns/mnt`).catch(() => '')) !== here) continue;
+    const words = (await readFile(`/proc/${pid}/cmdline`, 'utf8').catch(() => '')).split('\0');
+    const program = words.findIndex((word) => word.endsWith('/xnbd-export'));
+    if (program !== -1) found.set(Number(pid), words[program + 2] ?? '');
+  }
+  return found;
 }
 
 /** Writes down the signals of a host's org.xnbd1. */
@@ -113,7 +163,7 @@ async function listen(host: Host, signals: Signal[]): Promise<dbus.MessageBus> {
     bus.once('error', reject);
   });
   bus.on('message', (message: dbus.Message) => {
-    if (message.interface !== 'org.xnbd1.Manager' || !message.member?.startsWith('Relocation')) return;
+    if (message.interface !== 'org.xnbd1.Manager' || !message.member.startsWith('Relocation')) return;
     const [, domain, , rest] = message.body as [string, string, string, unknown];
     signals.push({ host: host.name, name: message.member, domain, rest, at: Date.now() });
   });
@@ -147,6 +197,21 @@ export async function guestWithDisks(
     await writeRecord(a.host.outside(`/var/lib/xnbd/exports/${disk}`), record);
   }
   return defineGuest(lab, a.host, { name, disks });
+}
+
+/** Waits until a guest's metadata says that its disks are at `site`: only then can it move on. */
+export async function announced(site: Site, guest: Guest): Promise<void> {
+  await waitFor(`the origins of ${guest.name} in its metadata on ${site.host.name}`, async () => {
+    const xml = await site.host.virsh('dumpxml', guest.name);
+    return guest.spec.disks.every((disk) =>
+      xml.includes(`uri="nbd://${site.host.name}:10809/${disk.export}"`),
+    );
+  });
+}
+
+/** The signals of one guest's relocations to `site`, in order. */
+export function signalsOf(sites: Sites, site: Site, guest: Guest): Signal[] {
+  return sites.signals.filter(({ host, domain }) => host === site.host.name && domain === guest.name);
 }
 
 /** Waits until every disk of a guest is complete at `site` and its origin let go. */

@@ -1,0 +1,93 @@
+/** A migration that ends midway changes nothing: the guest runs on where it was, and the other host keeps no trace of it. */
+import assert from 'node:assert/strict';
+import type { Guest } from '../lab/guest.ts';
+import { waitFor } from '../lab/processes.ts';
+import { announced, arrived, guestWithDisks, signalsOf, useSites, wrongBytes } from './sites.ts';
+
+describe('a migration that does not come to its end', function () {
+  this.timeout(180_000);
+  const sites = useSites();
+  let guest: Guest;
+
+  before(async () => {
+    guest = await guestWithDisks(sites(), 'vm1', ['rewrite', 'write-only'], 32);
+    await guest.start(sites().a.host);
+    await announced(sites().a, guest);
+  });
+
+  /** Migrates over a link so slow that `interrupt` comes in the middle of the memory; what virsh said. */
+  async function interrupted(interrupt: () => Promise<unknown>): Promise<string> {
+    const { lab, a, b } = sites();
+    await lab.setRate(10);
+    const migration = guest.migrate(a.host, b.host, '--live').then(
+      () => 'migrated',
+      (error: unknown) => (error as Error).message,
+    );
+    for (const { export: disk } of guest.spec.disks) {
+      await waitFor(`${disk} to stand by`, async () => (await b.status(disk))?.state === 'standby');
+      assert.equal((await a.status(disk))?.state, 'lent');
+    }
+    await waitFor('the memory to flow', async () =>
+      /Memory processed: +[1-9]/.test(await a.host.virsh('domjobinfo', guest.name)),
+    );
+    await guest.progress();
+    await interrupt();
+    const said = await migration;
+    await lab.setRate(undefined);
+    return said;
+  }
+
+  async function nothingHasHappened(failures: number): Promise<void> {
+    const { a, b } = sites();
+    await waitFor('nothing to be left on b', async () => (await b.leftovers()).length === 0);
+    await waitFor('the end of the exports on b', async () => (await b.processes()).size === 0);
+    assert.equal(await b.host.virsh('list', '--all', '--name'), '');
+    const { stdout } = await b.host.exec(['xnbdctl', 'list', '--json']);
+    assert.deepEqual(JSON.parse(stdout), []);
+
+    for (const { export: disk } of guest.spec.disks) {
+      const lent = async () => (await a.status(disk))?.state === 'serving';
+      await waitFor(`the lease of ${disk} to end`, lent);
+      const { generation, lease } = (await a.status(disk))!;
+      assert.deepEqual({ generation, lease }, { generation: 1, lease: null });
+    }
+    assert.equal(await a.host.virsh('domstate', guest.name), 'running');
+    await guest.progress();
+    assert.deepEqual(guest.errors, []);
+
+    const failed = () => signalsOf(sites(), b, guest);
+    await waitFor('RelocationFailed', () => failed().length === failures);
+    for (const { name, rest } of failed()) {
+      assert.equal(name, 'RelocationFailed');
+      assert.match(rest as string, /^libvirt gave the migration up before the guest had arrived$/);
+    }
+  }
+
+  it('aborted with virsh domjobabort', async () => {
+    const said = await interrupted(() => sites().a.host.virsh('domjobabort', guest.name));
+    assert.match(said, /error: operation aborted: .*migration out.* canceled by client/);
+    await nothingHasHappened(1);
+  });
+
+  it("whose destination's QEMU is killed", async () => {
+    const said = await interrupted(async () =>
+      process.kill(await sites().b.host.qemuPid(guest.name), 'SIGKILL'),
+    );
+    assert.match(said, /error: /);
+    await nothingHasHappened(2);
+  });
+
+  it('is no hindrance to the next one', async () => {
+    const { a, b } = sites();
+    await guest.migrate(a.host, b.host, '--live');
+    await guest.progress();
+    await arrived(b, guest);
+    const reports = await guest.powerOff();
+    assert.deepEqual(await wrongBytes(b, guest, reports), []);
+    await waitFor('RelocationCompleted', () => signalsOf(sites(), b, guest).length === 4);
+    assert.deepEqual(
+      signalsOf(sites(), b, guest).map(({ name }) => name),
+      ['RelocationFailed', 'RelocationFailed', 'RelocationStarted', 'RelocationCompleted'],
+    );
+  });
+});
