@@ -10,6 +10,7 @@ import { openServedProxy } from '../relocation/served-proxy.ts';
 interface CommonArguments {
   image: string;
   socket: string;
+  socketGroup?: string;
   listen?: TcpAddress;
   state?: string;
   ctl?: string;
@@ -65,6 +66,7 @@ function withCommonOptions(command: Command): Command {
     .argument('<name>', 'name of the export')
     .requiredOption('--image <file>', 'raw file or block device')
     .requiredOption('--socket <path>', 'unix socket for NBD clients')
+    .option('--socket-group <name>', 'group that may connect to it (default: libvirt-qemu or qemu)')
     .option('--listen <host:port>', 'serve plain TCP, too', parseListen)
     .option('--state <dir>', 'identity, state and present map (default: FILE.xnbd)')
     .option('--ctl <path>', 'control socket (default: SOCKET.ctl)')
@@ -82,7 +84,14 @@ function stateDirectory(args: CommonArguments): string {
 function serveOptions(args: CommonArguments, readOnly: boolean): ServeOptions {
   const socket = resolve(args.socket);
   const ctl = resolve(args.ctl ?? `${socket}.ctl`);
-  return { socket, ctl, listen: args.listen, readOnly, sourceGone: args.sourceGone };
+  return {
+    socket,
+    socketGroup: args.socketGroup,
+    ctl,
+    listen: args.listen,
+    readOnly,
+    sourceGone: args.sourceGone,
+  };
 }
 
 function parseListen(text: string): TcpAddress {

@@ -3,6 +3,7 @@ import { createServer, type Server, Socket, type SocketConstructorOpts } from 'n
 import { log } from '../log/log.ts';
 import type { Export } from './export.ts';
 import { Session } from './session.ts';
+import { giveToQemu } from './socket-group.ts';
 import { listenOnUnixSocket } from './unix-socket.ts';
 
 /** Nobody needs so many; a client that opens more is up to something, or broken. */
@@ -23,9 +24,11 @@ export class Listener {
     this.#export = served;
   }
 
-  async listenUnix(path: string): Promise<void> {
+  /** @param group who may connect besides root; see socket-group.ts. */
+  async listenUnix(path: string, group?: string): Promise<void> {
     const server = this.#server();
     await listenOnUnixSocket(server, path, 0o660);
+    giveToQemu(path, group);
   }
 
   /** @returns the address that it listens on: port 0 lets the system choose. */

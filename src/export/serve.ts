@@ -18,6 +18,8 @@ const STOP_LIMIT_MS = 10_000;
 export interface ServeOptions {
   /** Path of the NBD socket. */
   socket: string;
+  /** Group that may connect to it besides root; default: QEMU's, as the distribution calls it. */
+  socketGroup?: string | undefined;
   /** Path of the control socket. */
   ctl: string;
   listen?: TcpAddress | undefined;
@@ -116,7 +118,7 @@ export async function serve(options: ServeOptions, served: Served): Promise<Runn
   await control.listen(options.ctl);
   try {
     const tcp = options.listen === undefined ? undefined : await listener.listenTcp(options.listen);
-    await listener.listenUnix(options.socket);
+    await listener.listenUnix(options.socket, options.socketGroup);
     return { export: running, changed: () => control.changed(), tcp, stop, ended };
   } catch (error) {
     listener.close();

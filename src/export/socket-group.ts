@@ -1,0 +1,24 @@
+/**
+ * Who may connect to an export's NBD socket besides root: the group that libvirt runs QEMU in. Distributions call it `libvirt-qemu`
+ * (Debian) or `qemu` (Fedora); libvirt itself hands unix sockets of network disks to nobody.
+ */
+import { chownSync, readFileSync } from 'node:fs';
+
+const distributions = ['libvirt-qemu', 'qemu'];
+
+/** Gives the socket to that group, where there is one and we may. @param group another one, by name. @throws Error naming a group that is not. */
+export function giveToQemu(path: string, group?: string): void {
+  if (process.getuid?.() !== 0) return;
+  const id = groupId(group === undefined ? distributions : [group]);
+  if (id !== undefined) chownSync(path, 0, id);
+  else if (group !== undefined) throw new Error(`there is no group '${group}' on this host: see /etc/group`);
+}
+
+function groupId(names: readonly string[]): number | undefined {
+  const groups = new Map<string, number>();
+  for (const line of readFileSync('/etc/group', 'utf8').split('\n')) {
+    const [name, , id] = line.split(':');
+    if (name !== undefined && id !== undefined) groups.set(name, Number(id));
+  }
+  return names.map((name) => groups.get(name)).find((id) => id !== undefined);
+}
