@@ -15,7 +15,7 @@
  */
 
 import { writeSync } from 'node:fs';
-import { type FileHandle, open, readFile, rm } from 'node:fs/promises';
+import { type FileHandle, open, readFile, rename, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { log } from '../log/log.ts';
 import { Errno } from '../nbd/constants.ts';
@@ -115,8 +115,10 @@ export class PresentMap {
 
   /** Removes the files of a map that is of no more use. */
   static async remove(stateDir: string): Promise<void> {
-    await rm(join(stateDir, durableName), { force: true });
-    await rm(join(stateDir, liveName), { force: true });
+    for (const name of [durableName, liveName]) {
+      await rm(join(stateDir, name), { force: true });
+      await rm(join(stateDir, `${name}.new`), { force: true });
+    }
   }
 
   /** Bytes of the image that are present. */
@@ -152,13 +154,14 @@ export class PresentMap {
   /**
    * Marks blocks as present. Their data is in the image (its page cache) when this is called; when it returns, the marks survive
    * the end of this process.
-   * @returns an NBD errno: when not 0 the marks hold in this process only, and nothing that rests on them may be acknowledged.
+   * @returns an NBD errno: when not 0 the blocks that were absent are so still, and nothing that rests on them may be acknowledged.
    */
   mark(first: number, count: number): number {
     const from = first >>> 3;
     const to = (first + count - 1) >>> 3;
-    const set = this.#bits.set(first, count);
-    if (set === 0) return 0;
+    const absent = this.#absentRuns(first, first + count);
+    if (absent.length === 0) return 0;
+    this.#bits.set(first, count);
     try {
       for (let at = from; at <= to; )
         at += writeSync(this.#live.fd, this.#bits.bytes, at, to + 1 - at, HEADER_LENGTH + at);
@@ -166,10 +169,22 @@ export class PresentMap {
       log.error(
         `present map: blocks ${first} to ${first + count - 1} cannot be marked: ${(error as Error).message}`,
       );
+      // A later write to them must not be acknowledged on the strength of a mark that the next process does not find.
+      for (const run of absent) this.#bits.clear(run.first, run.end - run.first);
       return Errno.EIO;
     }
     for (let page = Math.floor(from / PAGE); page <= Math.floor(to / PAGE); page++) this.#dirty.add(page);
     return 0;
+  }
+
+  #absentRuns(first: number, end: number): { first: number; end: number }[] {
+    const runs: { first: number; end: number }[] = [];
+    for (let at = this.nextAbsent(first, end); at < end; ) {
+      const runEnd = this.nextPresent(at, end);
+      runs.push({ first: at, end: runEnd });
+      at = this.nextAbsent(runEnd, end);
+    }
+    return runs;
   }
 
   /** Completes once everything written to the image and marked before this call survives loss of power. */
@@ -248,13 +263,16 @@ function header(identity: MapIdentity, boot: string | null): Buffer {
   return page;
 }
 
+/** Makes a file, or replaces one: whoever dies meanwhile leaves the old one, whose marks count. */
 async function createFile(path: string, head: Buffer, bits: Buffer): Promise<FileHandle> {
-  await rm(path, { force: true });
-  const file = await open(path, 'wx+', 0o600);
+  const aside = `${path}.new`;
+  await rm(aside, { force: true });
+  const file = await open(aside, 'wx+', 0o600);
   try {
     // Written out, not sparse: a full disk must not hinder a mark later.
-    await file.writev([head, bits], 0);
+    await file.writeFile(Buffer.concat([head, bits]));
     await file.sync();
+    await rename(aside, path);
     return file;
   } catch (error) {
     await file.close();
