@@ -5,6 +5,7 @@
  * runs beside everything else and is waited for by nobody: soon after its cause, and again with growing pauses until it is done or pointless.
  */
 import type { Config } from '../config/config.ts';
+import type { ExportState } from '../export/control-protocol.ts';
 import { log } from '../log/log.ts';
 import type { Domains } from './domains.ts';
 import type { Exports } from './exports.ts';
@@ -71,7 +72,10 @@ export function announcer(parts: Parts, libvirt: MetadataWriter): Announcer {
   };
 }
 
-/** The element, or undefined while there is nothing to say: the guest has not arrived here, or an export does not run. */
+/** States of a disk that is not here yet, or not any more. */
+const elsewhere: ReadonlySet<ExportState> = new Set(['standby', 'fenced', 'retired']);
+
+/** The element, or undefined while there is nothing to say: the guest is not here, or an export does not run. */
 function originsXml(
   { config, exports, relocations }: Parts,
   uuid: string,
@@ -82,7 +86,7 @@ function originsXml(
   const disks: Parameters<typeof originMetadata>[0][number][] = [];
   for (const name of names) {
     const status = exports.status(name);
-    if (status === undefined || status.state === 'standby') return undefined;
+    if (status === undefined || elsewhere.has(status.state)) return undefined;
     const uri = exportUri(config.gateway.advertise, name);
     disks.push({ name, uri, uuid: status.uuid, generation: status.generation });
   }

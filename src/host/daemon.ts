@@ -112,7 +112,10 @@ export async function startDaemon({ config, exportProgram, version }: DaemonOpti
     if (state === 'serving' && before !== undefined && user === undefined) {
       inTheBackground(`export ${name} could not be ended`, idle.end(name));
     }
-    if (user !== undefined && before !== undefined) libvirt.announce.soon(user.uuid);
+    // The metadata names the generation. Being lent changes nothing in it, and libvirt is busy migrating then.
+    if (user !== undefined && before !== undefined && before.generation !== status.generation) {
+      libvirt.announce.soon(user.uuid);
+    }
   }
 
   async function abandon(name: string): Promise<void> {
