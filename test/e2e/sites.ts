@@ -11,7 +11,7 @@ import type { ExportStatus } from '../../src/export/control-protocol.ts';
 import { newRecord, writeRecord } from '../../src/store/record.ts';
 import type { DiskMode } from '../lab/domain-xml.ts';
 import { type DiskReport, defineGuest, type Guest } from '../lab/guest.ts';
-import type { Host } from '../lab/host.ts';
+import { accepts, type Host } from '../lab/host.ts';
 import { createLab, type Lab, labUnavailable } from '../lab/lab.ts';
 import { createPatternImage, differences } from '../lab/pattern.ts';
 import { type Running, run, waitFor } from '../lab/processes.ts';
@@ -114,7 +114,7 @@ async function createSite(host: Host, config: string): Promise<Site> {
     const daemon = await host.spawn([join(bin, 'xnbdd')], { log: join(host.dir, `xnbdd.log`) });
     await waitFor(`xnbdd on ${host.name} (log: ${daemon.log})`, async () => {
       if (daemon.process.exitCode !== null) throw new Error(`xnbdd on ${host.name} has ended: ${daemon.log}`);
-      return (await host.hasBusName('org.xnbd1')) && existsSync(host.outside('/run/xnbd/hook.sock'));
+      return (await host.hasBusName('org.xnbd1')) && (await accepts(host.outside('/run/xnbd/hook.sock')));
     });
     return daemon;
   };
