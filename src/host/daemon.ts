@@ -91,7 +91,8 @@ export async function startDaemon({ config, exportProgram, version }: DaemonOpti
   const libvirt: GuestWatch = watchGuests(host);
 
   function isNeeded(name: string, record: ExportRecord): boolean {
-    if (record.state === 'retired') return false;
+    // A retired disk has one duty left: its own origin, if it was never complete here, has to hear of it.
+    if (record.state === 'retired') return record.origin !== null;
     if (record.state === 'standby') return relocations.ofExport(name) !== undefined;
     return record.state !== 'serving' || record.origin !== null || domains.using(name) !== undefined;
   }

@@ -1,6 +1,6 @@
 /** What becomes of a disk on the host that it has left for good: every block is at the next host, and nobody is served from here. */
 import { lstat, rename, rm } from 'node:fs/promises';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { log } from '../log/log.ts';
 import { type ExportRecord, writeRecord } from '../store/record.ts';
 import type { Host } from './host.ts';
@@ -9,7 +9,8 @@ import type { Host } from './host.ts';
 export function retire(host: Host, name: string): Promise<void> {
   return host.turns.run(`disk ${name}`, async () => {
     const record = await host.exports.record(name);
-    if (record?.state !== 'retired') return;
+    // One that still has an origin has yet to tell it.
+    if (record?.state !== 'retired' || record.origin !== null) return;
     const ran = host.exports.status(name) !== undefined;
     await host.exports.stop(name);
     if (host.config.relocation.retired === 'delete') {
@@ -52,14 +53,12 @@ async function setAside(host: Host, record: ExportRecord): Promise<void> {
   );
 }
 
+/** Deletes the image, if it is a file among our own; one that an administrator has elsewhere, or a block device, is his to delete. */
 async function deleteRetired(host: Host, record: ExportRecord): Promise<void> {
-  // A block device belongs to the administrator: only files are deleted.
   const found = await lstat(record.image).catch(() => undefined);
-  if (found?.isFile() === true) await rm(record.image);
+  const ours = found?.isFile() === true && dirname(record.image) === host.config.paths.images;
+  if (ours) await rm(record.image);
   await rm(host.exports.place(record.name).stateDir, { recursive: true, force: true });
-  const image =
-    found?.isFile() === true
-      ? `its old image ${record.image} is deleted`
-      : `${record.image} is left as it is`;
+  const image = ours ? `its old image ${record.image} is deleted` : `${record.image} is left as it is`;
   log.info(`disk ${record.name} has moved away completely; ${image}`, { export: record.name });
 }

@@ -68,7 +68,8 @@ async function openKnown(options: ProxyOptions, record: ExportRecord): Promise<P
     throw new Error(`${stateDir} belongs to the export '${record.name}', not '${name}'`);
   const path = resolve(options.image);
   if (record.image !== path) throw new Error(`${stateDir} belongs to the image ${record.image}, not ${path}`);
-  if (record.state === 'retired') {
+  // One that has yet to tell its own origin to retire may do that.
+  if (record.state === 'retired' && record.origin === null) {
     throw new Error(`${name} is retired: its disk has moved on; begin anew with an empty state directory`);
   }
   const { origin } = record;

@@ -67,7 +67,13 @@ export class OriginConnection {
       socket.destroy();
       reject(error);
     };
-    socket.on('error', (error) => fail(new Error(`${where} cannot be reached: ${error.message}`)));
+    socket.on('error', (error) =>
+      fail(
+        new Error(
+          `${where} cannot be reached: ${error.message}; does the origin run, and is its address right?`,
+        ),
+      ),
+    );
     socket.on('close', () => fail(new Error(`${where} closed the connection during the NBD handshake`)));
 
     const handshake = new ByteDriver(

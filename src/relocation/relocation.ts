@@ -9,6 +9,7 @@
  * | relocating | the origin is fenced, the map exists | opens the map and goes on; the fence is asked for again, which changes nothing |
  * | serving, origin known | complete, the origin may not know | tells it to retire |
  * | serving, no origin | a target | - |
+ * | retired, origin known | moved on before it was complete | tells its own origin to retire |
  */
 import { stat, unlink } from 'node:fs/promises';
 import type { RecordKeeper } from '../export/record-keeper.ts';
@@ -76,7 +77,7 @@ export class Relocation {
   static async open(options: RelocationOptions): Promise<Relocation> {
     const relocation = new Relocation(options);
     const { record } = options.keeper;
-    if (record.complete) {
+    if (record.complete || record.state === 'retired') {
       if (options.link !== null) void relocation.#letGo();
     } else if (record.takenOverAt === null) {
       await relocation.#begin();

@@ -2,7 +2,7 @@
 import { rm, rmdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Served } from '../export/serve.ts';
-import { checkExportName } from '../store/record.ts';
+import { checkExportName, readRecord } from '../store/record.ts';
 import { lockState } from '../store/state-lock.ts';
 import { openProxy, type ProxyOptions } from './open-proxy.ts';
 import { Relocation } from './relocation.ts';
@@ -17,6 +17,9 @@ export async function openServedProxy(options: ProxyOptions): Promise<ServedProx
   const lock = await lockState(options.stateDir);
   const { keeper, image, link } = await openProxy(options).catch(async (error: unknown) => {
     await lock.release();
+    // One that never began leaves nothing.
+    if ((await readRecord(options.stateDir).catch(() => null)) === undefined)
+      await removeState(options.stateDir);
     throw error;
   });
   const relocation = await Relocation.open({ keeper, image, link, stateDir: options.stateDir }).catch(
