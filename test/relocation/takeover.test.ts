@@ -184,4 +184,30 @@ describe('takeover', function () {
     assert.equal((await proxy.status()).state, 'retired');
     assert.deepEqual(await readFile(join(directory.path, 'c.img')), content);
   });
+
+  it('a disk moves on before it has arrived: C from B from A, and in the end both are retired', async () => {
+    await proxy.call('abandon');
+    await proxy.end();
+    const wan = await startWan({ to: origin.socket, rttMs: 1, rateMbit: 10 });
+    try {
+      proxy = await startProxy({ uri: `nbd://${wan.address}/disk` });
+      const guest = await connectClient(proxy.uri);
+      await guest.write(3 * BLOCK, blockAt(4));
+      blockAt(4).copy(content, 3 * BLOCK);
+      const args = ['--image', join(directory.path, 'c.img'), '--origin', proxy.uri];
+      const c = await startExport('proxy', 'disk', join(directory.path, 'c'), args);
+      started.push(c);
+      await c.call('takeover');
+      assert.equal((await proxy.status()).state, 'fenced');
+      assert.ok((await proxy.status()).presentBytes < SIZE, 'B is not complete yet');
+      await assert.rejects(guest.write(0, blockAt(1)), NbdError);
+      const status = await c.until(({ state, origin: left }) => state === 'serving' && left === null, 30_000);
+      assert.equal(status.generation, 3);
+      await proxy.until(({ state, origin: left }) => state === 'retired' && left === null);
+      assert.equal((await origin.status()).state, 'retired');
+      assert.deepEqual(await readFile(join(directory.path, 'c.img')), content);
+    } finally {
+      await wan.stop();
+    }
+  });
 });
