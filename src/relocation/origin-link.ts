@@ -98,10 +98,23 @@ export class OriginLink {
   /** Fills `into`. */
   read(into: Buffer, offset: number, done: Completion): void {
     this.#submit((connection, answered) => {
-      const limit = connection.offer.maximumPayload;
-      const parts = new Countdown(Math.ceil(into.length / limit), answered);
-      for (let at = 0; at < into.length; at += limit)
-        connection.read(into.subarray(at, at + limit), offset + at, parts);
+      const { minimumBlock, maximumPayload } = connection.offer;
+      const before = offset % minimumBlock;
+      const length = Math.min(
+        roundUp(before + into.length, minimumBlock),
+        this.identity.sizeBytes - offset + before,
+      );
+      // An origin with larger blocks than ours is asked for whole ones of its own.
+      const whole = length === into.length ? into : Buffer.allocUnsafeSlow(length);
+      const limit = maximumPayload - (maximumPayload % minimumBlock);
+      const parts = new Countdown(Math.ceil(length / limit), {
+        complete: (errno) => {
+          if (errno === 0 && whole !== into) whole.copy(into, 0, before);
+          answered.complete(errno);
+        },
+      });
+      for (let at = 0; at < length; at += limit)
+        connection.read(whole.subarray(at, at + limit), offset - before + at, parts);
     }, done);
   }
 
@@ -230,6 +243,10 @@ export class OriginLink {
   get #where(): string {
     return `${describeAddress(this.#options.address)}/${this.#options.address.name}`;
   }
+}
+
+function roundUp(value: number, step: number): number {
+  return Math.ceil(value / step) * step;
 }
 
 function attachRequest(options: OriginLinkOptions): AttachRequest {

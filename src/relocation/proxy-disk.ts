@@ -130,15 +130,20 @@ export class ProxyDisk implements Disk {
   #readThrough(into: Buffer, offset: number, done: Completion): void {
     const first = Math.floor(offset / BLOCK_SIZE) * BLOCK_SIZE;
     const end = Math.min(endBlock(offset, into.length) * BLOCK_SIZE, this.size);
+    // An answer that takes longer than the whole relocation is not needed any more: the link is closed upon it.
+    const answered = (errno: number) => {
+      if (errno !== 0 && this.#complete) this.#image.read(into, offset, done);
+      else done.complete(guestErrno(errno));
+    };
     if (first === offset && end === offset + into.length) {
-      this.#link!.read(into, offset, { complete: (errno) => done.complete(guestErrno(errno)) });
+      this.#link!.read(into, offset, { complete: answered });
       return;
     }
     const whole = Buffer.allocUnsafeSlow(end - first);
     this.#link!.read(whole, first, {
       complete: (errno) => {
         if (errno === 0) whole.copy(into, 0, offset - first);
-        done.complete(guestErrno(errno));
+        answered(errno);
       },
     });
   }

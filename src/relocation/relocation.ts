@@ -14,13 +14,14 @@
 import { stat, unlink } from 'node:fs/promises';
 import type { RecordKeeper } from '../export/record-keeper.ts';
 import { log } from '../log/log.ts';
-import { AllocationFlag, Command, Errno } from '../nbd/constants.ts';
+import { Command, Errno } from '../nbd/constants.ts';
 import type { Image } from '../store/image.ts';
 import { type MapIdentity, PresentMap } from '../store/present-map.ts';
 import type { ExportRecord } from '../store/record.ts';
 import { BackgroundCopy } from './background-copy.ts';
 import { BlockLocks } from './block-locks.ts';
 import { Fetcher } from './fetcher.ts';
+import { countData } from './origin-data.ts';
 import type { OriginLink } from './origin-link.ts';
 import { ProxyDisk } from './proxy-disk.ts';
 
@@ -102,7 +103,7 @@ export class Relocation {
   }
 
   get error(): string | null {
-    return this.#background?.error ?? this.#error;
+    return (this.#record.complete ? null : this.#background?.error) ?? this.#error;
   }
 
   /** The counters of the relocation, with what happened before a restart. */
@@ -304,6 +305,7 @@ export class Relocation {
       }, ASK_AGAIN_MS);
       return;
     }
+    this.#error = null;
     this.disk.completed();
     log.info(
       `${record.name}: complete after ${record.relocationSeconds.toFixed(1)} s; letting go of the origin`,
@@ -353,32 +355,6 @@ export class Relocation {
       );
     }
   }
-}
-
-/** Bytes of data at the origin; null where it does not tell. */
-async function countData(link: OriginLink, sizeBytes: number): Promise<number | null> {
-  let data = 0;
-  for (let offset = 0; offset < sizeBytes; ) {
-    const { promise, resolve } = Promise.withResolvers<number | null>();
-    link.extents(offset, Math.min(2 ** 30, sizeBytes - offset), {
-      complete: (errno, extents) => {
-        if (errno !== 0) {
-          resolve(null);
-          return;
-        }
-        let length = 0;
-        for (const extent of extents) {
-          length += extent.length;
-          if ((extent.flags & AllocationFlag.ZERO) === 0) data += extent.length;
-        }
-        resolve(length);
-      },
-    });
-    const length = await promise;
-    if (length === null || length === 0) return null;
-    offset += length;
-  }
-  return Math.min(data, sizeBytes);
 }
 
 async function mapIdentity(record: ExportRecord, image: Image): Promise<MapIdentity> {
