@@ -58,6 +58,8 @@ export class Relocation {
   #checkpointTimer: NodeJS.Timeout | null = null;
   #originDataBytes: number | null = null;
   #error: string | null = null;
+  /** Why the origin does not take us back. */
+  #refused: string | null = null;
   #stopped = false;
 
   private constructor(options: RelocationOptions) {
@@ -68,7 +70,16 @@ export class Relocation {
     this.#link = link;
     this.disk = new ProxyDisk(options.image, this.#record.complete ? null : link);
     this.disk.onFirstChange = () => this.takeOver('the first write of the guest');
-    if (link !== null) link.onChange = () => this.onChange?.();
+    if (link !== null) {
+      link.onChange = () => {
+        if (link.unreachableSince === null) this.#refused = null;
+        this.onChange?.();
+      };
+      link.onRefused = (reason) => {
+        this.#refused = `the origin refuses us: ${reason}`;
+        this.onChange?.();
+      };
+    }
   }
 
   /**
@@ -103,7 +114,7 @@ export class Relocation {
   }
 
   get error(): string | null {
-    return (this.#record.complete ? null : this.#background?.error) ?? this.#error;
+    return (this.#record.complete ? null : (this.#refused ?? this.#background?.error)) ?? this.#error;
   }
 
   /** The counters of the relocation, with what happened before a restart. */
