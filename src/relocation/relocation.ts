@@ -323,12 +323,13 @@ export class Relocation {
       clearInterval(this.#checkpointTimer!);
       this.#background!.stop();
       await completed((done) => this.#map!.flush(done));
-      await this.#options.keeper.update({
+      // The next host may be fencing the disk right now.
+      await this.#options.keeper.update(({ state }) => ({
         ...this.counters,
         complete: true,
-        state: record.state === 'relocating' ? 'serving' : record.state,
+        state: state === 'relocating' ? 'serving' : state,
         relocationSeconds: this.secondsSinceTakeover,
-      });
+      }));
     } catch (error) {
       this.#error = `complete, but that cannot be put on disk: ${(error as Error).message}; trying again`;
       log.error(`${record.name}: ${this.#error}`);
