@@ -7,6 +7,7 @@ import { type ExportProcess, startExport } from '../support/export-process.ts';
 import { temporaryDirectory } from '../support/temporary-directory.ts';
 import { startWan, type Wan } from '../wan/wan.ts';
 import { bytesFrom } from './support/actions.ts';
+import { assertSameBytes } from './support/same-bytes.ts';
 
 const BLOCK = 4096;
 const SIZE = 4 * 1024 * 1024;
@@ -77,7 +78,7 @@ describe('a proxy started again', function () {
       assert.ok(after.presentBytes >= before, `${after.presentBytes} bytes are present, before ${before}`);
       assert.ok(after.presentBytes < SIZE, 'the test would prove nothing otherwise');
       await completed(proxy);
-      assert.deepEqual(await readFile(path('b.img')), content);
+      assertSameBytes(await readFile(path('b.img')), content);
       const { downBytes } = await wan.stats();
       assert.ok(downBytes < SIZE + underWay, `${downBytes} bytes came from the origin`);
       await origin.until((status) => status.state === 'retired');
@@ -93,12 +94,12 @@ describe('a proxy started again', function () {
     proxy = await startProxy();
     assert.equal((await proxy.status()).state, 'standby');
     const guest = await connectClient(proxy.uri);
-    assert.deepEqual(await guest.read(0, BLOCK), content.subarray(0, BLOCK));
+    assertSameBytes(await guest.read(0, BLOCK), content.subarray(0, BLOCK));
     await write(source, 0, bytesFrom(6, BLOCK));
-    assert.deepEqual(await guest.read(0, BLOCK), content.subarray(0, BLOCK));
+    assertSameBytes(await guest.read(0, BLOCK), content.subarray(0, BLOCK));
     await proxy.call('takeover');
     await completed(proxy);
-    assert.deepEqual(await readFile(path('b.img')), content);
+    assertSameBytes(await readFile(path('b.img')), content);
     guest.disconnect();
     source.connection.destroy();
   });
@@ -111,7 +112,7 @@ describe('a proxy started again', function () {
     proxy = await startProxy(origin.uri);
     assert.equal((await proxy.status()).state, 'serving');
     const guest = await connectClient(proxy.uri);
-    assert.deepEqual(await guest.read(0, SIZE), content);
+    assertSameBytes(await guest.read(0, SIZE), content);
     await proxy.end();
     const target = await start('target', 'b', ['--image', path('b.img')]);
     assert.equal((await target.status()).generation, 2);
@@ -123,7 +124,7 @@ describe('a proxy started again', function () {
     await proxy.until((status) => !status.originReachable);
     const guest = await connectClient(proxy.uri);
     const from = performance.now();
-    assert.deepEqual(await guest.read(0, 64 * 1024), content.subarray(0, 64 * 1024));
+    assertSameBytes(await guest.read(0, 64 * 1024), content.subarray(0, 64 * 1024));
     await write(guest, 0, bytesFrom(8, BLOCK));
     await write(guest, SIZE - BLOCK, bytesFrom(9, BLOCK));
     await guest.flush();
@@ -139,12 +140,12 @@ describe('a proxy started again', function () {
     const status = await proxy.status();
     assert.ok(status.originUnreachableSince !== null);
     await wan.resume();
-    assert.deepEqual(await late, content.subarray(absent, absent + BLOCK));
+    assertSameBytes(await late, content.subarray(absent, absent + BLOCK));
     await partial;
     content.write('!', absent + BLOCK + 7);
     const done = await completed(proxy);
     assert.equal(done.error, null);
-    assert.deepEqual(await readFile(path('b.img')), content);
+    assertSameBytes(await readFile(path('b.img')), content);
     guest.disconnect();
   });
 
@@ -152,14 +153,14 @@ describe('a proxy started again', function () {
     const proxy = await partlyCopied();
     await wan.stall();
     const guest = await connectClient(proxy.uri);
-    assert.deepEqual(await guest.read(0, 64 * 1024), content.subarray(0, 64 * 1024));
+    assertSameBytes(await guest.read(0, 64 * 1024), content.subarray(0, 64 * 1024));
     await write(guest, BLOCK, bytesFrom(8, BLOCK));
     const late = guest.read(SIZE - 64 * BLOCK, BLOCK);
     await new Promise((resolve) => setTimeout(resolve, 200));
     await wan.resume();
-    assert.deepEqual(await late, content.subarray(SIZE - 64 * BLOCK, SIZE - 63 * BLOCK));
+    assertSameBytes(await late, content.subarray(SIZE - 64 * BLOCK, SIZE - 63 * BLOCK));
     await completed(proxy);
-    assert.deepEqual(await readFile(path('b.img')), content);
+    assertSameBytes(await readFile(path('b.img')), content);
     guest.disconnect();
   });
 
@@ -169,14 +170,14 @@ describe('a proxy started again', function () {
     await wan.cut();
     proxy = await startProxy();
     const guest = await connectClient(proxy.uri);
-    assert.deepEqual(await guest.read(0, 64 * 1024), content.subarray(0, 64 * 1024));
+    assertSameBytes(await guest.read(0, 64 * 1024), content.subarray(0, 64 * 1024));
     const before = await cpuTicks(proxy.child.pid!);
     await new Promise((resolve) => setTimeout(resolve, 1000));
     const used = (await cpuTicks(proxy.child.pid!)) - before;
     assert.ok(used < 25, `${used * 10} ms of CPU in a second of waiting`);
     await wan.resume();
     await completed(proxy);
-    assert.deepEqual(await readFile(path('b.img')), content);
+    assertSameBytes(await readFile(path('b.img')), content);
     guest.disconnect();
   });
 
@@ -195,7 +196,7 @@ describe('a proxy started again', function () {
     assert.equal(await partial, 'lost');
     await wan.resume();
     await completed(await startProxy());
-    assert.deepEqual(await readFile(path('b.img')), content);
+    assertSameBytes(await readFile(path('b.img')), content);
   });
 
   describe('refuses in one line, and loses nothing:', () => {
@@ -218,7 +219,7 @@ describe('a proxy started again', function () {
       // The same disk by another way, a faster one.
       const again = await startProxy(origin.uri);
       await completed(again);
-      assert.deepEqual(await readFile(path('b.img')), content);
+      assertSameBytes(await readFile(path('b.img')), content);
     }
 
     it('a second process on the same state', async () => {
@@ -227,7 +228,7 @@ describe('a proxy started again', function () {
         /b\.img\.xnbd is in use by another xnbd-export/,
       );
       await completed(proxy);
-      assert.deepEqual(await readFile(path('b.img')), content);
+      assertSameBytes(await readFile(path('b.img')), content);
     });
 
     it("another image with this one's state", async () => {
