@@ -22,6 +22,7 @@ import { BackgroundCopy } from './background-copy.ts';
 import { BlockLocks } from './block-locks.ts';
 import { Fetcher } from './fetcher.ts';
 import { giveBack } from './give-back.ts';
+import { tellToRetire } from './let-go.ts';
 import { mapIdentity } from './map-identity.ts';
 import { countData } from './origin-data.ts';
 import type { OriginLink } from './origin-link.ts';
@@ -361,14 +362,7 @@ export class Relocation {
 
   async #letGoNow(): Promise<void> {
     const link = this.#link!;
-    const { promise: over, resolve } = Promise.withResolvers<unknown>();
-    link.onRefused = (reason) => {
-      log.info(`${this.#record.name}: the origin does not know the lease any more (${reason}): it is let go`);
-      resolve(undefined);
-    };
-    if (link.lends) this.#command(Command.XNBD_RETIRE, 'retire').then(resolve, resolve);
-    else resolve(undefined);
-    await over;
+    if (link.lends) await tellToRetire(link, this.#record.name);
     if (this.#stopped) return;
     // The map first: a record without an origin is that of a target, which has none.
     await this.#map?.close();
