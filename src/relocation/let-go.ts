@@ -5,7 +5,7 @@
  * lost, and then it refuses us when we come back, for good. The two refusals cannot be told apart but by time.
  */
 import { log } from '../log/log.ts';
-import { Command } from '../nbd/constants.ts';
+import { Command, Errno } from '../nbd/constants.ts';
 import type { OriginLink } from './origin-link.ts';
 
 const REFUSED_FOR_GOOD_MS = 30_000;
@@ -22,7 +22,8 @@ export function tellToRetire(link: OriginLink, name: string): Promise<void> {
     };
     link.command(Command.XNBD_RETIRE, {
       complete: (errno) => {
-        if (errno !== 0) log.warning(`${name}: the origin answers error ${errno} to retire`);
+        if (errno !== 0 && errno !== Errno.ESHUTDOWN)
+          log.warning(`${name}: the origin answers error ${errno} to retire`);
         resolve();
       },
     });
