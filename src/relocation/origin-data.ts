@@ -12,34 +12,44 @@ const STRETCH = 2 ** 31;
 const AT_ONCE = 32;
 const LIMIT_MS = 10_000;
 
+interface Count {
+  /** Bytes of data so far. */
+  data: number;
+  /** Where the next stretch begins. */
+  next: number;
+  /** The origin does not tell, or the time is up. */
+  failed: boolean;
+}
+
 /** Bytes of data at the origin; null where it does not tell, or not in time. */
 export async function countData(link: OriginLink, sizeBytes: number): Promise<number | null> {
-  let data = 0;
-  let next = 0;
-  let given = true;
-  const walk = async (): Promise<void> => {
-    while (given && next < sizeBytes) {
-      const end = Math.min(next + STRETCH, sizeBytes);
-      let offset = next;
-      next = end;
-      while (given && offset < end) {
-        const counted = await countStretch(link, offset, end);
-        if (counted === null) given = false;
-        else {
-          data += counted.data;
-          offset = counted.end;
-        }
+  const count: Count = { data: 0, next: 0, failed: false };
+  const late = Promise.withResolvers<null>();
+  const timer = setTimeout(() => {
+    count.failed = true;
+    late.resolve(null);
+  }, LIMIT_MS);
+  const walks = Array.from({ length: AT_ONCE }, () => walk(link, sizeBytes, count));
+  await Promise.race([late.promise, Promise.all(walks)]);
+  clearTimeout(timer);
+  return count.failed ? null : Math.min(count.data, sizeBytes);
+}
+
+/** Stretch by stretch, as long as there are any. */
+async function walk(link: OriginLink, sizeBytes: number, count: Count): Promise<void> {
+  while (!count.failed && count.next < sizeBytes) {
+    let offset = count.next;
+    const end = Math.min(offset + STRETCH, sizeBytes);
+    count.next = end;
+    while (!count.failed && offset < end) {
+      const counted = await countStretch(link, offset, end);
+      if (counted === null) count.failed = true;
+      else {
+        count.data += counted.data;
+        offset = counted.end;
       }
     }
-  };
-  const { promise: late, resolve } = Promise.withResolvers<void>();
-  const timer = setTimeout(() => {
-    given = false;
-    resolve();
-  }, LIMIT_MS);
-  await Promise.race([late, Promise.all(Array.from({ length: AT_ONCE }, walk))]);
-  clearTimeout(timer);
-  return given ? Math.min(data, sizeBytes) : null;
+  }
 }
 
 /** Of the answer to one request; the origin may give more or less than it was asked for. */
