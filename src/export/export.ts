@@ -63,9 +63,11 @@ export class Export {
   offer(): OfferedExport | Refusal {
     const refusal = this.lender.refusesClients();
     if (refusal !== undefined) return refusal;
-    const { HAS_FLAGS, READ_ONLY, SEND_FLUSH, SEND_FUA, SEND_TRIM, SEND_WRITE_ZEROES } = TransmissionFlag;
-    const writable = SEND_TRIM | SEND_WRITE_ZEROES;
-    const flags = HAS_FLAGS | SEND_FLUSH | SEND_FUA | (this.readOnly ? READ_ONLY : writable);
+    const flag = TransmissionFlag;
+    // All connections share one disk: what one has been told is written, each reads, and each flush covers (spec: CAN_MULTI_CONN).
+    const always = flag.HAS_FLAGS | flag.SEND_FLUSH | flag.SEND_FUA | flag.SEND_CACHE | flag.CAN_MULTI_CONN;
+    const writable = flag.SEND_TRIM | flag.SEND_WRITE_ZEROES | flag.SEND_FAST_ZERO;
+    const flags = always | (this.readOnly ? flag.READ_ONLY : writable);
     return { size: this.disk.size, transmissionFlags: flags };
   }
 

@@ -7,25 +7,23 @@
  */
 import type { Socket } from 'node:net';
 import { log } from '../log/log.ts';
-import {
-  Command,
-  CommandFlag,
-  Errno,
-  NBD_MAX_PAYLOAD,
-  OptionReply,
-  SIMPLE_REPLY_LENGTH,
-} from '../nbd/constants.ts';
+import { Command, CommandFlag, Errno, NBD_MAX_PAYLOAD, OptionReply } from '../nbd/constants.ts';
 import { ReceiveBuffer } from '../nbd/receive-buffer.ts';
 import { RequestParser } from '../nbd/request-parser.ts';
-import { ALLOCATION_CONTEXT_ID, printable, ServerHandshake } from '../nbd/server-handshake.ts';
+import {
+  type Agreement,
+  ALLOCATION_CONTEXT_ID,
+  printable,
+  ServerHandshake,
+} from '../nbd/server-handshake.ts';
 import {
   blockStatusLength,
-  ERROR_CHUNK_LENGTH,
-  OFFSET_DATA_HEADER_LENGTH,
+  dataHeaderLength,
+  ReplyStyle,
+  statusLength,
   writeBlockStatus,
-  writeErrorChunk,
-  writeOffsetDataHeader,
-  writeSimpleReply,
+  writeDataHeader,
+  writeStatus,
 } from '../nbd/server-replies.ts';
 import type { Extent } from '../store/completion.ts';
 import { checkRequest, commandName, type RequestLimits } from './check-request.ts';
@@ -51,13 +49,21 @@ export class Session implements Client, RequestOwner {
   readonly #parser = new RequestParser();
   #socket!: Socket;
   #replies!: ReplyWriter;
-  #limits: RequestLimits = { size: 0, readOnly: true, baseAllocation: false, attached: false };
-  #structured = false;
+  #limits: RequestLimits = {
+    size: 0,
+    readOnly: true,
+    baseAllocation: false,
+    structured: false,
+    attached: false,
+  };
+  #style: ReplyStyle = ReplyStyle.SIMPLE;
   #handshakeTimer: NodeJS.Timeout | undefined;
   /** Past the handshake. */
   inTransmission = false;
-  /** No more requests are taken; the connection ends when those under way have been answered. */
+  /** The connection ends when the requests under way have been answered. */
   #ending = false;
+  /** The server ends it: what comes is answered all the same. */
+  #stopping = false;
   #orderly = false;
   #closed = false;
   #paused = false;
@@ -104,7 +110,9 @@ export class Session implements Client, RequestOwner {
     socket.write(this.#handshake.greeting());
   }
 
+  /** Requests that still come while others are under way get ESHUTDOWN. */
   stop(): void {
+    this.#stopping = true;
     this.#ending = true;
     if (this.inTransmission) this.#endIfIdle();
     else this.#socket.destroy();
@@ -119,7 +127,7 @@ export class Session implements Client, RequestOwner {
     const parser = this.#parser;
     try {
       if (!this.inTransmission && !this.#haggle()) return;
-      while (!this.#ending && parser.next(this.#input)) {
+      while ((!this.#ending || this.#stopping) && parser.next(this.#input)) {
         this.#take(parser);
         if (this.#heldBytes + this.#replies.unsentBytes > HIGH_WATER) {
           this.#paused = true;
@@ -150,11 +158,13 @@ export class Session implements Client, RequestOwner {
       this.#socket.destroySoon();
       return false;
     }
-    this.#structured = agreement.structuredReplies;
+    this.#parser.extended = agreement.extendedHeaders;
+    this.#style = replyStyle(agreement);
     this.#limits = {
       size: this.#export.disk.size,
       readOnly: this.#export.readOnly,
       baseAllocation: agreement.baseAllocation,
+      structured: agreement.structuredReplies,
       attached: agreement.attached,
     };
     this.#input.resize(RECEIVE_BUFFER);
@@ -167,11 +177,16 @@ export class Session implements Client, RequestOwner {
     if (parsed.type === Command.DISC) {
       this.#orderly = true;
       this.#ending = true;
+      this.#stopping = false;
       // Whoever leaves waits for nothing any more.
       this.#export.lender.detach(this);
       return;
     }
     const request = new Request(this, parsed);
+    if (this.#stopping) {
+      this.#replyWithErrno(request, Errno.ESHUTDOWN);
+      return;
+    }
     this.#underWay += 1;
     this.#heldBytes += cost(request);
     const fault = checkRequest(request, this.#limits);
@@ -201,9 +216,13 @@ export class Session implements Client, RequestOwner {
         break;
       case Command.WRITE_ZEROES: {
         const noHole = (request.flags & CommandFlag.NO_HOLE) !== 0;
-        if (this.#admitted(request, 'write')) disk.zero(offset, length, fua, noHole, request);
+        const fast = (request.flags & CommandFlag.FAST_ZERO) !== 0;
+        if (this.#admitted(request, 'write')) disk.zero(offset, length, { fua, noHole, fast }, request);
         break;
       }
+      case Command.CACHE:
+        if (this.#admitted(request, 'read')) disk.cache(offset, length, request);
+        break;
       case Command.BLOCK_STATUS: {
         const one = (request.flags & CommandFlag.REQ_ONE) !== 0;
         if (this.#admitted(request, 'read')) disk.extents(offset, length, one, request);
@@ -250,7 +269,7 @@ export class Session implements Client, RequestOwner {
   }
 
   #roomForData(request: Request): Buffer {
-    const header = this.#structured ? OFFSET_DATA_HEADER_LENGTH : SIMPLE_REPLY_LENGTH;
+    const header = dataHeaderLength(this.#style);
     const slab = this.#replies.reserve(header + request.length);
     request.slab = slab;
     request.start = slab.used - request.length - header;
@@ -272,11 +291,9 @@ export class Session implements Client, RequestOwner {
   }
 
   #replyWithData(request: Request): void {
-    const { slab, start, offset, length } = request;
+    const { slab, start, length } = request;
     if (slab === undefined) return;
-    const header = this.#structured
-      ? writeOffsetDataHeader(slab.bytes, start, request, offset, length)
-      : writeSimpleReply(slab.bytes, start, request, 0);
+    const header = writeDataHeader(slab.bytes, start, this.#style, request, length);
     this.#replies.send(slab, start, start + header + length);
   }
 
@@ -285,23 +302,21 @@ export class Session implements Client, RequestOwner {
       this.#replyWithErrno(request, Errno.EIO);
       return;
     }
-    const length = blockStatusLength(extents.length);
+    const length = blockStatusLength(this.#style, extents.length);
     const slab = this.#replies.reserve(length);
     const start = slab.used - length;
-    writeBlockStatus(slab.bytes, start, request, ALLOCATION_CONTEXT_ID, extents);
+    writeBlockStatus(slab.bytes, start, this.#style, request, ALLOCATION_CONTEXT_ID, extents);
     this.#replies.send(slab, start, start + length);
   }
 
   #replyWithErrno(request: Request, errno: number): void {
     if (request.slab !== undefined) this.#replies.release(request.slab);
     // Once structured replies are agreed a READ never gets a simple one.
-    const chunk =
-      this.#structured && (request.type === Command.READ || request.type === Command.BLOCK_STATUS);
-    const length = chunk ? ERROR_CHUNK_LENGTH : SIMPLE_REPLY_LENGTH;
+    const chunk = request.type === Command.READ || request.type === Command.BLOCK_STATUS;
+    const length = statusLength(this.#style, errno, chunk);
     const slab = this.#replies.reserve(length);
     const start = slab.used - length;
-    if (chunk) writeErrorChunk(slab.bytes, start, request, errno);
-    else writeSimpleReply(slab.bytes, start, request, errno);
+    writeStatus(slab.bytes, start, this.#style, request, errno, chunk);
     this.#replies.send(slab, start, start + length);
   }
 
@@ -336,6 +351,11 @@ export class Session implements Client, RequestOwner {
     this.#faults += 1;
     if (this.#faults <= LOGGED_FAULTS) log.warning(`export ${this.#export.name}: client's ${text}`);
   }
+}
+
+function replyStyle(agreement: Agreement): ReplyStyle {
+  if (agreement.extendedHeaders) return ReplyStyle.EXTENDED;
+  return agreement.structuredReplies ? ReplyStyle.STRUCTURED : ReplyStyle.SIMPLE;
 }
 
 function cost(request: Request): number {

@@ -13,7 +13,7 @@
  *
  * Whatever changes an absent block does so under the block lock (block-locks.ts).
  */
-import type { Disk } from '../export/disk.ts';
+import type { Disk, ZeroHow } from '../export/disk.ts';
 import { LocalDisk } from '../export/local-disk.ts';
 import { Errno } from '../nbd/constants.ts';
 import type { Completion, Extent, ExtentsCompletion } from '../store/completion.ts';
@@ -24,6 +24,7 @@ import { Countdown } from './countdown.ts';
 import type { Fetcher } from './fetcher.ts';
 import { guestErrno } from './guest-errno.ts';
 import type { OriginLink } from './origin-link.ts';
+import { ProxyCache } from './proxy-cache.ts';
 import { ProxyRead } from './proxy-read.ts';
 
 /** What the proxy works with once it may keep blocks. */
@@ -102,15 +103,22 @@ export class ProxyDisk implements Disk {
     else this.#change(offset, length, fua, done, (changed) => this.#image.punch(offset, length, changed));
   }
 
-  zero(offset: number, length: number, fua: boolean, noHole: boolean, done: Completion): void {
-    if (this.#complete) {
-      this.#local.zero(offset, length, fua, noHole, done);
-      return;
+  zero(offset: number, length: number, how: ZeroHow, done: Completion): void {
+    if (this.#complete) this.#local.zero(offset, length, how, done);
+    // Neither a takeover nor a fetch is fast.
+    else if (how.fast && !this.#changesWithoutFetch(offset, length)) done.complete(Errno.ENOTSUP);
+    else {
+      this.#change(offset, length, how.fua, done, (changed) =>
+        this.#image.zero(offset, length, how, changed),
+      );
     }
-    this.#change(offset, length, fua, done, (changed) => {
-      if (noHole) this.#image.allocateZeros(offset, length, changed);
-      else this.#image.punch(offset, length, changed);
-    });
+  }
+
+  /** After the takeover, absent blocks are fetched and kept; before it there is nothing that may be done. */
+  cache(offset: number, length: number, done: Completion): void {
+    if (this.#complete) this.#local.cache(offset, length, done);
+    else if (this.#keeping === null) done.complete(0);
+    else new ProxyCache(this.#keeping, offset, length, done).proceed();
   }
 
   flush(done: Completion): void {
@@ -154,6 +162,11 @@ export class ProxyDisk implements Disk {
     const { map, locks } = this.#keeping;
     if (map.hasAll(Math.floor(offset / BLOCK_SIZE), endBlock(offset, length))) return true;
     return locks.idle && partialBlocks(map, offset, length).length === 0;
+  }
+
+  /** Neither the network nor a takeover is needed for a change to this range. */
+  #changesWithoutFetch(offset: number, length: number): boolean {
+    return this.#keeping !== null && partialBlocks(this.#keeping.map, offset, length).length === 0;
   }
 
   /**
@@ -205,7 +218,7 @@ export class ProxyDisk implements Disk {
         });
       },
     });
-    for (const block of partial) fetcher.keep(block, ready);
+    for (const block of partial) fetcher.keep(block, block + 1, ready);
   }
 
   #takeOverFirst(then: () => void, done: Completion): void {

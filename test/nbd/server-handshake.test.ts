@@ -85,6 +85,7 @@ describe('server handshake', () => {
     assert.equal(whole.handshake.state, 'transmission');
     assert.deepEqual(whole.handshake.agreement, {
       structuredReplies: true,
+      extendedHeaders: false,
       baseAllocation: true,
       attached: false,
     });

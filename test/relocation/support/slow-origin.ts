@@ -4,7 +4,7 @@
  */
 import { randomUUID } from 'node:crypto';
 import { join } from 'node:path';
-import type { Disk } from '../../../src/export/disk.ts';
+import type { Disk, ZeroHow } from '../../../src/export/disk.ts';
 import { RecordKeeper } from '../../../src/export/record-keeper.ts';
 import { type RunningExport, serve } from '../../../src/export/serve.ts';
 import { AllocationFlag } from '../../../src/nbd/constants.ts';
@@ -90,8 +90,12 @@ export class SlowDisk implements Disk {
     });
   }
 
-  zero(offset: number, length: number, fua: boolean, _noHole: boolean, done: Completion): void {
-    this.trim(offset, length, fua, done);
+  zero(offset: number, length: number, how: ZeroHow, done: Completion): void {
+    this.trim(offset, length, how.fua, done);
+  }
+
+  cache(_offset: number, _length: number, done: Completion): void {
+    this.#later(() => done.complete(0));
   }
 
   /** Runs of 512-byte sectors: zeros are holes. */
