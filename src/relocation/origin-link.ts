@@ -127,9 +127,15 @@ export class OriginLink {
           answered.complete(Errno.ENOTSUP);
           return;
         }
-        connection.extents(offset, length, 0, {
+        const { minimumBlock } = connection.offer;
+        const before = offset % minimumBlock;
+        const whole = Math.min(
+          roundUp(before + length, minimumBlock),
+          this.identity.sizeBytes - offset + before,
+        );
+        connection.extents(offset - before, whole, 0, {
           complete(errno, extents) {
-            answer = extents;
+            answer = cutExtents(extents, before, length);
             answered.complete(errno);
           },
         });
@@ -243,6 +249,19 @@ export class OriginLink {
   get #where(): string {
     return `${describeAddress(this.#options.address)}/${this.#options.address.name}`;
   }
+}
+
+/** What of the extents lies behind the first `skip` bytes, `length` bytes at most. */
+function cutExtents(extents: readonly Extent[], skip: number, length: number): Extent[] {
+  const found: Extent[] = [];
+  let at = -skip;
+  for (const extent of extents) {
+    const from = Math.max(at, 0);
+    at += extent.length;
+    const until = Math.min(at, length);
+    if (from < until) found.push({ length: until - from, flags: extent.flags });
+  }
+  return found;
 }
 
 function roundUp(value: number, step: number): number {

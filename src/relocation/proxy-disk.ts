@@ -16,7 +16,7 @@
 import type { Disk, ZeroHow } from '../export/disk.ts';
 import { LocalDisk } from '../export/local-disk.ts';
 import { Errno } from '../nbd/constants.ts';
-import type { Completion, Extent, ExtentsCompletion } from '../store/completion.ts';
+import type { Completion, ExtentsCompletion } from '../store/completion.ts';
 import type { Image } from '../store/image.ts';
 import { BLOCK_SIZE, type PresentMap } from '../store/present-map.ts';
 import type { BlockLocks } from './block-locks.ts';
@@ -24,7 +24,9 @@ import { Countdown } from './countdown.ts';
 import type { Fetcher } from './fetcher.ts';
 import { guestErrno } from './guest-errno.ts';
 import type { OriginLink } from './origin-link.ts';
+import { type OriginMap, passThrough } from './origin-map.ts';
 import { ProxyCache } from './proxy-cache.ts';
+import { proxyExtents } from './proxy-extents.ts';
 import { ProxyRead } from './proxy-read.ts';
 
 /** What the proxy works with once it may keep blocks. */
@@ -32,10 +34,8 @@ export interface Keeping {
   map: PresentMap;
   locks: BlockLocks;
   fetcher: Fetcher;
+  originMap: OriginMap;
 }
-
-/** The most extents that one answer gives for a disk of present and absent stretches. */
-const MAX_EXTENTS = 4096;
 
 export class ProxyDisk implements Disk {
   readonly size: number;
@@ -130,8 +130,13 @@ export class ProxyDisk implements Disk {
 
   extents(offset: number, length: number, one: boolean, done: ExtentsCompletion): void {
     if (this.#complete) this.#local.extents(offset, length, one, done);
-    else if (this.#keeping === null) done.complete(0, [{ length, flags: 0 }]);
-    else done.complete(0, this.#mixedExtents(this.#keeping.map, offset, length, one));
+    else if (this.#keeping !== null)
+      proxyExtents({ ...this.#keeping, image: this.#image }, offset, length, one, done);
+    else {
+      passThrough(this.#link!, this.size, offset, length, (extents) =>
+        done.complete(0, one ? extents.slice(0, 1) : extents),
+      );
+    }
   }
 
   /** Before the takeover: straight from the origin, in whole blocks (it may ask for a minimum). */
@@ -227,30 +232,6 @@ export class ProxyDisk implements Disk {
       return;
     }
     this.onFirstChange().then(then, () => done.complete(Errno.EIO));
-  }
-
-  /** Present stretches as the image has them; absent ones are data as far as we know. */
-  #mixedExtents(map: PresentMap, offset: number, length: number, one: boolean): Extent[] {
-    const extents: Extent[] = [];
-    const end = offset + length;
-    let at = offset;
-    while (at < end && extents.length < MAX_EXTENTS) {
-      const block = Math.floor(at / BLOCK_SIZE);
-      const last = endBlock(offset, length);
-      if (map.has(block)) {
-        const until = Math.min(map.nextAbsent(block, last) * BLOCK_SIZE, end);
-        for (const extent of this.#image.extents(at, until - at, one)) {
-          extents.push(extent);
-          at += extent.length;
-        }
-      } else {
-        const until = Math.min(map.nextPresent(block, last) * BLOCK_SIZE, end);
-        extents.push({ length: until - at, flags: 0 });
-        at = until;
-      }
-      if (one) break;
-    }
-    return extents;
   }
 }
 
