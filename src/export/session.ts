@@ -9,7 +9,7 @@ import type { Socket } from 'node:net';
 import { log } from '../log/log.ts';
 import { Command, CommandFlag, Errno, NBD_MAX_PAYLOAD, OptionReply } from '../nbd/constants.ts';
 import { ReceiveBuffer } from '../nbd/receive-buffer.ts';
-import { RequestParser } from '../nbd/request-parser.ts';
+import { ProtocolError, RequestParser } from '../nbd/request-parser.ts';
 import {
   type Agreement,
   ALLOCATION_CONTEXT_ID,
@@ -135,7 +135,10 @@ export class Session implements Client, RequestOwner {
         }
       }
     } catch (error) {
-      log.warning(`export ${this.#export.name}: ${(error as Error).message}; connection dropped`);
+      const { name } = this.#export;
+      if (error instanceof ProtocolError) log.warning(`export ${name}: ${error.message}; connection dropped`);
+      // Not the client's fault.
+      else log.error(`export ${name}: connection dropped: ${String((error as Error).stack)}`);
       this.#socket.destroy();
       return;
     }

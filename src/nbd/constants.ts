@@ -7,6 +7,8 @@ export const NBD_DEFAULT_PORT = 10809;
 
 /** "NBDMAGIC", the first eight bytes of every server greeting. */
 export const NBD_MAGIC = 0x4e42444d41474943n;
+/** The second eight bytes of an oldstyle greeting. */
+export const NBD_OLDSTYLE_MAGIC = 0x00420281861253n;
 /** "IHAVEOPT", newstyle greeting and option magic. */
 export const NBD_OPTS_MAGIC = 0x49484156454f5054n;
 export const NBD_OPTION_REPLY_MAGIC = 0x3e889045565a9n;

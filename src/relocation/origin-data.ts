@@ -7,7 +7,7 @@ export async function countData(link: OriginLink, sizeBytes: number): Promise<nu
   let data = 0;
   for (let offset = 0; offset < sizeBytes; ) {
     const { promise, resolve } = Promise.withResolvers<number | null>();
-    link.extents(offset, Math.min(2 ** 30, sizeBytes - offset), {
+    link.extents(offset, sizeBytes - offset, {
       complete: (errno, extents) => {
         if (errno !== 0) {
           resolve(null);

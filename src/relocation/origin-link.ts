@@ -32,10 +32,14 @@ export interface OriginLinkOptions {
   lease: string;
   /** What the origin was when we first met; null at the first meeting. */
   known: OriginIdentity | null;
+  /** The origin may be a server that speaks oldstyle. */
+  allowOldstyle?: boolean;
 }
 
 const FIRST_RETRY_MS = 100;
 const LAST_RETRY_MS = 5000;
+/** The longest range of a compact request that whole blocks of any server fill. */
+const COMPACT_LENGTH = 2 ** 32 - 65536;
 
 /** An operation that the origin has not answered yet. */
 interface Operation {
@@ -77,6 +81,7 @@ export class OriginLink {
     const connection = await OriginConnection.connect({
       address: options.address,
       attach: attachRequest(options),
+      allowOldstyle: options.allowOldstyle ?? false,
     });
     try {
       if (options.known !== null) checkIdentity(options.address, options.known, identityOf(connection));
@@ -118,7 +123,7 @@ export class OriginLink {
     }, done);
   }
 
-  /** Allocation at the origin; ENOTSUP where it does not tell. */
+  /** Allocation at the origin, of as much as it will tell at once; ENOTSUP where it does not tell. */
   extents(offset: number, length: number, done: ExtentsCompletion): void {
     let answer: readonly Extent[] = [];
     this.#submit(
@@ -127,11 +132,13 @@ export class OriginLink {
           answered.complete(Errno.ENOTSUP);
           return;
         }
-        const { minimumBlock } = connection.offer;
+        const { minimumBlock, extended } = connection.offer;
         const before = offset % minimumBlock;
+        const limit = extended ? Number.MAX_SAFE_INTEGER : COMPACT_LENGTH;
         const whole = Math.min(
           roundUp(before + length, minimumBlock),
           this.identity.sizeBytes - offset + before,
+          limit,
         );
         connection.extents(offset - before, whole, 0, {
           complete(errno, extents) {
@@ -227,6 +234,7 @@ export class OriginLink {
     const connection = await OriginConnection.connect({
       address: this.#options.address,
       attach: attachRequest({ ...this.#options, known: this.identity }),
+      allowOldstyle: this.#options.allowOldstyle ?? false,
     });
     if (this.#closed) {
       connection.disconnect();
