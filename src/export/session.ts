@@ -3,7 +3,8 @@
  *
  * This is the hot path. Bytes come straight into one receive buffer, requests are parsed and handed to the disk from there, and answered
  * in the order in which the disk completes them. What one client may keep under way (payload held, replies that it does not read) is
- * bounded: past HIGH_WATER the session stops reading its socket, and goes on below half of that.
+ * bounded: past its share (Export.clientBytes) the session stops reading its socket, and goes on below half of that. Nor may one client keep
+ * the loop: after TURN_MS of its requests it is the others' turn.
  */
 import type { Socket } from 'node:net';
 import { log } from '../log/log.ts';
@@ -34,8 +35,9 @@ import { Request, type RequestOwner } from './request.ts';
 const HANDSHAKE_BUFFER = 16 * 1024;
 const RECEIVE_BUFFER = 1024 * 1024;
 const HANDSHAKE_LIMIT_MS = 30_000;
-/** Bytes. */
-const HIGH_WATER = 2 * NBD_MAX_PAYLOAD;
+const TURN_MS = 5;
+/** After so many small requests, or so many pieces of 64 KiB, the clock is looked at. */
+const TURN_WEIGHT = 64;
 /** What a request costs besides its payload. */
 const REQUEST_COST = 256;
 /** Faulty requests that are logged, a connection. */
@@ -67,6 +69,7 @@ export class Session implements Client, RequestOwner {
   #orderly = false;
   #closed = false;
   #paused = false;
+  #goingOn = false;
   #underWay = 0;
   /** Payload bytes and costs of the requests under way. */
   #heldBytes = 0;
@@ -127,12 +130,21 @@ export class Session implements Client, RequestOwner {
     const parser = this.#parser;
     try {
       if (!this.inTransmission && !this.#haggle()) return;
+      const began = performance.now();
+      let weight = 0;
       while ((!this.#ending || this.#stopping) && parser.next(this.#input)) {
         this.#take(parser);
-        if (this.#heldBytes + this.#replies.unsentBytes > HIGH_WATER) {
+        if (this.#heldBytes + this.#replies.unsentBytes > this.#export.clientBytes) {
           this.#paused = true;
           break;
         }
+        weight += 1 + Math.min(parser.length, NBD_MAX_PAYLOAD) / 65536;
+        if (weight < TURN_WEIGHT) continue;
+        weight = 0;
+        if (performance.now() - began < TURN_MS) continue;
+        this.#paused = true;
+        this.#goOn();
+        break;
       }
     } catch (error) {
       const { name } = this.#export;
@@ -326,14 +338,21 @@ export class Session implements Client, RequestOwner {
   /** Something under way has ended: perhaps there is room for more, or nothing left to wait for. */
   #eased(): void {
     if (this.#closed) return;
-    if (this.#paused && this.#heldBytes + this.#replies.unsentBytes < HIGH_WATER / 2) {
-      this.#paused = false;
-      setImmediate(() => {
-        this.#run();
-        if (!this.#paused && !this.#closed) this.#socket.resume();
-      });
-    }
+    if (this.#paused && this.#heldBytes + this.#replies.unsentBytes < this.#export.clientBytes / 2)
+      this.#goOn();
     if (this.#ending && this.#underWay === 0) setImmediate(() => this.#endIfIdle());
+  }
+
+  /** Reads on in the next turn of the loop. */
+  #goOn(): void {
+    if (this.#goingOn) return;
+    this.#goingOn = true;
+    setImmediate(() => {
+      this.#goingOn = false;
+      this.#paused = false;
+      this.#run();
+      if (!this.#paused && !this.#closed) this.#socket.resume();
+    });
   }
 
   #endIfIdle(): void {

@@ -168,8 +168,14 @@ export class OriginLink {
   /** For a plain origin: makes what was written there durable, if it knows how. */
   flush(done: Completion): void {
     this.#submit((connection, answered) => {
-      if (connection.has('SEND_FLUSH')) connection.command(Command.FLUSH, 0, 0, 0, answered);
-      else answered.complete(0);
+      if (!connection.has('SEND_FLUSH')) answered.complete(0);
+      else {
+        connection.command(Command.FLUSH, 0, 0, 0, {
+          // After an oldstyle handshake nbdkit 1.32 offers FLUSH and does not know it.
+          complete: (errno) =>
+            answered.complete(errno === Errno.EINVAL && this.#options.allowOldstyle === true ? 0 : errno),
+        });
+      }
     }, done);
   }
 

@@ -2,6 +2,7 @@ import { strict as assert } from 'node:assert';
 import { randomBytes } from 'node:crypto';
 import { statSync } from 'node:fs';
 import fc from 'fast-check';
+import sinon from 'sinon';
 import type { Disk } from '../../src/export/disk.ts';
 import {
   AllocationFlag,
@@ -350,7 +351,79 @@ describe('session', () => {
     assert.equal(reads, count);
   });
 
-  it('outlives clients that leave in the midst of anything', async () => {
+  it('gives each of many clients its share of memory, and one that makes only the largest requests no more (CVE-2025-47711)', async () => {
+    let [underWay, most] = [0, 0];
+    const held: (() => void)[] = [];
+    await start({
+      alter: (served) => {
+        const read: Disk['read'] = (into, _offset, done) => {
+          underWay += into.length;
+          most = Math.max(most, underWay);
+          held.push(() => {
+            underWay -= into.length;
+            done.complete(0);
+          });
+        };
+        return { ...served, disk: altered(served.disk, { read }) };
+      },
+    });
+    for (let count = 0; count < 32; count++) await open();
+    const greedy = clients[0]!;
+    const count = 40;
+    for (let sent = 0; sent < count; sent++)
+      greedy.send({ type: Command.READ, length: NBD_MAX_PAYLOAD, offset: sent });
+    for (let answered = 0; answered < count; answered++) {
+      await until(() => held.length > 0, 'a read is under way');
+      assert.equal(await clients[31]!.command(Command.FLUSH), 0, 'the others are served');
+      held.shift()!();
+      await greedy.take(20 + 8 + NBD_MAX_PAYLOAD);
+    }
+    // A 32nd of 256 MiB is less than one request, which is let in all the same.
+    assert.equal(most, NBD_MAX_PAYLOAD);
+  });
+
+  it('lets others in between the requests of one that floods it', async () => {
+    let reads = 0;
+    await start({
+      alter: (served) => {
+        const read: Disk['read'] = (_into, _offset, done) => {
+          reads += 1;
+          for (const end = performance.now() + 0.5; performance.now() < end; );
+          done.complete(0);
+        };
+        return { ...served, disk: altered(served.disk, { read }) };
+      },
+    });
+    const [flooding, other] = [await open(false), await open(false)];
+    const total = 4000;
+    const request = encodeRawRequest({ type: Command.READ, length: 1 });
+    flooding.socket.write(Buffer.concat(new Array<Buffer>(total).fill(request)));
+    await until(() => reads > 0, 'the flood has begun');
+    assert.equal(await other.command(Command.FLUSH), 0);
+    assert.ok(reads < total / 2, `${reads} of ${total} came first`);
+    await flooding.take(total * 17);
+  });
+
+  it('drops who does not finish the handshake in time (CVE-2024-7409), and does not wait for him when it stops', async () => {
+    await start();
+    const clock = sinon.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] });
+    let late: RawClient;
+    try {
+      late = await RawClient.connect(target!.socket);
+      // The greeting is here, so its time runs.
+      await clock.tickAsync(31_000);
+    } finally {
+      clock.restore();
+    }
+    await late.closed();
+    const halfway = await RawClient.connect(target!.socket, null);
+    const began = performance.now();
+    assert.equal(await target!.running.stop(), 0);
+    await halfway.closed();
+    assert.ok(performance.now() - began < 5000);
+  });
+
+  it('outlives clients that leave in the midst of anything (CVE-2013-7441), a handshake or an unknown export', async () => {
     await start();
     const write = encodeRawRequest({ type: Command.WRITE, length: 100_000, payload: Buffer.alloc(50_000) });
     for (const bytes of [Buffer.alloc(0), write.subarray(0, 13), write, Buffer.alloc(28, 0x55)]) {
@@ -362,6 +435,9 @@ describe('session', () => {
       haggling.socket.write(bytes.subarray(0, 7));
       haggling.break();
     }
+    const lost = await RawClient.connect(target!.socket);
+    void lost.option(Option.EXPORT_NAME, Buffer.from('unknown')).catch(() => undefined);
+    await lost.closed();
     const client = await open();
     assert.equal(await client.command(Command.FLUSH), 0);
     await until(() => target!.running.export.clients === 1, 'the others are gone');
