@@ -27,8 +27,9 @@ export interface ConnectOptions {
 
 export class OriginConnection {
   readonly offer: ServerOffer;
-  /** Told once, when the connection is of no more use. */
-  onClosed: ((reason: Error) => void) | null = null;
+  #onClosed: ((reason: Error) => void) | null = null;
+  /** Why it is of no more use; null while it is. */
+  #broken: Error | null = null;
   readonly #socket: Socket;
   readonly #requests: RequestTable;
   readonly #encode: typeof encodeRequest;
@@ -111,6 +112,12 @@ export class OriginConnection {
     return promise;
   }
 
+  /** Told once, when the connection is of no more use: at once, if it broke before anybody asked. */
+  set onClosed(listener: ((reason: Error) => void) | null) {
+    this.#onClosed = listener;
+    if (this.#broken !== null) listener?.(this.#broken);
+  }
+
   /** The server gives the allocation of its export. */
   get hasExtents(): boolean {
     return this.offer.allocationContext !== null;
@@ -180,7 +187,8 @@ export class OriginConnection {
     if (this.#closed) return;
     this.#closed = true;
     this.#socket.destroy();
-    this.onClosed?.(reason);
+    this.#broken = reason;
+    this.#onClosed?.(reason);
   }
 }
 

@@ -54,6 +54,8 @@ export class OriginLink {
   readonly lends: boolean;
   /** Since when the origin cannot be reached; null while it can. */
   unreachableSince: Date | null = null;
+  /** It was fenced for our lease when we attached last; null: we have not attached yet. */
+  fenced: boolean | null = null;
   /** Told when the origin is lost, and when it is back. */
   onChange: (() => void) | null = null;
   /** Told when the origin can be reached again and refuses us (another lease, another disk, no such export). */
@@ -212,6 +214,7 @@ export class OriginLink {
   }
 
   #watch(connection: OriginConnection): void {
+    this.fenced = connection.offer.attached?.fenced ?? false;
     connection.onClosed = (reason) => {
       if (this.#closed) return;
       this.#connection = null;

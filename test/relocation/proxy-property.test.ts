@@ -22,6 +22,7 @@ import {
   shuffle,
 } from './support/actions.ts';
 import { ByteModel } from './support/byte-model.ts';
+import { assertSameBytes } from './support/same-bytes.ts';
 import { type SlowOrigin, startSlowOrigin } from './support/slow-origin.ts';
 
 const RUNS = Number(process.env['XNBD_PROPERTY_RUNS'] ?? 1);
@@ -199,7 +200,7 @@ async function play(
       await settled();
     }
     if (failures.length > 0) throw failures[0];
-    assert.deepEqual(content, atTheFence, "the origin's image was changed");
+    assertSameBytes(content, atTheFence, "the origin's image was changed");
     assert.equal(origin.keeper.record.state, 'retired');
   } finally {
     origin.disk.release();
