@@ -35,16 +35,21 @@ withCommonOptions(program.command('target'))
 withCommonOptions(program.command('proxy'))
   .description('serve a disk at once whose blocks are still at an origin, and bring them here')
   .requiredOption('--origin <uri>', 'nbd://HOST[:PORT]/NAME or nbd+unix:///NAME?socket=PATH')
+  .option('--allow-oldstyle', 'take an origin that speaks oldstyle NBD, which has one export without a name')
   .addOption(
     new Option('--takeover <when>', 'when the origin is fenced and blocks are kept')
       .choices(['first-write', 'now'])
       .default('first-write'),
   )
   .action(
-    async (name: string, args: CommonArguments & { origin: string; takeover: 'first-write' | 'now' }) => {
+    async (
+      name: string,
+      args: CommonArguments & { origin: string; takeover: 'first-write' | 'now'; allowOldstyle?: true },
+    ) => {
       const options = serveOptions(args, false);
-      const { origin, image } = args;
-      const served = await openServedProxy({ name, image, origin, stateDir: stateDirectory(args) });
+      const { origin, image, allowOldstyle = false } = args;
+      const stateDir = stateDirectory(args);
+      const served = await openServedProxy({ name, image, origin, allowOldstyle, stateDir });
       const running = await serve(options, served);
       served.relocation.onChange = () => running.changed();
       if (args.takeover === 'now') await served.relocation.takeOver('command line');

@@ -15,6 +15,8 @@ export interface RequestLimits {
   readOnly: boolean;
   /** `base:allocation` has been negotiated. */
   baseAllocation: boolean;
+  /** Replies are structured: a READ may ask for one piece, and always gets one. */
+  structured: boolean;
   /** The connection has a lease. */
   attached: boolean;
 }
@@ -29,11 +31,12 @@ const FUA = CommandFlag.FUA;
 
 /** Flags that each command takes. FUA is allowed everywhere, and means nothing where nothing is written. */
 const allowedFlags = new Map<number, number>([
-  [Command.READ, FUA],
+  [Command.READ, FUA | CommandFlag.DF],
   [Command.WRITE, FUA],
   [Command.FLUSH, FUA],
   [Command.TRIM, FUA],
-  [Command.WRITE_ZEROES, FUA | CommandFlag.NO_HOLE],
+  [Command.CACHE, FUA],
+  [Command.WRITE_ZEROES, FUA | CommandFlag.NO_HOLE | CommandFlag.FAST_ZERO],
   [Command.BLOCK_STATUS, FUA | CommandFlag.REQ_ONE],
   [Command.XNBD_TAKEOVER, 0],
   [Command.XNBD_GIVE_BACK, 0],
@@ -58,6 +61,7 @@ function checkRange(request: RequestFields, limits: RequestLimits): RequestFault
     case Command.READ:
     case Command.WRITE:
     case Command.TRIM:
+    case Command.CACHE:
     case Command.WRITE_ZEROES:
     case Command.BLOCK_STATUS:
       break;
@@ -91,6 +95,8 @@ function checkFlags(request: RequestFields, limits: RequestLimits): RequestFault
       `has flags 0x${flags.toString(16)}, of which 0x${allowed.toString(16)} are known`,
     );
   }
+  if ((flags & CommandFlag.DF) !== 0 && !limits.structured)
+    return fault(request, Errno.EINVAL, 'has the flag DF without structured replies');
   const writes = type === Command.WRITE || type === Command.TRIM || type === Command.WRITE_ZEROES;
   if (writes && limits.readOnly) return fault(request, Errno.EPERM, 'on a read-only export');
   if (type === Command.BLOCK_STATUS && !limits.baseAllocation) {

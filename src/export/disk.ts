@@ -5,6 +5,11 @@
  * The caller has checked the range: 0 <= offset, offset + length <= size.
  */
 import type { Completion, ExtentsCompletion } from '../store/completion.ts';
+import type { ZeroOptions } from '../store/image.ts';
+
+export interface ZeroHow extends ZeroOptions {
+  fua: boolean;
+}
 
 export interface Disk {
   /** Bytes; never changes while the disk is open. */
@@ -17,8 +22,10 @@ export interface Disk {
   flush(done: Completion): void;
   /** The range reads as zeros afterwards (more than NBD's trim promises), its space given back where possible. */
   trim(offset: number, length: number, fua: boolean, done: Completion): void;
-  /** The range reads as zeros afterwards; with `noHole` its space stays allocated. */
-  zero(offset: number, length: number, fua: boolean, noHole: boolean, done: Completion): void;
+  /** The range reads as zeros afterwards. Where fast is asked for and not to be had: ENOTSUP, at once, with nothing changed. */
+  zero(offset: number, length: number, how: ZeroHow, done: Completion): void;
+  /** The range will be wanted soon: a hint, whose completion promises nothing. */
+  cache(offset: number, length: number, done: Completion): void;
   /** Allocation of a range; with `one` the first extent suffices. */
   extents(offset: number, length: number, one: boolean, done: ExtentsCompletion): void;
 }

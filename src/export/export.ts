@@ -1,11 +1,16 @@
 /** One disk as its clients see it: the disk, who lends it, the sessions, and the count of what is under way. */
 import { setTimeout as sleep } from 'node:timers/promises';
-import { TransmissionFlag } from '../nbd/constants.ts';
+import { NBD_MAX_PAYLOAD, TransmissionFlag } from '../nbd/constants.ts';
 import type { OfferedExport, Refusal } from '../nbd/server-handshake.ts';
 import type { Completion } from '../store/completion.ts';
 import type { ExportRecord } from '../store/record.ts';
 import type { Disk } from './disk.ts';
 import { Lender, type LenderOptions } from './lender.ts';
+
+/** What all clients together may keep under way, and what one may have of that, bytes. */
+const CLIENTS_BYTES = 256 * 1024 * 1024;
+const MOST_BYTES = 2 * NBD_MAX_PAYLOAD;
+const LEAST_BYTES = 1024 * 1024;
 
 /** What the export knows of a connection. */
 export interface Client {
@@ -33,6 +38,8 @@ export class Export {
   readonly lender: Lender;
   /** Bytes that clients wrote since the start: WRITE only. */
   writtenBytes = 0;
+  /** A client that keeps more under way (payloads, answers that it does not read) is read no further, bytes. */
+  clientBytes = MOST_BYTES;
   readonly #changed: () => void;
   readonly #clients = new Set<Client>();
   #writesInFlight = 0;
@@ -63,15 +70,18 @@ export class Export {
   offer(): OfferedExport | Refusal {
     const refusal = this.lender.refusesClients();
     if (refusal !== undefined) return refusal;
-    const { HAS_FLAGS, READ_ONLY, SEND_FLUSH, SEND_FUA, SEND_TRIM, SEND_WRITE_ZEROES } = TransmissionFlag;
-    const writable = SEND_TRIM | SEND_WRITE_ZEROES;
-    const flags = HAS_FLAGS | SEND_FLUSH | SEND_FUA | (this.readOnly ? READ_ONLY : writable);
+    const flag = TransmissionFlag;
+    // All connections share one disk: what one has been told is written, each reads, and each flush covers (spec: CAN_MULTI_CONN).
+    const always = flag.HAS_FLAGS | flag.SEND_FLUSH | flag.SEND_FUA | flag.SEND_CACHE | flag.CAN_MULTI_CONN;
+    const writable = flag.SEND_TRIM | flag.SEND_WRITE_ZEROES | flag.SEND_FAST_ZERO;
+    const flags = always | (this.readOnly ? flag.READ_ONLY : writable);
     return { size: this.disk.size, transmissionFlags: flags };
   }
 
   /** A connection has finished its handshake. */
   joined(client: Client): void {
     this.#clients.add(client);
+    this.#share();
     this.#changed();
   }
 
@@ -79,9 +89,15 @@ export class Export {
   left(client: Client, orderly: boolean): void {
     this.lender.detach(client);
     if (!this.#clients.delete(client)) return;
+    this.#share();
     if (!client.attached) this.lender.clientLeft(orderly, this.clients);
     this.#changed();
     if (this.#clients.size === 0) this.#stopped?.();
+  }
+
+  #share(): void {
+    const each = CLIENTS_BYTES / Math.max(1, this.#clients.size);
+    this.clientBytes = Math.min(Math.max(each, LEAST_BYTES), MOST_BYTES);
   }
 
   /** A write, trim or zero request has been let in; `writeEnded` follows exactly once. */

@@ -1,7 +1,7 @@
 /** The disk of a target: every block is in the local image. */
 import type { Completion, ExtentsCompletion } from '../store/completion.ts';
 import type { Image } from '../store/image.ts';
-import type { Disk } from './disk.ts';
+import type { Disk, ZeroHow } from './disk.ts';
 
 export class LocalDisk implements Disk {
   readonly size: number;
@@ -28,10 +28,13 @@ export class LocalDisk implements Disk {
     this.#image.punch(offset, length, fua ? this.#thenSync(done) : done);
   }
 
-  zero(offset: number, length: number, fua: boolean, noHole: boolean, done: Completion): void {
-    const then = fua ? this.#thenSync(done) : done;
-    if (noHole) this.#image.allocateZeros(offset, length, then);
-    else this.#image.punch(offset, length, then);
+  zero(offset: number, length: number, how: ZeroHow, done: Completion): void {
+    const then = how.fua ? this.#thenSync(done) : done;
+    this.#image.zero(offset, length, how, then);
+  }
+
+  cache(offset: number, length: number, done: Completion): void {
+    this.#image.willNeed(offset, length, done);
   }
 
   extents(offset: number, length: number, one: boolean, done: ExtentsCompletion): void {

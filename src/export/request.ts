@@ -1,7 +1,7 @@
 /** One request under way: its fields, where its reply is being built, and the completion that the disk answers to. */
 
 import type { RequestParser } from '../nbd/request-parser.ts';
-import type { Cookie } from '../nbd/server-replies.ts';
+import type { Answered } from '../nbd/server-replies.ts';
 import type { Extent } from '../store/completion.ts';
 import type { RequestFields } from './check-request.ts';
 import type { Slab } from './reply-writer.ts';
@@ -11,11 +11,13 @@ export interface RequestOwner {
   finished(request: Request, errno: number, extents: readonly Extent[] | undefined): void;
 }
 
-export class Request implements RequestFields, Cookie {
+export class Request implements RequestFields, Answered {
   readonly type: number;
   readonly flags: number;
   readonly offset: number;
   readonly length: number;
+  readonly offsetHigh: number;
+  readonly offsetLow: number;
   readonly cookieHigh: number;
   readonly cookieLow: number;
   /** It has been counted by Export.writeBegan. */
@@ -31,6 +33,8 @@ export class Request implements RequestFields, Cookie {
     this.flags = parsed.flags;
     this.offset = parsed.offset;
     this.length = parsed.length;
+    this.offsetHigh = parsed.offsetHigh;
+    this.offsetLow = parsed.offsetLow;
     this.cookieHigh = parsed.cookieHigh;
     this.cookieLow = parsed.cookieLow;
   }

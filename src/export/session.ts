@@ -3,29 +3,28 @@
  *
  * This is the hot path. Bytes come straight into one receive buffer, requests are parsed and handed to the disk from there, and answered
  * in the order in which the disk completes them. What one client may keep under way (payload held, replies that it does not read) is
- * bounded: past HIGH_WATER the session stops reading its socket, and goes on below half of that.
+ * bounded: past its share (Export.clientBytes) the session stops reading its socket, and goes on below half of that. Nor may one client keep
+ * the loop: after TURN_MS of its requests it is the others' turn.
  */
 import type { Socket } from 'node:net';
 import { log } from '../log/log.ts';
-import {
-  Command,
-  CommandFlag,
-  Errno,
-  NBD_MAX_PAYLOAD,
-  OptionReply,
-  SIMPLE_REPLY_LENGTH,
-} from '../nbd/constants.ts';
+import { Command, CommandFlag, Errno, NBD_MAX_PAYLOAD, OptionReply } from '../nbd/constants.ts';
 import { ReceiveBuffer } from '../nbd/receive-buffer.ts';
-import { RequestParser } from '../nbd/request-parser.ts';
-import { ALLOCATION_CONTEXT_ID, printable, ServerHandshake } from '../nbd/server-handshake.ts';
+import { ProtocolError, RequestParser } from '../nbd/request-parser.ts';
+import {
+  type Agreement,
+  ALLOCATION_CONTEXT_ID,
+  printable,
+  ServerHandshake,
+} from '../nbd/server-handshake.ts';
 import {
   blockStatusLength,
-  ERROR_CHUNK_LENGTH,
-  OFFSET_DATA_HEADER_LENGTH,
+  dataHeaderLength,
+  ReplyStyle,
+  statusLength,
   writeBlockStatus,
-  writeErrorChunk,
-  writeOffsetDataHeader,
-  writeSimpleReply,
+  writeDataHeader,
+  writeStatus,
 } from '../nbd/server-replies.ts';
 import type { Extent } from '../store/completion.ts';
 import { checkRequest, commandName, type RequestLimits } from './check-request.ts';
@@ -36,8 +35,9 @@ import { Request, type RequestOwner } from './request.ts';
 const HANDSHAKE_BUFFER = 16 * 1024;
 const RECEIVE_BUFFER = 1024 * 1024;
 const HANDSHAKE_LIMIT_MS = 30_000;
-/** Bytes. */
-const HIGH_WATER = 2 * NBD_MAX_PAYLOAD;
+const TURN_MS = 5;
+/** After so many small requests, or so many pieces of 64 KiB, the clock is looked at. */
+const TURN_WEIGHT = 64;
 /** What a request costs besides its payload. */
 const REQUEST_COST = 256;
 /** Faulty requests that are logged, a connection. */
@@ -51,16 +51,25 @@ export class Session implements Client, RequestOwner {
   readonly #parser = new RequestParser();
   #socket!: Socket;
   #replies!: ReplyWriter;
-  #limits: RequestLimits = { size: 0, readOnly: true, baseAllocation: false, attached: false };
-  #structured = false;
+  #limits: RequestLimits = {
+    size: 0,
+    readOnly: true,
+    baseAllocation: false,
+    structured: false,
+    attached: false,
+  };
+  #style: ReplyStyle = ReplyStyle.SIMPLE;
   #handshakeTimer: NodeJS.Timeout | undefined;
   /** Past the handshake. */
   inTransmission = false;
-  /** No more requests are taken; the connection ends when those under way have been answered. */
+  /** The connection ends when the requests under way have been answered. */
   #ending = false;
+  /** The server ends it: what comes is answered all the same. */
+  #stopping = false;
   #orderly = false;
   #closed = false;
   #paused = false;
+  #goingOn = false;
   #underWay = 0;
   /** Payload bytes and costs of the requests under way. */
   #heldBytes = 0;
@@ -104,7 +113,9 @@ export class Session implements Client, RequestOwner {
     socket.write(this.#handshake.greeting());
   }
 
+  /** Requests that still come while others are under way get ESHUTDOWN. */
   stop(): void {
+    this.#stopping = true;
     this.#ending = true;
     if (this.inTransmission) this.#endIfIdle();
     else this.#socket.destroy();
@@ -119,15 +130,27 @@ export class Session implements Client, RequestOwner {
     const parser = this.#parser;
     try {
       if (!this.inTransmission && !this.#haggle()) return;
-      while (!this.#ending && parser.next(this.#input)) {
+      const began = performance.now();
+      let weight = 0;
+      while ((!this.#ending || this.#stopping) && parser.next(this.#input)) {
         this.#take(parser);
-        if (this.#heldBytes + this.#replies.unsentBytes > HIGH_WATER) {
+        if (this.#heldBytes + this.#replies.unsentBytes > this.#export.clientBytes) {
           this.#paused = true;
           break;
         }
+        weight += 1 + Math.min(parser.length, NBD_MAX_PAYLOAD) / 65536;
+        if (weight < TURN_WEIGHT) continue;
+        weight = 0;
+        if (performance.now() - began < TURN_MS) continue;
+        this.#paused = true;
+        this.#goOn();
+        break;
       }
     } catch (error) {
-      log.warning(`export ${this.#export.name}: ${(error as Error).message}; connection dropped`);
+      const { name } = this.#export;
+      if (error instanceof ProtocolError) log.warning(`export ${name}: ${error.message}; connection dropped`);
+      // Not the client's fault.
+      else log.error(`export ${name}: connection dropped: ${String((error as Error).stack)}`);
       this.#socket.destroy();
       return;
     }
@@ -150,11 +173,13 @@ export class Session implements Client, RequestOwner {
       this.#socket.destroySoon();
       return false;
     }
-    this.#structured = agreement.structuredReplies;
+    this.#parser.extended = agreement.extendedHeaders;
+    this.#style = replyStyle(agreement);
     this.#limits = {
       size: this.#export.disk.size,
       readOnly: this.#export.readOnly,
       baseAllocation: agreement.baseAllocation,
+      structured: agreement.structuredReplies,
       attached: agreement.attached,
     };
     this.#input.resize(RECEIVE_BUFFER);
@@ -167,11 +192,16 @@ export class Session implements Client, RequestOwner {
     if (parsed.type === Command.DISC) {
       this.#orderly = true;
       this.#ending = true;
+      this.#stopping = false;
       // Whoever leaves waits for nothing any more.
       this.#export.lender.detach(this);
       return;
     }
     const request = new Request(this, parsed);
+    if (this.#stopping) {
+      this.#replyWithErrno(request, Errno.ESHUTDOWN);
+      return;
+    }
     this.#underWay += 1;
     this.#heldBytes += cost(request);
     const fault = checkRequest(request, this.#limits);
@@ -201,9 +231,13 @@ export class Session implements Client, RequestOwner {
         break;
       case Command.WRITE_ZEROES: {
         const noHole = (request.flags & CommandFlag.NO_HOLE) !== 0;
-        if (this.#admitted(request, 'write')) disk.zero(offset, length, fua, noHole, request);
+        const fast = (request.flags & CommandFlag.FAST_ZERO) !== 0;
+        if (this.#admitted(request, 'write')) disk.zero(offset, length, { fua, noHole, fast }, request);
         break;
       }
+      case Command.CACHE:
+        if (this.#admitted(request, 'read')) disk.cache(offset, length, request);
+        break;
       case Command.BLOCK_STATUS: {
         const one = (request.flags & CommandFlag.REQ_ONE) !== 0;
         if (this.#admitted(request, 'read')) disk.extents(offset, length, one, request);
@@ -250,7 +284,7 @@ export class Session implements Client, RequestOwner {
   }
 
   #roomForData(request: Request): Buffer {
-    const header = this.#structured ? OFFSET_DATA_HEADER_LENGTH : SIMPLE_REPLY_LENGTH;
+    const header = dataHeaderLength(this.#style);
     const slab = this.#replies.reserve(header + request.length);
     request.slab = slab;
     request.start = slab.used - request.length - header;
@@ -272,11 +306,9 @@ export class Session implements Client, RequestOwner {
   }
 
   #replyWithData(request: Request): void {
-    const { slab, start, offset, length } = request;
+    const { slab, start, length } = request;
     if (slab === undefined) return;
-    const header = this.#structured
-      ? writeOffsetDataHeader(slab.bytes, start, request, offset, length)
-      : writeSimpleReply(slab.bytes, start, request, 0);
+    const header = writeDataHeader(slab.bytes, start, this.#style, request, length);
     this.#replies.send(slab, start, start + header + length);
   }
 
@@ -285,37 +317,42 @@ export class Session implements Client, RequestOwner {
       this.#replyWithErrno(request, Errno.EIO);
       return;
     }
-    const length = blockStatusLength(extents.length);
+    const length = blockStatusLength(this.#style, extents.length);
     const slab = this.#replies.reserve(length);
     const start = slab.used - length;
-    writeBlockStatus(slab.bytes, start, request, ALLOCATION_CONTEXT_ID, extents);
+    writeBlockStatus(slab.bytes, start, this.#style, request, ALLOCATION_CONTEXT_ID, extents);
     this.#replies.send(slab, start, start + length);
   }
 
   #replyWithErrno(request: Request, errno: number): void {
     if (request.slab !== undefined) this.#replies.release(request.slab);
     // Once structured replies are agreed a READ never gets a simple one.
-    const chunk =
-      this.#structured && (request.type === Command.READ || request.type === Command.BLOCK_STATUS);
-    const length = chunk ? ERROR_CHUNK_LENGTH : SIMPLE_REPLY_LENGTH;
+    const chunk = request.type === Command.READ || request.type === Command.BLOCK_STATUS;
+    const length = statusLength(this.#style, errno, chunk);
     const slab = this.#replies.reserve(length);
     const start = slab.used - length;
-    if (chunk) writeErrorChunk(slab.bytes, start, request, errno);
-    else writeSimpleReply(slab.bytes, start, request, errno);
+    writeStatus(slab.bytes, start, this.#style, request, errno, chunk);
     this.#replies.send(slab, start, start + length);
   }
 
   /** Something under way has ended: perhaps there is room for more, or nothing left to wait for. */
   #eased(): void {
     if (this.#closed) return;
-    if (this.#paused && this.#heldBytes + this.#replies.unsentBytes < HIGH_WATER / 2) {
-      this.#paused = false;
-      setImmediate(() => {
-        this.#run();
-        if (!this.#paused && !this.#closed) this.#socket.resume();
-      });
-    }
+    if (this.#paused && this.#heldBytes + this.#replies.unsentBytes < this.#export.clientBytes / 2)
+      this.#goOn();
     if (this.#ending && this.#underWay === 0) setImmediate(() => this.#endIfIdle());
+  }
+
+  /** Reads on in the next turn of the loop. */
+  #goOn(): void {
+    if (this.#goingOn) return;
+    this.#goingOn = true;
+    setImmediate(() => {
+      this.#goingOn = false;
+      this.#paused = false;
+      this.#run();
+      if (!this.#paused && !this.#closed) this.#socket.resume();
+    });
   }
 
   #endIfIdle(): void {
@@ -336,6 +373,11 @@ export class Session implements Client, RequestOwner {
     this.#faults += 1;
     if (this.#faults <= LOGGED_FAULTS) log.warning(`export ${this.#export.name}: client's ${text}`);
   }
+}
+
+function replyStyle(agreement: Agreement): ReplyStyle {
+  if (agreement.extendedHeaders) return ReplyStyle.EXTENDED;
+  return agreement.structuredReplies ? ReplyStyle.STRUCTURED : ReplyStyle.SIMPLE;
 }
 
 function cost(request: Request): number {

@@ -3,7 +3,7 @@
  *
  * Options that come before say nothing about an export (LIST, STRUCTURED_REPLY and the like) and are answered here. The first option that
  * names one (GO, INFO, EXPORT_NAME, the meta contexts, XNBD_ATTACH) makes the gateway connect to it, repeat there what was agreed so far
- * (client flags, STRUCTURED_REPLY), swallow those answers, hand over the option as it came, and step aside: the export answers it and
+ * (client flags, STRUCTURED_REPLY or EXTENDED_HEADERS), swallow those answers, hand over the option as it came, and step aside: the export answers it and
  * whatever follows. So the gateway knows nothing of commands, sizes or leases, and a new option of the exports needs no change here.
  */
 import type { Socket } from 'node:net';
@@ -39,7 +39,8 @@ export class BadClient extends Error {}
 
 interface Agreed {
   clientFlags: number;
-  structuredReplies: boolean;
+  /** STRUCTURED_REPLY or EXTENDED_HEADERS, the last that was agreed; null: neither. */
+  replies: number | null;
 }
 
 export interface Named {
@@ -57,7 +58,7 @@ export async function receive(client: Socket, run: string): Promise<Named | null
   client.write(encodeGreeting());
   const agreed: Agreed = {
     clientFlags: (await readExactly(client, CLIENT_FLAGS_LENGTH)).readUInt32BE(0),
-    structuredReplies: false,
+    replies: null,
   };
   if ((agreed.clientFlags & ~HANDSHAKE_FLAGS) !== 0) {
     throw new BadClient(`client flags 0x${agreed.clientFlags.toString(16)} are unknown`);
@@ -122,8 +123,11 @@ async function answer(
       for (const each of await listExports(run)) client.write(encodeListed(each));
       return reply(OptionReply.ACK);
     case Option.STRUCTURED_REPLY:
-      if (data.length > 0) return reply(OptionReply.ERR_INVALID, 'STRUCTURED_REPLY takes no data');
-      agreed.structuredReplies = true;
+    case Option.EXTENDED_HEADERS:
+      if (data.length > 0) return reply(OptionReply.ERR_INVALID, `option ${option} takes no data`);
+      if (agreed.replies === Option.EXTENDED_HEADERS)
+        return reply(OptionReply.ERR_INVALID, 'extended headers are agreed already');
+      agreed.replies = option;
       return reply(OptionReply.ACK);
     default:
       return reply(OptionReply.ERR_UNSUP);
@@ -137,11 +141,11 @@ async function handOver(run: string, name: string, agreed: Agreed, option: Buffe
     const flags = Buffer.alloc(CLIENT_FLAGS_LENGTH);
     flags.writeUInt32BE(agreed.clientFlags);
     stream.write(flags);
-    if (agreed.structuredReplies) {
-      stream.write(encodeOption(Option.STRUCTURED_REPLY, Buffer.alloc(0)));
+    if (agreed.replies !== null) {
+      stream.write(encodeOption(agreed.replies, Buffer.alloc(0)));
       const { type, length } = decodeOptionReplyHeader(await readExactly(stream, OPTION_REPLY_HEADER_LENGTH));
       if (type !== OptionReply.ACK || length !== 0)
-        throw new Error(`export ${name} refuses structured replies`);
+        throw new Error(`export ${name} refuses option ${agreed.replies}`);
     }
     stream.write(option);
     return stream;

@@ -4,8 +4,9 @@
  * It is written as a coroutine (byte-coroutine.ts), so the code reads in the order of the specification ("Handshake phase"), and
  * whoever owns the socket may deliver bytes as they come.
  *
- * Order: greeting, STRUCTURED_REPLY, XNBD_ATTACH (if asked for), SET_META_CONTEXT base:allocation, GO; a server that knows no GO
- * gets EXPORT_NAME. Oldstyle servers are refused: they cannot say why they fail.
+ * Order: greeting, EXTENDED_HEADERS or else STRUCTURED_REPLY, XNBD_ATTACH (if asked for), SET_META_CONTEXT base:allocation, GO; a server
+ * that knows no GO gets EXPORT_NAME. Oldstyle servers are refused unless allowed: they agree to nothing, so whoever stands between could
+ * pretend to be one to talk us out of what we want (CVE-2019-14842).
  */
 import { type Attached, type AttachRequest, decodeAttached, encodeAttachRequest } from './attach.ts';
 import type { ByteCoroutine } from './byte-coroutine.ts';
@@ -16,6 +17,7 @@ import {
   NBD_MAGIC,
   NBD_MAX_PAYLOAD,
   NBD_MAX_STRING,
+  NBD_OLDSTYLE_MAGIC,
   NBD_OPTION_REPLY_MAGIC,
   NBD_OPTS_MAGIC,
   OPTION_HEADER_LENGTH,
@@ -28,6 +30,8 @@ export interface ClientHandshakeOptions {
   exportName: string;
   /** Attach with this lease; a server that does not know the option is used as plain NBD. */
   attach?: AttachRequest;
+  /** Take a server that speaks oldstyle, which has one export without a name. */
+  allowOldstyle?: boolean;
 }
 
 /** What was agreed. */
@@ -37,6 +41,8 @@ export interface ServerOffer {
   /** TransmissionFlag bits. */
   flags: number;
   structured: boolean;
+  /** Headers are extended, and so are replies, which are structured then. */
+  extended: boolean;
   /** Id of the context `base:allocation`, or null where BLOCK_STATUS is not to be had. */
   allocationContext: number | null;
   attached: Attached | null;
@@ -61,6 +67,7 @@ interface Reply {
   data: Buffer;
 }
 
+const NOTHING = Buffer.alloc(0);
 const NO_ZEROES_PADDING = 124;
 /** No honest answer to our options is longer. */
 const MAX_REPLY_DATA = NBD_MAX_STRING + 64;
@@ -70,24 +77,18 @@ export function* clientHandshake(
   options: ClientHandshakeOptions,
   send: (bytes: Buffer) => void,
 ): ByteCoroutine<ServerOffer> {
-  const serverFlags = yield* greeting();
+  const offer = nothingYet();
+  const serverFlags = yield* greeting(options.allowOldstyle ?? false, offer);
+  if (serverFlags === null) return offer;
   const fixed = (serverFlags & HandshakeFlag.FIXED_NEWSTYLE) !== 0;
   const noZeroes = (serverFlags & HandshakeFlag.NO_ZEROES) !== 0;
   const clientFlags = Buffer.alloc(4);
   clientFlags.writeUInt32BE(serverFlags & (HandshakeFlag.FIXED_NEWSTYLE | HandshakeFlag.NO_ZEROES));
   send(clientFlags);
 
-  const offer: ServerOffer = {
-    size: 0,
-    flags: 0,
-    structured: false,
-    allocationContext: null,
-    attached: null,
-    minimumBlock: 1,
-    maximumPayload: NBD_MAX_PAYLOAD,
-  };
   if (fixed) {
-    offer.structured = (yield* ask(send, Option.STRUCTURED_REPLY, Buffer.alloc(0))).accepted;
+    offer.extended = (yield* ask(send, Option.EXTENDED_HEADERS, NOTHING)).accepted;
+    offer.structured = offer.extended || (yield* ask(send, Option.STRUCTURED_REPLY, NOTHING)).accepted;
     if (options.attach !== undefined) offer.attached = yield* attach(send, options.attach);
     if (offer.structured) offer.allocationContext = yield* setMetaContext(send, options.exportName);
     if (yield* go(send, options.exportName, offer)) return offer;
@@ -99,15 +100,38 @@ export function* clientHandshake(
   return offer;
 }
 
-function* greeting(): ByteCoroutine<number> {
+function nothingYet(): ServerOffer {
+  return {
+    size: 0,
+    flags: 0,
+    structured: false,
+    extended: false,
+    allocationContext: null,
+    attached: null,
+    minimumBlock: 1,
+    maximumPayload: NBD_MAX_PAYLOAD,
+  };
+}
+
+/** @returns the handshake flags of the server; null after an oldstyle greeting, which is all that there is. */
+function* greeting(allowOldstyle: boolean, offer: ServerOffer): ByteCoroutine<number | null> {
   const first = yield 16;
-  if (first.readBigUInt64BE(0) !== NBD_MAGIC) throw new HandshakeError('the peer does not speak NBD');
-  if (first.readBigUInt64BE(8) !== NBD_OPTS_MAGIC) {
+  const style = first.readBigUInt64BE(8);
+  if (first.readBigUInt64BE(0) !== NBD_MAGIC || (style !== NBD_OPTS_MAGIC && style !== NBD_OLDSTYLE_MAGIC)) {
+    throw new HandshakeError('the peer does not speak NBD');
+  }
+  if (style === NBD_OPTS_MAGIC) return (yield 2).readUInt16BE(0);
+  if (!allowOldstyle) {
     throw new HandshakeError(
-      'the server speaks oldstyle NBD only, which has no export names: use a newstyle server',
+      'the server speaks oldstyle NBD only, which has no export names: use a newstyle server (or --allow-oldstyle)',
+      true,
     );
   }
-  return (yield 2).readUInt16BE(0);
+  // Size, 16 bits of handshake flags, 16 bits of transmission flags, zeroes.
+  const info = Buffer.from(yield 12);
+  takeSizeAndFlags(Buffer.concat([info.subarray(0, 8), info.subarray(10)]), offer);
+  yield NO_ZEROES_PADDING;
+  return null;
 }
 
 function* attach(send: (bytes: Buffer) => void, request: AttachRequest): ByteCoroutine<Attached | null> {
@@ -118,7 +142,11 @@ function* attach(send: (bytes: Buffer) => void, request: AttachRequest): ByteCor
   }
   const reply = answer.replies.find((each) => each.type === OptionReply.XNBD_ATTACHED);
   if (reply === undefined) throw new HandshakeError('the origin acknowledged the lease without its identity');
-  return decodeAttached(reply.data);
+  try {
+    return decodeAttached(reply.data);
+  } catch (error) {
+    throw new HandshakeError((error as Error).message);
+  }
 }
 
 function* setMetaContext(send: (bytes: Buffer) => void, exportName: string): ByteCoroutine<number | null> {
@@ -158,7 +186,7 @@ function* go(send: (bytes: Buffer) => void, exportName: string, offer: ServerOff
 function takeSizeAndFlags(data: Buffer, offer: ServerOffer): void {
   const size = data.readBigUInt64BE(0);
   if (size > BigInt(Number.MAX_SAFE_INTEGER))
-    throw new HandshakeError(`the server claims a size of ${size} bytes`);
+    throw new HandshakeError(`the server claims a size of ${size} bytes; at most 2^53 are handled`, true);
   offer.size = Number(size);
   offer.flags = data.readUInt16BE(8);
 }

@@ -7,12 +7,17 @@ export const NBD_DEFAULT_PORT = 10809;
 
 /** "NBDMAGIC", the first eight bytes of every server greeting. */
 export const NBD_MAGIC = 0x4e42444d41474943n;
+/** The second eight bytes of an oldstyle greeting. */
+export const NBD_OLDSTYLE_MAGIC = 0x00420281861253n;
 /** "IHAVEOPT", newstyle greeting and option magic. */
 export const NBD_OPTS_MAGIC = 0x49484156454f5054n;
 export const NBD_OPTION_REPLY_MAGIC = 0x3e889045565a9n;
 export const NBD_REQUEST_MAGIC = 0x25609513;
 export const NBD_SIMPLE_REPLY_MAGIC = 0x67446698;
 export const NBD_STRUCTURED_REPLY_MAGIC = 0x668e33ef;
+/** The extended headers, of 32 bytes each way, are those of the specification's branch extension-ext-header. */
+export const NBD_EXTENDED_REQUEST_MAGIC = 0x21e41c71;
+export const NBD_EXTENDED_REPLY_MAGIC = 0x6e8a278c;
 
 /** Strings (export names, messages) never exceed this many bytes. */
 export const NBD_MAX_STRING = 4096;
@@ -20,8 +25,10 @@ export const NBD_MAX_STRING = 4096;
 export const NBD_MAX_PAYLOAD = 32 * 1024 * 1024;
 
 export const REQUEST_HEADER_LENGTH = 28;
+export const EXTENDED_REQUEST_HEADER_LENGTH = 32;
 export const SIMPLE_REPLY_LENGTH = 16;
 export const STRUCTURED_CHUNK_HEADER_LENGTH = 20;
+export const EXTENDED_CHUNK_HEADER_LENGTH = 32;
 export const OPTION_HEADER_LENGTH = 16;
 export const OPTION_REPLY_HEADER_LENGTH = 20;
 
@@ -75,6 +82,7 @@ export const OptionReply = {
   ERR_SHUTDOWN: REP_ERROR + 7,
   ERR_BLOCK_SIZE_REQD: REP_ERROR + 8,
   ERR_TOO_BIG: REP_ERROR + 9,
+  ERR_EXT_HEADER_REQD: REP_ERROR + 10,
 } as const;
 
 export const Info = { EXPORT: 0, NAME: 1, DESCRIPTION: 2, BLOCK_SIZE: 3 } as const;
@@ -99,7 +107,15 @@ export const Command = {
   XNBD_WAIT_GONE: 0x5804,
 } as const;
 
-export const CommandFlag = { FUA: 1, NO_HOLE: 2, DF: 4, REQ_ONE: 8, FAST_ZERO: 16 } as const;
+export const CommandFlag = {
+  FUA: 1,
+  NO_HOLE: 2,
+  DF: 4,
+  REQ_ONE: 8,
+  FAST_ZERO: 16,
+  /** With extended headers: `length` is that of a payload which follows. */
+  PAYLOAD_LEN: 32,
+} as const;
 
 export const ReplyFlag = { DONE: 1 } as const;
 
@@ -110,6 +126,7 @@ export const ReplyChunk = {
   OFFSET_DATA: 1,
   OFFSET_HOLE: 2,
   BLOCK_STATUS: 5,
+  BLOCK_STATUS_EXT: 6,
   ERROR: CHUNK_ERROR + 1,
   ERROR_OFFSET: CHUNK_ERROR + 2,
 } as const;

@@ -5,11 +5,15 @@
  * unknown cookie, a length past the request or a chunk of the wrong kind throws {@link ReplyError}, and the connection is of no
  * more use.
  *
- * Specification: "Simple reply message", "Structured reply chunk message".
+ * Specification: "Simple reply message", "Structured reply chunk message", "Extended reply chunk message".
  */
 import type { ByteCoroutine } from './byte-coroutine.ts';
 import {
+  AllocationFlag,
   Errno,
+  EXTENDED_CHUNK_HEADER_LENGTH,
+  NBD_EXTENDED_REPLY_MAGIC,
+  NBD_MAX_PAYLOAD,
   NBD_MAX_STRING,
   NBD_SIMPLE_REPLY_MAGIC,
   NBD_STRUCTURED_REPLY_MAGIC,
@@ -24,26 +28,47 @@ export class ReplyError extends Error {}
 
 /** Whoever has the requests. A cookie is what the request carried. Each method throws ReplyError for a reply that does not fit. */
 export interface ReplyReceiver {
+  /** An extended header repeats the offset of its request. */
+  repeats(cookie: bigint, offset: bigint): void;
   /** Where the payload of a simple reply goes: the whole buffer of a READ; null for other requests. */
   simplePayload(cookie: bigint): Buffer | null;
   /** Where `length` bytes of a READ at the disk's `offset` go. */
   dataTarget(cookie: bigint, offset: number, length: number): Buffer;
+  /** Called before the extents are received, as they may be many. */
+  wantsExtents(cookie: bigint): void;
   extents(cookie: bigint, context: number, extents: Extent[]): void;
   /** The request has failed; it is over only with `finished`. */
   failed(cookie: bigint, errno: number, message: string): void;
   finished(cookie: bigint): void;
 }
 
-/** The largest answer to BLOCK_STATUS that we take: 128 Ki extents. */
-const MAX_EXTENTS_LENGTH = 4 + 8 * 128 * 1024;
+/** "A server SHOULD NOT send more than 2^20 status descriptors in a single chunk." */
+const MAX_EXTENTS = 2 ** 20;
+/** No chunk of any kind is longer; each kind has a limit of its own besides. */
+const MAX_EXTENDED_LENGTH = BigInt(NBD_MAX_PAYLOAD + 8);
+const KNOWN_ALLOCATION = AllocationFlag.HOLE | AllocationFlag.ZERO;
 
-export function* parseReplies(structured: boolean, receiver: ReplyReceiver): ByteCoroutine<never> {
+/** What the server may send, as agreed. */
+export interface AgreedReplies {
+  structured: boolean;
+  extended: boolean;
+}
+
+export function* parseReplies(agreed: AgreedReplies, receiver: ReplyReceiver): ByteCoroutine<never> {
+  const { structured, extended } = agreed;
   while (true) {
     const magic = (yield 4).readUInt32BE(0);
-    if (magic === NBD_SIMPLE_REPLY_MAGIC) yield* simpleReply(structured, receiver);
+    if (extended) {
+      if (magic !== NBD_EXTENDED_REPLY_MAGIC) throw beginsWrongly(magic);
+      yield* extendedChunk(receiver);
+    } else if (magic === NBD_SIMPLE_REPLY_MAGIC) yield* simpleReply(structured, receiver);
     else if (magic === NBD_STRUCTURED_REPLY_MAGIC && structured) yield* structuredChunk(receiver);
-    else throw new ReplyError(`a reply begins with 0x${magic.toString(16)}`);
+    else throw beginsWrongly(magic);
   }
+}
+
+function beginsWrongly(magic: number): ReplyError {
+  return new ReplyError(`a reply begins with 0x${magic.toString(16)}`);
 }
 
 function* simpleReply(structured: boolean, receiver: ReplyReceiver): ByteCoroutine<void> {
@@ -63,7 +88,28 @@ function* structuredChunk(receiver: ReplyReceiver): ByteCoroutine<void> {
   const flags = header.readUInt16BE(0);
   const type = header.readUInt16BE(2);
   const cookie = header.readBigUInt64BE(4);
-  const length = header.readUInt32BE(12);
+  yield* chunk(flags, type, cookie, header.readUInt32BE(12), receiver);
+}
+
+function* extendedChunk(receiver: ReplyReceiver): ByteCoroutine<void> {
+  const header = yield EXTENDED_CHUNK_HEADER_LENGTH - 4;
+  const flags = header.readUInt16BE(0);
+  const type = header.readUInt16BE(2);
+  const cookie = header.readBigUInt64BE(4);
+  const offset = header.readBigUInt64BE(12);
+  const length = header.readBigUInt64BE(20);
+  receiver.repeats(cookie, offset);
+  if (length > MAX_EXTENDED_LENGTH) throw new ReplyError(`a chunk claims ${length} bytes`);
+  yield* chunk(flags, type, cookie, Number(length), receiver);
+}
+
+function* chunk(
+  flags: number,
+  type: number,
+  cookie: bigint,
+  length: number,
+  receiver: ReplyReceiver,
+): ByteCoroutine<void> {
   switch (type) {
     case ReplyChunk.NONE:
       if (length !== 0) throw new ReplyError(`an empty chunk claims ${length} bytes`);
@@ -81,11 +127,21 @@ function* structuredChunk(receiver: ReplyReceiver): ByteCoroutine<void> {
       break;
     }
     case ReplyChunk.BLOCK_STATUS: {
-      if (length < 12 || length > MAX_EXTENTS_LENGTH || length % 8 !== 4) {
+      if (length < 12 || length > 4 + 8 * MAX_EXTENTS || length % 8 !== 4) {
         throw new ReplyError(`a block status chunk claims ${length} bytes`);
       }
+      receiver.wantsExtents(cookie);
       const body = yield length;
       receiver.extents(cookie, body.readUInt32BE(0), readExtents(body));
+      break;
+    }
+    case ReplyChunk.BLOCK_STATUS_EXT: {
+      if (length < 24 || length > 8 + 16 * MAX_EXTENTS || length % 16 !== 8) {
+        throw new ReplyError(`an extended block status chunk claims ${length} bytes`);
+      }
+      receiver.wantsExtents(cookie);
+      const body = yield length;
+      receiver.extents(cookie, body.readUInt32BE(0), readExtendedExtents(body));
       break;
     }
     default:
@@ -110,7 +166,22 @@ function readExtents(body: Buffer): Extent[] {
   for (let at = 4; at < body.length; at += 8) {
     const length = body.readUInt32BE(at);
     if (length === 0) throw new ReplyError('an extent has no length');
-    extents.push({ length, flags: body.readUInt32BE(at + 4) });
+    // Flags that are not known say nothing (CVE-2023-5871 was a client that died of them).
+    extents.push({ length, flags: body.readUInt32BE(at + 4) & KNOWN_ALLOCATION });
+  }
+  return extents;
+}
+
+function readExtendedExtents(body: Buffer): Extent[] {
+  const count = body.readUInt32BE(4);
+  if (body.length !== 8 + 16 * count)
+    throw new ReplyError(`${count} extents are announced in ${body.length} bytes`);
+  const extents: Extent[] = [];
+  for (let at = 8; at < body.length; at += 16) {
+    const length = body.readBigUInt64BE(at);
+    if (length === 0n || length > BigInt(Number.MAX_SAFE_INTEGER))
+      throw new ReplyError(`an extent has a length of ${length} bytes`);
+    extents.push({ length: Number(length), flags: body.readUInt32BE(at + 12) & KNOWN_ALLOCATION });
   }
   return extents;
 }

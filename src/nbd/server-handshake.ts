@@ -20,6 +20,7 @@ import {
   OPTION_HEADER_LENGTH,
   Option,
   OptionReply,
+  TransmissionFlag,
 } from './constants.ts';
 import { parseInfoRequest, parseMetaContextRequest } from './option-data.ts';
 import {
@@ -41,6 +42,7 @@ export const ALLOCATION_CONTEXT_ID = 1;
 export interface OfferedExport {
   /** Bytes. */
   size: number;
+  /** SEND_DF is added where replies are structured. */
   transmissionFlags: number;
 }
 
@@ -61,6 +63,8 @@ export interface HandshakeHost {
 
 export interface Agreement {
   structuredReplies: boolean;
+  /** Implies structured replies. */
+  extendedHeaders: boolean;
   baseAllocation: boolean;
   attached: boolean;
 }
@@ -70,7 +74,12 @@ export type HandshakeState = 'haggling' | 'transmission' | 'closed';
 export class ServerHandshake {
   state: HandshakeState = 'haggling';
   /** What has been agreed so far; final once `state` is 'transmission'. */
-  readonly agreement: Agreement = { structuredReplies: false, baseAllocation: false, attached: false };
+  readonly agreement: Agreement = {
+    structuredReplies: false,
+    extendedHeaders: false,
+    baseAllocation: false,
+    attached: false,
+  };
   /** Why the handshake ended, once `state` is 'closed'. */
   closedBecause = '';
   readonly #host: HandshakeHost;
@@ -156,11 +165,8 @@ export class ServerHandshake {
         this.#info(option, data);
         break;
       case Option.STRUCTURED_REPLY:
-        if (data.length > 0) this.#refuse(option, OptionReply.ERR_INVALID, 'STRUCTURED_REPLY takes no data');
-        else {
-          this.agreement.structuredReplies = true;
-          this.#reply(option, OptionReply.ACK);
-        }
+      case Option.EXTENDED_HEADERS:
+        this.#replyStyle(option, data);
         break;
       case Option.LIST_META_CONTEXT:
       case Option.SET_META_CONTEXT:
@@ -174,8 +180,27 @@ export class ServerHandshake {
     }
   }
 
+  #replyStyle(option: number, data: Buffer): void {
+    const { agreement } = this;
+    const extended = option === Option.EXTENDED_HEADERS;
+    if (data.length > 0) {
+      this.#refuse(option, OptionReply.ERR_INVALID, `option ${option} takes no data`);
+    } else if (agreement.extendedHeaders) {
+      const type = extended ? OptionReply.ERR_INVALID : OptionReply.ERR_EXT_HEADER_REQD;
+      this.#refuse(option, type, 'extended headers are agreed already');
+    } else {
+      agreement.structuredReplies = true;
+      agreement.extendedHeaders = extended;
+      this.#reply(option, OptionReply.ACK);
+    }
+  }
+
   #exportName(data: Buffer): void {
     const name = data.toString('utf8');
+    if (this.agreement.extendedHeaders) {
+      this.#close('client sent EXPORT_NAME after EXTENDED_HEADERS');
+      return;
+    }
     const found = this.#find(name);
     if ('type' in found) {
       // This option has no way to say no.
@@ -286,7 +311,9 @@ export class ServerHandshake {
       const text = `this connection is attached to export '${this.#attachedExport}', not '${printable(name)}'`;
       return { type: OptionReply.ERR_INVALID, text };
     }
-    return this.#host.find(name);
+    const found = this.#host.find(name);
+    if ('type' in found || !this.agreement.structuredReplies) return found;
+    return { ...found, transmissionFlags: found.transmissionFlags | TransmissionFlag.SEND_DF };
   }
 
   #begin(name: string): void {

@@ -127,12 +127,16 @@ export class Fetcher {
     return pieces;
   }
 
-  /** Makes one absent block local, for a client. */
-  keep(block: number, done: Completion): void {
+  /**
+   * Makes blocks from `first` on local, for a client: all of them absent now, up to `end` or the end of one fetch.
+   * @returns the block behind those; `done` is for them, and comes later.
+   */
+  keep(first: number, end: number, done: Completion): number {
     const unsent: Fetch[] = [];
-    const fetch = this.#underWay.has(block) ? this.#find(block) : this.#addOnDemand(block, block + 1, unsent);
+    const fetch = this.#underWay.has(first) ? this.#find(first) : this.#addOnDemand(first, end, unsent);
     fetch.keepers.push(done);
     for (const each of unsent) this.#send(each);
+    return Math.min(fetch.end, end);
   }
 
   /** Fetches [first, end), absent and not under way, at most MAX_FETCH blocks, for the background copy. */

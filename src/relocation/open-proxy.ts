@@ -20,6 +20,8 @@ export interface ProxyOptions {
   image: string;
   /** URI of the origin; may be left out for a proxy that is known. */
   origin: string;
+  /** The origin may be a server that speaks oldstyle. */
+  allowOldstyle?: boolean;
   stateDir: string;
 }
 
@@ -38,7 +40,7 @@ export async function openProxy(options: ProxyOptions): Promise<ProxyParts> {
 async function openNew(options: ProxyOptions): Promise<ProxyParts> {
   const address = parseNbdUri(options.origin);
   const lease = randomUUID();
-  const link = await OriginLink.open({ address, lease, known: null });
+  const link = await OriginLink.open({ address, lease, known: null, ...oldstyle(options) });
   try {
     const { uuid, generation, sizeBytes } = link.identity;
     if (sizeBytes > LARGEST_DISK) {
@@ -101,9 +103,14 @@ async function openKnown(options: ProxyOptions, record: ExportRecord): Promise<P
   const link = OriginLink.resume({
     address: parseNbdUri(uri),
     lease: origin.lease,
+    ...oldstyle(options),
     known: { uuid: origin.uuid, generation: origin.generation, sizeBytes: record.sizeBytes },
   });
   return { keeper: new RecordKeeper(stateDir, moved), image, link };
+}
+
+function oldstyle({ allowOldstyle = false }: ProxyOptions): { allowOldstyle: boolean } {
+  return { allowOldstyle };
 }
 
 /** A file that does not exist is made sparse, as large as the origin; one that exists must have that size. */

@@ -11,7 +11,7 @@ import { ByteDriver } from '../nbd/byte-coroutine.ts';
 import { clientHandshake, HandshakeError, type ServerOffer } from '../nbd/client-handshake.ts';
 import { Command, TransmissionFlag } from '../nbd/constants.ts';
 import { parseReplies } from '../nbd/reply-parser.ts';
-import { encodeRequest } from '../nbd/request-encoder.ts';
+import { encodeExtendedRequest, encodeRequest } from '../nbd/request-encoder.ts';
 import type { NbdAddress } from '../nbd/uri.ts';
 import type { Completion, ExtentsCompletion } from '../store/completion.ts';
 import { type Awaiting, RequestTable } from './request-table.ts';
@@ -22,6 +22,7 @@ const RECEIVE_BUFFER = 1024 * 1024;
 export interface ConnectOptions {
   address: NbdAddress;
   attach?: AttachRequest;
+  allowOldstyle?: boolean;
 }
 
 export class OriginConnection {
@@ -30,12 +31,15 @@ export class OriginConnection {
   /** Why it is of no more use; null while it is. */
   #broken: Error | null = null;
   readonly #socket: Socket;
-  readonly #requests = new RequestTable();
+  readonly #requests: RequestTable;
+  readonly #encode: typeof encodeRequest;
   #closed = false;
 
   private constructor(socket: Socket, offer: ServerOffer) {
     this.#socket = socket;
     this.offer = offer;
+    this.#requests = new RequestTable(offer.allocationContext);
+    this.#encode = offer.extended ? encodeExtendedRequest : encodeRequest;
   }
 
   /**
@@ -79,7 +83,11 @@ export class OriginConnection {
 
     const handshake = new ByteDriver(
       clientHandshake(
-        { exportName: options.address.name, ...(options.attach && { attach: options.attach }) },
+        {
+          exportName: options.address.name,
+          ...(options.attach && { attach: options.attach }),
+          allowOldstyle: options.allowOldstyle ?? false,
+        },
         (bytes) => socket.write(bytes),
       ),
     );
@@ -144,7 +152,7 @@ export class OriginConnection {
   disconnect(): void {
     if (this.#closed) return;
     this.#closed = true;
-    this.#socket.end(encodeRequest(Command.DISC, 0, 0n, 0, 0));
+    this.#socket.end(this.#encode(Command.DISC, 0, 0n, 0, 0));
     // A server that has gone quiet must not keep the process alive.
     this.#socket.setTimeout(2000, () => this.#socket.destroy());
   }
@@ -156,12 +164,12 @@ export class OriginConnection {
 
   #request(type: number, flags: number, offset: number, length: number, what: Awaiting): void {
     const cookie = this.#requests.add(offset, what);
-    this.#socket.write(encodeRequest(type, flags, cookie, offset, length));
+    this.#socket.write(this.#encode(type, flags, cookie, offset, length));
   }
 
   /** From the handshake to transmission. @returns what takes the bytes from now on. */
   #start(): (chunk: Buffer) => void {
-    const replies = new ByteDriver(parseReplies(this.offer.structured, this.#requests));
+    const replies = new ByteDriver(parseReplies(this.offer, this.#requests));
     this.#socket.removeAllListeners('error').removeAllListeners('close');
     this.#socket.on('error', (error) => this.#close(error));
     this.#socket.on('close', () => this.#close(new Error('the server closed the connection')));

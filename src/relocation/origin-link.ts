@@ -32,10 +32,14 @@ export interface OriginLinkOptions {
   lease: string;
   /** What the origin was when we first met; null at the first meeting. */
   known: OriginIdentity | null;
+  /** The origin may be a server that speaks oldstyle. */
+  allowOldstyle?: boolean;
 }
 
 const FIRST_RETRY_MS = 100;
 const LAST_RETRY_MS = 5000;
+/** The longest range of a compact request that whole blocks of any server fill. */
+const COMPACT_LENGTH = 2 ** 32 - 65536;
 
 /** An operation that the origin has not answered yet. */
 interface Operation {
@@ -79,6 +83,7 @@ export class OriginLink {
     const connection = await OriginConnection.connect({
       address: options.address,
       attach: attachRequest(options),
+      allowOldstyle: options.allowOldstyle ?? false,
     });
     try {
       if (options.known !== null) checkIdentity(options.address, options.known, identityOf(connection));
@@ -120,7 +125,7 @@ export class OriginLink {
     }, done);
   }
 
-  /** Allocation at the origin; ENOTSUP where it does not tell. */
+  /** Allocation at the origin, of as much as it will tell at once; ENOTSUP where it does not tell. */
   extents(offset: number, length: number, done: ExtentsCompletion): void {
     let answer: readonly Extent[] = [];
     this.#submit(
@@ -129,9 +134,17 @@ export class OriginLink {
           answered.complete(Errno.ENOTSUP);
           return;
         }
-        connection.extents(offset, length, 0, {
+        const { minimumBlock, extended } = connection.offer;
+        const before = offset % minimumBlock;
+        const limit = extended ? Number.MAX_SAFE_INTEGER : COMPACT_LENGTH;
+        const whole = Math.min(
+          roundUp(before + length, minimumBlock),
+          this.identity.sizeBytes - offset + before,
+          limit,
+        );
+        connection.extents(offset - before, whole, 0, {
           complete(errno, extents) {
-            answer = extents;
+            answer = cutExtents(extents, before, length);
             answered.complete(errno);
           },
         });
@@ -157,8 +170,14 @@ export class OriginLink {
   /** For a plain origin: makes what was written there durable, if it knows how. */
   flush(done: Completion): void {
     this.#submit((connection, answered) => {
-      if (connection.has('SEND_FLUSH')) connection.command(Command.FLUSH, 0, 0, 0, answered);
-      else answered.complete(0);
+      if (!connection.has('SEND_FLUSH')) answered.complete(0);
+      else {
+        connection.command(Command.FLUSH, 0, 0, 0, {
+          // After an oldstyle handshake nbdkit 1.32 offers FLUSH and does not know it.
+          complete: (errno) =>
+            answered.complete(errno === Errno.EINVAL && this.#options.allowOldstyle === true ? 0 : errno),
+        });
+      }
     }, done);
   }
 
@@ -224,6 +243,7 @@ export class OriginLink {
     const connection = await OriginConnection.connect({
       address: this.#options.address,
       attach: attachRequest({ ...this.#options, known: this.identity }),
+      allowOldstyle: this.#options.allowOldstyle ?? false,
     });
     if (this.#closed) {
       connection.disconnect();
@@ -246,6 +266,19 @@ export class OriginLink {
   get #where(): string {
     return `${describeAddress(this.#options.address)}/${this.#options.address.name}`;
   }
+}
+
+/** What of the extents lies behind the first `skip` bytes, `length` bytes at most. */
+function cutExtents(extents: readonly Extent[], skip: number, length: number): Extent[] {
+  const found: Extent[] = [];
+  let at = -skip;
+  for (const extent of extents) {
+    const from = Math.max(at, 0);
+    at += extent.length;
+    const until = Math.min(at, length);
+    if (from < until) found.push({ length: until - from, flags: extent.flags });
+  }
+  return found;
 }
 
 function roundUp(value: number, step: number): number {

@@ -13,10 +13,10 @@
  *
  * Whatever changes an absent block does so under the block lock (block-locks.ts).
  */
-import type { Disk } from '../export/disk.ts';
+import type { Disk, ZeroHow } from '../export/disk.ts';
 import { LocalDisk } from '../export/local-disk.ts';
 import { Errno } from '../nbd/constants.ts';
-import type { Completion, Extent, ExtentsCompletion } from '../store/completion.ts';
+import type { Completion, ExtentsCompletion } from '../store/completion.ts';
 import type { Image } from '../store/image.ts';
 import { BLOCK_SIZE, type PresentMap } from '../store/present-map.ts';
 import type { BlockLocks } from './block-locks.ts';
@@ -24,6 +24,9 @@ import { Countdown } from './countdown.ts';
 import type { Fetcher } from './fetcher.ts';
 import { guestErrno } from './guest-errno.ts';
 import type { OriginLink } from './origin-link.ts';
+import { type OriginMap, passThrough } from './origin-map.ts';
+import { ProxyCache } from './proxy-cache.ts';
+import { proxyExtents } from './proxy-extents.ts';
 import { ProxyRead } from './proxy-read.ts';
 
 /** What the proxy works with once it may keep blocks. */
@@ -31,10 +34,8 @@ export interface Keeping {
   map: PresentMap;
   locks: BlockLocks;
   fetcher: Fetcher;
+  originMap: OriginMap;
 }
-
-/** The most extents that one answer gives for a disk of present and absent stretches. */
-const MAX_EXTENTS = 4096;
 
 export class ProxyDisk implements Disk {
   readonly size: number;
@@ -117,15 +118,22 @@ export class ProxyDisk implements Disk {
     else this.#change(offset, length, fua, done, (changed) => this.#image.punch(offset, length, changed));
   }
 
-  zero(offset: number, length: number, fua: boolean, noHole: boolean, done: Completion): void {
-    if (this.#complete) {
-      this.#local.zero(offset, length, fua, noHole, done);
-      return;
+  zero(offset: number, length: number, how: ZeroHow, done: Completion): void {
+    if (this.#complete) this.#local.zero(offset, length, how, done);
+    // Neither a takeover nor a fetch is fast.
+    else if (how.fast && !this.#changesWithoutFetch(offset, length)) done.complete(Errno.ENOTSUP);
+    else {
+      this.#change(offset, length, how.fua, done, (changed) =>
+        this.#image.zero(offset, length, how, changed),
+      );
     }
-    this.#change(offset, length, fua, done, (changed) => {
-      if (noHole) this.#image.allocateZeros(offset, length, changed);
-      else this.#image.punch(offset, length, changed);
-    });
+  }
+
+  /** After the takeover, absent blocks are fetched and kept; before it there is nothing that may be done. */
+  cache(offset: number, length: number, done: Completion): void {
+    if (this.#complete) this.#local.cache(offset, length, done);
+    else if (this.#keeping === null) done.complete(0);
+    else new ProxyCache(this.#keeping, offset, length, done).proceed();
   }
 
   flush(done: Completion): void {
@@ -137,8 +145,13 @@ export class ProxyDisk implements Disk {
 
   extents(offset: number, length: number, one: boolean, done: ExtentsCompletion): void {
     if (this.#complete) this.#local.extents(offset, length, one, done);
-    else if (this.#keeping === null) done.complete(0, [{ length, flags: 0 }]);
-    else done.complete(0, this.#mixedExtents(this.#keeping.map, offset, length, one));
+    else if (this.#keeping !== null)
+      proxyExtents({ ...this.#keeping, image: this.#image }, offset, length, one, done);
+    else {
+      passThrough(this.#link!, this.size, offset, length, (extents) =>
+        done.complete(0, one ? extents.slice(0, 1) : extents),
+      );
+    }
   }
 
   /** Before the takeover: straight from the origin, in whole blocks (it may ask for a minimum). */
@@ -169,6 +182,11 @@ export class ProxyDisk implements Disk {
     const { map, locks } = this.#keeping;
     if (map.hasAll(Math.floor(offset / BLOCK_SIZE), endBlock(offset, length))) return true;
     return locks.idle && partialBlocks(map, offset, length).length === 0;
+  }
+
+  /** Neither the network nor a takeover is needed for a change to this range. */
+  #changesWithoutFetch(offset: number, length: number): boolean {
+    return this.#keeping !== null && partialBlocks(this.#keeping.map, offset, length).length === 0;
   }
 
   /**
@@ -226,7 +244,7 @@ export class ProxyDisk implements Disk {
         });
       },
     });
-    for (const block of partial) fetcher.keep(block, ready);
+    for (const block of partial) fetcher.keep(block, block + 1, ready);
   }
 
   #takeOverFirst(then: () => void, done: Completion): void {
@@ -235,30 +253,6 @@ export class ProxyDisk implements Disk {
       return;
     }
     this.onFirstChange().then(then, () => done.complete(Errno.EIO));
-  }
-
-  /** Present stretches as the image has them; absent ones are data as far as we know. */
-  #mixedExtents(map: PresentMap, offset: number, length: number, one: boolean): Extent[] {
-    const extents: Extent[] = [];
-    const end = offset + length;
-    let at = offset;
-    while (at < end && extents.length < MAX_EXTENTS) {
-      const block = Math.floor(at / BLOCK_SIZE);
-      const last = endBlock(offset, length);
-      if (map.has(block)) {
-        const until = Math.min(map.nextAbsent(block, last) * BLOCK_SIZE, end);
-        for (const extent of this.#image.extents(at, until - at, one)) {
-          extents.push(extent);
-          at += extent.length;
-        }
-      } else {
-        const until = Math.min(map.nextPresent(block, last) * BLOCK_SIZE, end);
-        extents.push({ length: until - at, flags: 0 });
-        at = until;
-      }
-      if (one) break;
-    }
-    return extents;
   }
 }
 

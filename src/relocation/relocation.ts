@@ -26,6 +26,7 @@ import { tellToRetire } from './let-go.ts';
 import { mapIdentity } from './map-identity.ts';
 import { countData } from './origin-data.ts';
 import type { OriginLink } from './origin-link.ts';
+import { OriginMap } from './origin-map.ts';
 import { ProxyDisk } from './proxy-disk.ts';
 
 /** How much may be fetched again after a loss of power. */
@@ -299,7 +300,7 @@ export class Relocation {
       if (map.complete) void this.#finish();
       else background.proceed();
     };
-    this.disk.keep({ map, locks, fetcher });
+    this.disk.keep({ map, locks, fetcher, originMap: new OriginMap(link, map.sizeBytes) });
     this.#checkpointTimer = setInterval(() => void this.#checkpoint(), CHECKPOINT_MS);
     if (!this.#stopped) background.start();
     if (map.complete) void this.#finish();

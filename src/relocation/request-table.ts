@@ -44,13 +44,25 @@ class Pending {
 
 export class RequestTable implements ReplyReceiver {
   readonly #pending = new Map<bigint, Pending>();
+  /** Id of `base:allocation`, the one context that we ask for; null: it was not to be had. */
+  readonly #context: number | null;
   #nextCookie = 1n;
+
+  constructor(context: number | null) {
+    this.#context = context;
+  }
 
   /** @returns the cookie for the request. */
   add(offset: number, awaiting: Awaiting): bigint {
     const cookie = this.#nextCookie++;
     this.#pending.set(cookie, new Pending(offset, awaiting));
     return cookie;
+  }
+
+  repeats(cookie: bigint, offset: bigint): void {
+    const { offset: asked } = this.#find(cookie);
+    if (BigInt(asked) !== offset)
+      throw new ReplyError(`a reply for offset ${offset} to a request at ${asked}`);
   }
 
   simplePayload(cookie: bigint): Buffer | null {
@@ -71,10 +83,15 @@ export class RequestTable implements ReplyReceiver {
     return into.subarray(start, start + length);
   }
 
-  extents(cookie: bigint, _context: number, extents: Extent[]): void {
-    const pending = this.#find(cookie);
-    if (pending.awaiting.extentsDone === undefined) throw new ReplyError('block status came unasked');
-    pending.extents = extents;
+  wantsExtents(cookie: bigint): void {
+    const { awaiting, extents } = this.#find(cookie);
+    if (awaiting.extentsDone === undefined) throw new ReplyError('block status came unasked');
+    if (extents !== null) throw new ReplyError('block status came twice');
+  }
+
+  extents(cookie: bigint, context: number, extents: Extent[]): void {
+    if (context !== this.#context) throw new ReplyError(`block status came for context ${context}`);
+    this.#find(cookie).extents = extents;
   }
 
   failed(cookie: bigint, errno: number, message: string): void {

@@ -17,9 +17,27 @@ import type { Completion, Extent } from './completion.ts';
 import { extentsOf } from './image-extents.ts';
 import { Pace } from './pace.ts';
 import { SyncQueue } from './sync-queue.ts';
-import { errnoName, FallocateMode, fallocate, lseek, readNow, Seek, SystemErrno } from './syscalls.ts';
+import {
+  errnoName,
+  FallocateMode,
+  fallocate,
+  lseek,
+  readNow,
+  Seek,
+  SystemErrno,
+  willNeed,
+} from './syscalls.ts';
 
 const ZEROS = Buffer.alloc(1024 * 1024);
+/** No hint makes us read more at once, bytes. */
+const READAHEAD = 64 * 1024 * 1024;
+
+export interface ZeroOptions {
+  /** The space stays allocated. */
+  noHole: boolean;
+  /** Faster than writing zeros, or not at all. */
+  fast: boolean;
+}
 
 export class Image {
   /** Absolute. */
@@ -29,16 +47,18 @@ export class Image {
   readonly readOnly: boolean;
   readonly #file: FileHandle;
   readonly #fd: number;
+  readonly #blockDevice: boolean;
   #nowait = true;
   #readPace = new Pace();
   #writePace = new Pace();
   #syncs: SyncQueue;
   #reported = new Set<string>();
 
-  private constructor(path: string, file: FileHandle, size: number, readOnly: boolean) {
+  private constructor(path: string, file: FileHandle, size: number, readOnly: boolean, blockDevice: boolean) {
     this.path = path;
     this.size = size;
     this.readOnly = readOnly;
+    this.#blockDevice = blockDevice;
     this.#file = file;
     this.#fd = file.fd;
     this.#syncs = new SyncQueue(file.fd, (error) =>
@@ -62,7 +82,7 @@ export class Image {
     }
     const stat = await file.stat();
     const size = stat.isFile() ? stat.size : stat.isBlockDevice() ? lseek(file.fd, 0, Seek.END) : -1;
-    if (size >= 0) return new Image(absolute, file, size, readOnly);
+    if (size >= 0) return new Image(absolute, file, size, readOnly, stat.isBlockDevice());
     await file.close();
     throw new Error(`image ${absolute} is neither a raw file nor a block device`);
   }
@@ -152,32 +172,57 @@ export class Image {
     this.#syncs.sync(done);
   }
 
+  /**
+   * The range reads as zeros afterwards. Fast means by the file system's or the device's own means, which say at once when they
+   * cannot: then it is ENOTSUP, with nothing changed. (A block device zeroes without unmapping by writing, so that is never fast.)
+   */
+  zero(position: number, length: number, how: ZeroOptions, done: Completion): void {
+    if (how.fast && how.noHole && this.#blockDevice) done.complete(Errno.ENOTSUP);
+    else if (how.noHole) this.allocateZeros(position, length, done, how.fast);
+    else this.punch(position, length, done, how.fast);
+  }
+
   /** The range reads as zeros afterwards, and its space is given back where the file system can do that. */
-  punch(position: number, length: number, done: Completion): void {
-    this.#clear(FallocateMode.PUNCH_HOLE | FallocateMode.KEEP_SIZE, 'punch', position, length, done);
+  punch(position: number, length: number, done: Completion, fast = false): void {
+    this.#clear(FallocateMode.PUNCH_HOLE | FallocateMode.KEEP_SIZE, 'punch', position, length, fast, done);
   }
 
   /** The range reads as zeros afterwards, and has its space. */
-  allocateZeros(position: number, length: number, done: Completion): void {
-    this.#clear(FallocateMode.ZERO_RANGE | FallocateMode.KEEP_SIZE, 'zero range', position, length, done);
+  allocateZeros(position: number, length: number, done: Completion, fast = false): void {
+    const mode = FallocateMode.ZERO_RANGE | FallocateMode.KEEP_SIZE;
+    this.#clear(mode, 'zero range', position, length, fast, done);
   }
 
-  #clear(mode: number, what: string, position: number, length: number, done: Completion): void {
+  #clear(
+    mode: number,
+    what: string,
+    position: number,
+    length: number,
+    fast: boolean,
+    done: Completion,
+  ): void {
     if (length === 0) {
       done.complete(0);
       return;
     }
     fallocate(this.#fd, mode, position, length, (errno) => {
       if (errno === 0) done.complete(0);
-      // A block device takes whole blocks of its own only, and says EINVAL to others.
-      else if (
-        errno === SystemErrno.EOPNOTSUPP ||
-        errno === SystemErrno.ENOSYS ||
-        errno === SystemErrno.EINVAL
-      ) {
-        this.#writeZeros(position, length, done);
+      else if (this.#cannotClear(errno)) {
+        if (fast) done.complete(Errno.ENOTSUP);
+        else this.#writeZeros(position, length, done);
       } else done.complete(this.#report(what, position, errnoName(errno)));
     });
+  }
+
+  /** A block device clears whole sectors only, and calls anything else invalid. */
+  #cannotClear(errno: number): boolean {
+    const { EOPNOTSUPP, ENOSYS, EINVAL } = SystemErrno;
+    return errno === EOPNOTSUPP || errno === ENOSYS || (errno === EINVAL && this.#blockDevice);
+  }
+
+  /** Has the range read into the page cache, as much of it as the kernel sees fit; completes without waiting for that. */
+  willNeed(position: number, length: number, done: Completion): void {
+    willNeed(this.#fd, position, Math.min(length, READAHEAD), () => done.complete(0));
   }
 
   #writeZeros(position: number, length: number, done: Completion): void {

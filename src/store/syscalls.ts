@@ -10,6 +10,8 @@ type AsyncCall = (...args: [...unknown[], (error: unknown, result: number) => vo
 
 const fallocateFn = libc.func('int fallocate(int fd, int mode, int64_t offset, int64_t length)');
 const fallocateAsync = fallocateFn.async as AsyncCall;
+const fadviseFn = libc.func('int posix_fadvise(int fd, int64_t offset, int64_t length, int advice)');
+const fadviseAsync = fadviseFn.async as AsyncCall;
 const lseekFn = libc.func('int64_t lseek(int fd, int64_t offset, int whence)') as (
   fd: number,
   offset: number,
@@ -25,6 +27,8 @@ const preadv2Fn = libc.func('int64_t preadv2(int fd, void *iov, int count, int64
 const flockFn = libc.func('int flock(int fd, int operation)') as (fd: number, operation: number) => number;
 
 const RWF_NOWAIT = 8;
+const WILLNEED = 3;
+const WILLNEED_BYTES = 1024 * 1024;
 const LOCK_EX_NB = 2 | 4;
 
 export const FallocateMode = { KEEP_SIZE: 1, PUNCH_HOLE: 2, ZERO_RANGE: 16 } as const;
@@ -46,6 +50,15 @@ export function fallocate(
   done: (errno: number) => void,
 ): void {
   fallocateAsync(fd, mode, offset, length, (_error, result) => done(result === 0 ? 0 : koffi.errno()));
+}
+
+/** posix_fadvise(2), POSIX_FADV_WILLNEED, in the thread pool. The kernel takes no more than about a megabyte a call. */
+export function willNeed(fd: number, offset: number, length: number, done: () => void): void {
+  const part = Math.min(length, WILLNEED_BYTES);
+  fadviseAsync(fd, offset, part, WILLNEED, () => {
+    if (part === length) done();
+    else willNeed(fd, offset + part, length - part, done);
+  });
 }
 
 /** lseek(2). @returns the position, or minus the errno. */

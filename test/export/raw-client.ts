@@ -8,6 +8,9 @@ import {
 } from '../../src/nbd/attach.ts';
 import {
   Command,
+  CommandFlag,
+  NBD_EXTENDED_REPLY_MAGIC,
+  NBD_EXTENDED_REQUEST_MAGIC,
   NBD_REQUEST_MAGIC,
   NBD_SIMPLE_REPLY_MAGIC,
   NBD_STRUCTURED_REPLY_MAGIC,
@@ -19,11 +22,14 @@ import { encodeOption } from '../../src/nbd/option-framing.ts';
 
 export interface RawReply {
   structured: boolean;
+  extended?: boolean;
   cookie: bigint;
   errno: number;
   /** Of a structured chunk. */
   chunk: number;
   data: Buffer;
+  /** In an extended header. */
+  offset?: bigint;
 }
 
 export interface RawRequest {
@@ -33,6 +39,8 @@ export interface RawRequest {
   flags?: number;
   payload?: Buffer;
   cookie?: bigint;
+  /** In an extended header. */
+  extended?: boolean;
 }
 
 export class RawClient {
@@ -42,6 +50,7 @@ export class RawClient {
   #wake: (() => void) | undefined;
   #ended = false;
   #structured = false;
+  #extended = false;
   #cookie = 0n;
 
   private constructor(socket: Socket) {
@@ -75,11 +84,11 @@ export class RawClient {
   static async open(
     path: string,
     name: string,
-    options: { structured?: boolean; attach?: AttachRequest } = {},
+    options: { structured?: boolean; extended?: boolean; attach?: AttachRequest } = {},
   ) {
     const client = await RawClient.connect(path);
     if (options.structured ?? true) {
-      await client.option(Option.STRUCTURED_REPLY);
+      await client.option(options.extended === true ? Option.EXTENDED_HEADERS : Option.STRUCTURED_REPLY);
       await client.option(Option.SET_META_CONTEXT, metaContext(name, ['base:allocation']));
     }
     if (options.attach !== undefined) {
@@ -124,6 +133,7 @@ export class RawClient {
       const type = header.readUInt32BE(12);
       replies.push({ type, data: await this.take(header.readUInt32BE(16)) });
       if (type === OptionReply.ACK && option === Option.STRUCTURED_REPLY) this.#structured = true;
+      if (type === OptionReply.ACK && option === Option.EXTENDED_HEADERS) this.#extended = true;
       if (type === OptionReply.ACK || type >= 2 ** 31) return replies;
     }
   }
@@ -138,7 +148,7 @@ export class RawClient {
   /** Sends a request and does not wait. */
   send(request: RawRequest): bigint {
     const cookie = request.cookie ?? ++this.#cookie;
-    this.socket.write(encodeRawRequest({ ...request, cookie }));
+    this.socket.write(encodeRawRequest({ extended: this.#extended, ...request, cookie }));
     return cookie;
   }
 
@@ -153,6 +163,7 @@ export class RawClient {
 
   /** Takes the next reply. @param dataLength of a simple reply without an error */
   async reply(dataLength = 0): Promise<RawReply> {
+    if (this.#extended) return this.#extendedReply();
     const header = await this.take(16);
     const cookie = header.readBigUInt64BE(8);
     const magic = header.readUInt32BE(0);
@@ -169,6 +180,18 @@ export class RawClient {
     const errno = chunk >= 2 ** 15 ? body.readUInt32BE(0) : 0;
     const data = chunk === ReplyChunk.OFFSET_DATA ? body.subarray(8) : body;
     return { structured: true, cookie, errno, chunk, data };
+  }
+
+  async #extendedReply(): Promise<RawReply> {
+    const header = await this.take(32);
+    if (header.readUInt32BE(0) !== NBD_EXTENDED_REPLY_MAGIC) throw new Error('no extended reply');
+    const chunk = header.readUInt16BE(6);
+    const cookie = header.readBigUInt64BE(8);
+    const offset = header.readBigUInt64BE(16);
+    const body = await this.take(Number(header.readBigUInt64BE(24)));
+    const errno = chunk >= 2 ** 15 ? body.readUInt32BE(0) : 0;
+    const data = chunk === ReplyChunk.OFFSET_DATA ? body.subarray(8) : body;
+    return { structured: true, extended: true, cookie, errno, chunk, data, offset };
   }
 
   async read(offset: number, length: number): Promise<RawReply> {
@@ -196,6 +219,7 @@ export class RawClient {
 }
 
 export function encodeRawRequest(request: RawRequest): Buffer {
+  if (request.extended === true) return encodeExtendedRequest(request);
   const header = Buffer.alloc(28);
   header.writeUInt32BE(NBD_REQUEST_MAGIC, 0);
   header.writeUInt16BE(request.flags ?? 0, 4);
@@ -203,6 +227,18 @@ export function encodeRawRequest(request: RawRequest): Buffer {
   header.writeBigUInt64BE(request.cookie ?? 0n, 8);
   header.writeBigUInt64BE(BigInt(request.offset ?? 0), 16);
   header.writeUInt32BE(request.length ?? 0, 24);
+  return request.payload === undefined ? header : Buffer.concat([header, request.payload]);
+}
+
+function encodeExtendedRequest(request: RawRequest): Buffer {
+  const header = Buffer.alloc(32);
+  const payloadFlag = request.payload === undefined ? 0 : CommandFlag.PAYLOAD_LEN;
+  header.writeUInt32BE(NBD_EXTENDED_REQUEST_MAGIC, 0);
+  header.writeUInt16BE((request.flags ?? 0) | payloadFlag, 4);
+  header.writeUInt16BE(request.type, 6);
+  header.writeBigUInt64BE(request.cookie ?? 0n, 8);
+  header.writeBigUInt64BE(BigInt(request.offset ?? 0), 16);
+  header.writeBigUInt64BE(BigInt(request.length ?? 0), 24);
   return request.payload === undefined ? header : Buffer.concat([header, request.payload]);
 }
 

@@ -70,6 +70,7 @@ export function altered(disk: Disk, changes: Partial<Disk>): Disk {
     flush: (...args) => disk.flush(...args),
     trim: (...args) => disk.trim(...args),
     zero: (...args) => disk.zero(...args),
+    cache: (...args) => disk.cache(...args),
     extents: (...args) => disk.extents(...args),
     ...changes,
   };

@@ -1,19 +1,25 @@
 import { strict as assert } from 'node:assert';
 import { randomBytes } from 'node:crypto';
+import { statSync } from 'node:fs';
 import fc from 'fast-check';
+import sinon from 'sinon';
+import type { Disk } from '../../src/export/disk.ts';
 import {
   AllocationFlag,
   Command,
   CommandFlag,
   Errno,
   NBD_MAX_PAYLOAD,
+  Option,
   ReplyChunk,
+  TransmissionFlag,
 } from '../../src/nbd/constants.ts';
 import type { Completion } from '../../src/store/completion.ts';
-import { encodeRawRequest, RawClient, type RawRequest } from './raw-client.ts';
+import { encodeRawRequest, infoRequest, RawClient, type RawRequest } from './raw-client.ts';
 import { altered, serveTarget, type TestTarget, type TestTargetOptions, until } from './serving.ts';
 
-const SIZE = 64 * 1024 * 1024;
+const MIB = 1024 * 1024;
+const SIZE = 64 * MIB;
 
 describe('session', () => {
   let target: TestTarget | undefined;
@@ -127,15 +133,17 @@ describe('session', () => {
       [READ, SIZE - 1, 2, 0, Errno.EINVAL],
       [READ, 2 ** 60, 1, 0, Errno.EINVAL],
       [READ, 0, NBD_MAX_PAYLOAD + 1, 0, Errno.EOVERFLOW],
-      [READ, 0, 1, CommandFlag.DF, Errno.EINVAL],
       [READ, 0, 0, 0, Errno.EINVAL],
       [TRIM, SIZE, 1, 0, Errno.EINVAL],
       [TRIM, 0, 1, CommandFlag.NO_HOLE, Errno.EINVAL],
       [WRITE_ZEROES, 1, SIZE, 0, Errno.ENOSPC],
-      [WRITE_ZEROES, 0, 1, CommandFlag.FAST_ZERO, Errno.EINVAL],
+      [WRITE_ZEROES, 0, 1, CommandFlag.DF, Errno.EINVAL],
       [BLOCK_STATUS, 0, SIZE + 1, 0, Errno.EINVAL],
       [FLUSH, 0, 0, CommandFlag.REQ_ONE, Errno.EINVAL],
-      [CACHE, 0, 1, 0, Errno.EINVAL],
+      [CACHE, SIZE, 1, 0, Errno.EINVAL],
+      [CACHE, 0, 1, CommandFlag.REQ_ONE, Errno.EINVAL],
+      [Command.RESIZE, 0, SIZE * 2, 0, Errno.EINVAL],
+      [FLUSH, 0, 0, CommandFlag.PAYLOAD_LEN, Errno.EINVAL],
       [0x7777, 0, 0, 0, Errno.EINVAL],
       [Command.XNBD_TAKEOVER, 0, 0, 0, Errno.EINVAL],
     ] as const) {
@@ -190,6 +198,130 @@ describe('session', () => {
     assert.equal(one.data.length, 4 + 8);
   });
 
+  it('offers DF where replies are structured, and answers such a READ in one piece', async () => {
+    await start();
+    const [structured, simple] = [await open(true), await open(false)];
+    const reply = await structured.ask({
+      type: Command.READ,
+      length: NBD_MAX_PAYLOAD,
+      flags: CommandFlag.DF,
+    });
+    assert.deepEqual([reply.chunk, reply.data.length], [ReplyChunk.OFFSET_DATA, NBD_MAX_PAYLOAD]);
+    assert.equal(await simple.command(Command.READ, 0, 1, CommandFlag.DF), Errno.EINVAL);
+    for (const [agreed, offered] of [
+      [true, TransmissionFlag.SEND_DF],
+      [false, 0],
+    ] as const) {
+      const client = await RawClient.connect(target!.socket);
+      clients.push(client);
+      if (agreed) await client.option(Option.STRUCTURED_REPLY);
+      const [info] = await client.option(Option.INFO, infoRequest('d'));
+      assert.equal(info!.data.readUInt16BE(10) & TransmissionFlag.SEND_DF, offered);
+    }
+  });
+
+  it('a flush on one connection covers what all the others were told is written (MULTI_CONN)', async () => {
+    const synced: number[] = [];
+    let writes = 0;
+    await start({
+      alter: (served) => {
+        const { disk } = served;
+        const write: Disk['write'] = (data, offset, fua, done) => {
+          disk.write(data, offset, fua, {
+            complete: (errno) => {
+              writes += 1;
+              done.complete(errno);
+            },
+          });
+        };
+        const flush: Disk['flush'] = (done) => {
+          const before = writes;
+          disk.flush({
+            complete: (errno) => {
+              synced.push(before);
+              done.complete(errno);
+            },
+          });
+        };
+        return { ...served, disk: altered(disk, { write, flush }) };
+      },
+    });
+    const writers = [await open(), await open(false), await open()];
+    const flusher = await open();
+    for (let round = 1; round <= 5; round++) {
+      const data = Buffer.alloc(4096, round);
+      await Promise.all(writers.map((writer, index) => writer.write(index * 4096, data)));
+      assert.equal(await flusher.command(Command.FLUSH), 0);
+      assert.equal(synced.at(-1), 3 * round, 'the one disk was synced, with all writes before');
+      // What one was told is written, every other one reads at once.
+      for (const reader of [...writers, flusher]) {
+        assert.ok((await reader.read(0, 3 * 4096)).data.every((byte) => byte === round));
+      }
+    }
+  });
+
+  it('zeroes fast where the file system can, holes or not, and says so at once where it cannot', async () => {
+    await start();
+    const client = await open();
+    const { FAST_ZERO, NO_HOLE } = CommandFlag;
+    await client.write(0, Buffer.alloc(3 * MIB, 7));
+    const { blocks } = statSync(target!.image);
+    assert.equal(await client.command(Command.WRITE_ZEROES, 4096, MIB, FAST_ZERO), 0, 'a hole');
+    assert.ok(statSync(target!.image).blocks <= blocks - MIB / 512, 'is one');
+    const errno = await client.command(Command.WRITE_ZEROES, 2 * MIB, MIB, FAST_ZERO | NO_HOLE);
+    const { data } = await client.read(0, 3 * MIB);
+    const expected = Buffer.alloc(3 * MIB, 7).fill(0, 4096, 4096 + MIB);
+    // Which of the two depends on the file system of the temporary directory.
+    if (errno === 0) expected.fill(0, 2 * MIB);
+    else assert.equal(errno, Errno.ENOTSUP);
+    assert.ok(data.equals(expected), 'and ENOTSUP has changed nothing');
+    assert.equal(
+      await client.command(Command.WRITE_ZEROES, 2 * MIB, MIB, NO_HOLE),
+      0,
+      'slowly it always can',
+    );
+    assert.ok((await client.read(2 * MIB, MIB)).data.every((byte) => byte === 0));
+    // Of the three megabytes one, less its first block, is a hole.
+    assert.ok(statSync(target!.image).blocks >= (2 * MIB) / 512, 'with its space');
+  });
+
+  it('takes CACHE, which changes nothing', async () => {
+    await start();
+    const client = await open();
+    await client.write(0, Buffer.alloc(4096, 1));
+    assert.equal(await client.command(Command.CACHE, 0, SIZE), 0);
+    assert.ok((await client.read(0, 4096)).data.equals(Buffer.alloc(4096, 1)));
+  });
+
+  it('answers ESHUTDOWN to what comes while it stops and others are under way', async () => {
+    const held: (() => void)[] = [];
+    await start({
+      alter: (served) => {
+        const { disk } = served;
+        const read: Disk['read'] = (into, offset, done) => {
+          held.push(() => disk.read(into, offset, done));
+        };
+        return { ...served, disk: altered(disk, { read }) };
+      },
+    });
+    const [busy, idle] = [await open(), await open()];
+    const first = busy.send({ type: Command.READ, length: 512 });
+    await until(() => held.length === 1, 'the read is under way');
+    const stopped = target!.running.stop();
+    await idle.closed();
+    const late = busy.send({ type: Command.WRITE, length: 512, payload: Buffer.alloc(512) });
+    const refused = await busy.reply();
+    assert.deepEqual([refused.cookie, refused.errno], [late, Errno.ESHUTDOWN]);
+    const also = busy.send({ type: Command.READ, length: 512 });
+    const chunk = await busy.reply();
+    assert.deepEqual([chunk.cookie, chunk.errno, chunk.structured], [also, Errno.ESHUTDOWN, true]);
+    held[0]!();
+    const answered = await busy.reply();
+    assert.deepEqual([answered.cookie, answered.errno], [first, 0]);
+    await busy.closed();
+    assert.equal(await stopped, 0);
+  });
+
   it('stops reading a client that does not read, and answers it all the same in the end', async () => {
     let reads = 0;
     await start({
@@ -219,7 +351,79 @@ describe('session', () => {
     assert.equal(reads, count);
   });
 
-  it('outlives clients that leave in the midst of anything', async () => {
+  it('gives each of many clients its share of memory, and one that makes only the largest requests no more (CVE-2025-47711)', async () => {
+    let [underWay, most] = [0, 0];
+    const held: (() => void)[] = [];
+    await start({
+      alter: (served) => {
+        const read: Disk['read'] = (into, _offset, done) => {
+          underWay += into.length;
+          most = Math.max(most, underWay);
+          held.push(() => {
+            underWay -= into.length;
+            done.complete(0);
+          });
+        };
+        return { ...served, disk: altered(served.disk, { read }) };
+      },
+    });
+    for (let count = 0; count < 32; count++) await open();
+    const greedy = clients[0]!;
+    const count = 40;
+    for (let sent = 0; sent < count; sent++)
+      greedy.send({ type: Command.READ, length: NBD_MAX_PAYLOAD, offset: sent });
+    for (let answered = 0; answered < count; answered++) {
+      await until(() => held.length > 0, 'a read is under way');
+      assert.equal(await clients[31]!.command(Command.FLUSH), 0, 'the others are served');
+      held.shift()!();
+      await greedy.take(20 + 8 + NBD_MAX_PAYLOAD);
+    }
+    // A 32nd of 256 MiB is less than one request, which is let in all the same.
+    assert.equal(most, NBD_MAX_PAYLOAD);
+  });
+
+  it('lets others in between the requests of one that floods it', async () => {
+    let reads = 0;
+    await start({
+      alter: (served) => {
+        const read: Disk['read'] = (_into, _offset, done) => {
+          reads += 1;
+          for (const end = performance.now() + 0.5; performance.now() < end; );
+          done.complete(0);
+        };
+        return { ...served, disk: altered(served.disk, { read }) };
+      },
+    });
+    const [flooding, other] = [await open(false), await open(false)];
+    const total = 4000;
+    const request = encodeRawRequest({ type: Command.READ, length: 1 });
+    flooding.socket.write(Buffer.concat(new Array<Buffer>(total).fill(request)));
+    await until(() => reads > 0, 'the flood has begun');
+    assert.equal(await other.command(Command.FLUSH), 0);
+    assert.ok(reads < total / 2, `${reads} of ${total} came first`);
+    await flooding.take(total * 17);
+  });
+
+  it('drops who does not finish the handshake in time (CVE-2024-7409), and does not wait for him when it stops', async () => {
+    await start();
+    const clock = sinon.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] });
+    let late: RawClient;
+    try {
+      late = await RawClient.connect(target!.socket);
+      // The greeting is here, so its time runs.
+      await clock.tickAsync(31_000);
+    } finally {
+      clock.restore();
+    }
+    await late.closed();
+    const halfway = await RawClient.connect(target!.socket, null);
+    const began = performance.now();
+    assert.equal(await target!.running.stop(), 0);
+    await halfway.closed();
+    assert.ok(performance.now() - began < 5000);
+  });
+
+  it('outlives clients that leave in the midst of anything (CVE-2013-7441), a handshake or an unknown export', async () => {
     await start();
     const write = encodeRawRequest({ type: Command.WRITE, length: 100_000, payload: Buffer.alloc(50_000) });
     for (const bytes of [Buffer.alloc(0), write.subarray(0, 13), write, Buffer.alloc(28, 0x55)]) {
@@ -231,6 +435,9 @@ describe('session', () => {
       haggling.socket.write(bytes.subarray(0, 7));
       haggling.break();
     }
+    const lost = await RawClient.connect(target!.socket);
+    void lost.option(Option.EXPORT_NAME, Buffer.from('unknown')).catch(() => undefined);
+    await lost.closed();
     const client = await open();
     assert.equal(await client.command(Command.FLUSH), 0);
     await until(() => target!.running.export.clients === 1, 'the others are gone');

@@ -20,6 +20,7 @@ import {
   encodeOption,
   GREETING_LENGTH,
 } from '../../src/nbd/option-framing.ts';
+import { connectClient } from '../support/client.ts';
 import { startExport } from '../support/export-process.ts';
 
 const run = promisify(execFile);
@@ -206,6 +207,22 @@ describe('gateway', () => {
     assert.equal(refused.type, OptionReply.ERR_POLICY);
     const unknown = await ask(other, Option.GO, naming('one'));
     assert.notEqual(unknown.type, OptionReply.ACK, 'this connection is a pipe to export two by now');
+  });
+
+  it('passes extended headers on, which are agreed before the export is named', async function () {
+    this.timeout(60_000);
+    await start();
+    const image = join(dir, 'one.img');
+    await writeFile(image, Buffer.alloc(MIB, 'one'));
+    const served = await startExport('target', 'one', join(dir, 'one.sock'), ['--image', image]);
+    cleanUp.push(() => served.end());
+    const client = await connectClient(`nbd://127.0.0.1:${port}/one`);
+    assert.equal(client.connection.offer.extended, true);
+    assert.deepEqual(await client.read(0, MIB), await readFile(image));
+    client.disconnect();
+    const socket = await dial();
+    assert.equal((await ask(socket, Option.EXTENDED_HEADERS)).type, OptionReply.ACK);
+    assert.ok((await ask(socket, Option.STRUCTURED_REPLY)).type >= 2 ** 31);
   });
 
   it('lets the export answer INFO, then GO on the same connection', async () => {

@@ -1,6 +1,15 @@
 import { strict as assert } from 'node:assert';
+import { spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { mkdtempSync, readFileSync, rmSync, statSync, truncateSync, writeFileSync } from 'node:fs';
+import {
+  existsSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  truncateSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { RawClient } from '../export/raw-client.ts';
@@ -61,11 +70,10 @@ describe('xnbd-export target', function () {
       assert.deepEqual([protocol, structured], ['newstyle-fixed', true]);
       assert.equal(found[0]!['export-size'], 64 * MIB);
       assert.deepEqual(found[0]!.contexts, ['base:allocation']);
-      for (const can of ['can_flush', 'can_fua', 'can_trim', 'can_zero'])
+      for (const can of Object.keys(found[0]!).filter((key) => key.startsWith('can_')))
         assert.equal(found[0]![can], true, can);
-      for (const cannot of ['can_multi_conn', 'can_df', 'can_cache', 'can_fast_zero', 'is_read_only']) {
-        assert.equal(found[0]![cannot], false, cannot);
-      }
+      assert.equal(found[0]!['is_read_only'], false);
+      assert.equal(found[0]!['block_size_preferred'], 4096);
     }
     const list = await run('nbdinfo', '--list', '--json', `nbd+unix://?socket=${socket}`);
     assert.equal(
@@ -76,6 +84,33 @@ describe('xnbd-export target', function () {
       run('nbdinfo', `nbd+unix:///other?socket=${socket}`),
       /No such file or directory for export: other/,
     );
+  });
+
+  it("nbdinfo shows all that it shows of nbdkit's file plugin, and of qemu-nbd", async function () {
+    needs(this, 'nbdinfo', 'nbdkit', 'qemu-nbd');
+    await start();
+    interface Shown extends Record<string, unknown> {
+      contexts: string[];
+    }
+    const shown = (json: string) => (JSON.parse(json) as { exports: Shown[] }).exports[0]!;
+    const ours = shown(await run('nbdinfo', '--json', uri));
+    const nbdkit = await run('nbdkit', '-U', '-', 'file', image, '--run', 'nbdinfo --json "$uri"');
+    const qemuSocket = join(directory, 'q.sock');
+    const qemu = spawn('qemu-nbd', ['-f', 'raw', '-k', qemuSocket, image]);
+    try {
+      await until(() => existsSync(qemuSocket), 'qemu-nbd listens');
+      for (const json of [nbdkit, await run('nbdinfo', '--json', `nbd+unix:///?socket=${qemuSocket}`)]) {
+        const theirs = shown(json);
+        assert.equal(theirs['can_flush'], true, 'nbdinfo has shown something');
+        for (const [key, value] of Object.entries(theirs)) {
+          if (key.startsWith('can_') && value === true) assert.equal(ours[key], true, key);
+          if (key.startsWith('block_size_')) assert.equal(ours[key], value, key);
+        }
+        for (const context of theirs.contexts) assert.ok(ours.contexts.includes(context), context);
+      }
+    } finally {
+      qemu.kill();
+    }
   });
 
   it('qemu-io writes, reads, discards and zeroes', async function () {
@@ -187,8 +222,22 @@ try: a.pread(10, a.get_size()); raise SystemExit('read past the end')
 except nbd.Error as e: assert e.errno == 'EINVAL', e
 try: a.pwrite(b'1', a.get_size()); raise SystemExit('write past the end')
 except nbd.Error as e: assert e.errno == 'ENOSPC', e
-try: a.cache(10, 0); raise SystemExit('cache')
-except nbd.Error as e: assert e.errno == 'EINVAL', e
+assert a.can_df() and not b.can_df() and not c.can_df()
+assert a.pread_structured(70005, 0, lambda *chunk: 0, flags=nbd.CMD_FLAG_DF) == b'\\0' * 5 + b'x' * 45 + b'y' * 100 + b'x' * 69855
+def refused(errno, call, *arguments, **flags):
+    try: call(*arguments, **flags)
+    except nbd.Error as e: assert e.errno == errno, (call, e)
+    else: raise SystemExit(f'{call} {arguments} {flags} was not refused')
+for h in (a, b, c):
+    h.set_strict_mode(0)
+    h.cache(10, 0); h.zero(4096, 8192, flags=nbd.CMD_FLAG_FAST_ZERO); h.zero(4096, 8192, flags=nbd.CMD_FLAG_NO_HOLE)
+    refused('EINVAL', h.cache, 10, h.get_size())
+    refused('EINVAL', h.trim, 10, h.get_size()); refused('ENOSPC', h.zero, 10, h.get_size())
+    refused('EINVAL', h.pread, 0, 0); refused('EINVAL', h.pwrite, b'', 0); refused('EINVAL', h.trim, 0, 0)
+    refused('EINVAL', h.pread, 1, 0, flags=1 << 9); refused('EINVAL', h.pwrite, b'1', 0, flags=1 << 9)
+    refused('EINVAL', h.flush, flags=nbd.CMD_FLAG_REQ_ONE)
+    assert h.pread(1, 0) == b'\\0', 'and goes on'
+refused('EINVAL', b.pread, 1, 0, flags=nbd.CMD_FLAG_DF)
 for h in (a, b, c): h.shutdown()
 `;
     await run('/usr/bin/python3', '-c', script, socket);

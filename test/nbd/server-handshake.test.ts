@@ -85,6 +85,7 @@ describe('server handshake', () => {
     assert.equal(whole.handshake.state, 'transmission');
     assert.deepEqual(whole.handshake.agreement, {
       structuredReplies: true,
+      extendedHeaders: false,
       baseAllocation: true,
       attached: false,
     });
@@ -214,7 +215,7 @@ describe('server handshake', () => {
       }
     });
 
-    it('an option longer than any can be: refused and closed before its data come', () => {
+    it('an option longer than any can be (CVE-2017-15119): refused and closed before its data come', () => {
       const header = encodeOption(Option.GO, Buffer.alloc(0));
       header.writeUInt32BE(0xffffffff, 12);
       const { output, handshake } = haggle([clientFlags(), header]);
@@ -240,7 +241,10 @@ describe('server handshake', () => {
       ]);
     });
 
-    it('a name longer than NBD allows', () => {
+    it('a long name (CVE-2017-15118), and one longer than NBD allows', () => {
+      assert.deepEqual(types(encodeOption(Option.GO, infoRequest('x'.repeat(3000)))), [
+        OptionReply.ERR_UNKNOWN,
+      ]);
       const long = 'x'.repeat(5000);
       assert.deepEqual(types(encodeOption(Option.GO, infoRequest(long))), [OptionReply.ERR_INVALID]);
       const { handshake } = haggle([clientFlags(), encodeOption(Option.EXPORT_NAME, Buffer.from(long))]);

@@ -87,7 +87,7 @@ describe('a late fetch', function () {
     ],
     [
       'a zeroing of whole blocks',
-      (done) => proxy!.disk.zero(2 * BLOCK, 2 * BLOCK, true, true, done),
+      (done) => proxy!.disk.zero(2 * BLOCK, 2 * BLOCK, { fua: true, noHole: true, fast: false }, done),
       (expected) => expected.fill(0, 2 * BLOCK, 4 * BLOCK),
     ],
   ];
@@ -119,7 +119,7 @@ describe('a late fetch', function () {
         const changing = outcome((done) => {
           if (kind === 'write') proxy!.disk.write(data, offset, false, done);
           else if (kind === 'trim') proxy!.disk.trim(offset, length, false, done);
-          else proxy!.disk.zero(offset, length, false, false, done);
+          else proxy!.disk.zero(offset, length, { fua: false, noHole: false, fast: false }, done);
         });
         let answered = false;
         void changing.then(() => {

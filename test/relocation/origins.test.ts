@@ -27,6 +27,8 @@ interface Kind {
   name: string;
   needs: string[];
   start(directory: string, image: string): Promise<OriginServer>;
+  /** What the proxy has to be told of it. */
+  proxyArgs?: string[];
   /** It tells its holes. */
   tellsHoles: boolean;
   /** Size of the disk; default SIZE. */
@@ -80,6 +82,13 @@ const kinds: Kind[] = [
     start: startQemuNbd,
     tellsHoles: true,
     size: 6 * 1024 * 1024,
+  },
+  {
+    name: 'nbdkit, oldstyle',
+    needs: ['nbdkit'],
+    start: (dir, image) => startNbdkit(dir, ['--oldstyle', 'file', image]),
+    proxyArgs: ['--allow-oldstyle'],
+    tellsHoles: false,
   },
   { name: 'nbd-server', needs: ['nbd-server'], start: startNbdServer, tellsHoles: false },
   {
@@ -135,12 +144,13 @@ describe('origins', function () {
     return image;
   }
 
-  async function startProxy(): Promise<void> {
+  async function startProxy(args: string[] = []): Promise<void> {
     proxy = await startExport('proxy', 'disk', join(directory.path, 'b'), [
       '--image',
       join(directory.path, 'b.img'),
       '--origin',
       origin!.uri,
+      ...args,
     ]);
     guest = await connectClient(proxy.uri);
   }
@@ -162,7 +172,7 @@ describe('origins', function () {
         this.skip();
       }
       origin = await kind.start(directory.path, await makeImage(kind.size));
-      await startProxy();
+      await startProxy(kind.proxyArgs);
       for (const [offset, length] of [
         [0, 512],
         [100_001, 70_000],
@@ -272,6 +282,13 @@ describe('origins', function () {
     assertSameBytes(await guest.read(0, SIZE), model);
     assertSameBytes(await image(), model);
     guest.disconnect();
+  });
+
+  it('refuses an oldstyle origin unless told otherwise (CVE-2019-14842), and leaves nothing behind', async function () {
+    if (!isInstalled('nbdkit')) this.skip();
+    origin = await startNbdkit(directory.path, ['--oldstyle', 'file', await makeImage()]);
+    await assert.rejects(startProxy(), /speaks oldstyle NBD only.*--allow-oldstyle/);
+    await assert.rejects(stat(join(directory.path, 'b.img')));
   });
 });
 

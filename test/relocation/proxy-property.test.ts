@@ -236,7 +236,7 @@ async function driveInProcess(directory: string, origin: SlowOrigin): Promise<Dr
         proxy.disk.write(lent, from, fua, completion);
         lent.fill(0xdd);
       } else if (action.kind === 'trim') proxy.disk.trim(from, length, fua, completion);
-      else proxy.disk.zero(from, length, fua, action.seed % 2 === 0, completion);
+      else proxy.disk.zero(from, length, { fua, noHole: action.seed % 2 === 0, fast: false }, completion);
     },
     flush: (done) => proxy.disk.flush({ complete: done }),
     takeover: () => proxy.takeover(),

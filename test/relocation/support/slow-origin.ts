@@ -4,7 +4,7 @@
  */
 import { randomUUID } from 'node:crypto';
 import { join } from 'node:path';
-import type { Disk } from '../../../src/export/disk.ts';
+import type { Disk, ZeroHow } from '../../../src/export/disk.ts';
 import { RecordKeeper } from '../../../src/export/record-keeper.ts';
 import { type RunningExport, serve } from '../../../src/export/serve.ts';
 import { AllocationFlag } from '../../../src/nbd/constants.ts';
@@ -36,6 +36,7 @@ export class SlowDisk implements Disk {
   readonly #delay: () => number;
   readonly #tellsHoles: boolean;
   #held: (() => void)[] | null = null;
+  #holdsAll = true;
 
   constructor(options: SlowOriginOptions) {
     this.content = options.content;
@@ -44,9 +45,10 @@ export class SlowDisk implements Disk {
     this.#tellsHoles = options.tellsHoles ?? true;
   }
 
-  /** From now on no answer goes out. */
-  hold(): void {
+  /** From now on no answer goes out, or none to a read. */
+  hold(what: 'all' | 'reads' = 'all'): void {
     this.#held ??= [];
+    this.#holdsAll = what === 'all';
   }
 
   /** Answers what was held back, in the order that `shuffle` makes of it. */
@@ -68,7 +70,7 @@ export class SlowDisk implements Disk {
       const errno = this.failWith?.(offset, into.length) ?? 0;
       if (errno === 0) this.content.copy(into, 0, offset, offset + into.length);
       done.complete(errno);
-    });
+    }, true);
   }
 
   write(data: Buffer, offset: number, _fua: boolean, done: Completion): void {
@@ -90,8 +92,12 @@ export class SlowDisk implements Disk {
     });
   }
 
-  zero(offset: number, length: number, fua: boolean, _noHole: boolean, done: Completion): void {
-    this.trim(offset, length, fua, done);
+  zero(offset: number, length: number, how: ZeroHow, done: Completion): void {
+    this.trim(offset, length, how.fua, done);
+  }
+
+  cache(_offset: number, _length: number, done: Completion): void {
+    this.#later(() => done.complete(0));
   }
 
   /** Runs of 512-byte sectors: zeros are holes. */
@@ -115,9 +121,9 @@ export class SlowDisk implements Disk {
     });
   }
 
-  #later(answer: () => void): void {
+  #later(answer: () => void, isRead = false): void {
     const go = () => {
-      if (this.#held !== null) this.#held.push(answer);
+      if (this.#held !== null && (isRead || this.#holdsAll)) this.#held.push(answer);
       else answer();
     };
     const delay = this.#delay();

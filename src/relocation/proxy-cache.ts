@@ -1,0 +1,54 @@
+/**
+ * CACHE on a proxy: the absent blocks of a range are fetched and kept. A client may name the whole disk, so only a few fetches are under
+ * way at a time; the others' turn comes as those arrive. An origin that fails ends it: the command is a hint, and errors are told by READ.
+ */
+import type { Completion } from '../store/completion.ts';
+import { BLOCK_SIZE, type PresentMap } from '../store/present-map.ts';
+import type { Fetcher } from './fetcher.ts';
+import { guestErrno } from './guest-errno.ts';
+
+/** Fetches under way for one command, of at most 1 MiB each. */
+const MAX_UNDER_WAY = 4;
+
+export class ProxyCache implements Completion {
+  readonly #map: PresentMap;
+  readonly #fetcher: Fetcher;
+  readonly #end: number;
+  readonly #done: Completion;
+  #next: number;
+  #underWay = 0;
+  #errno = 0;
+
+  constructor(
+    { map, fetcher }: { map: PresentMap; fetcher: Fetcher },
+    offset: number,
+    length: number,
+    done: Completion,
+  ) {
+    this.#map = map;
+    this.#fetcher = fetcher;
+    this.#next = Math.floor(offset / BLOCK_SIZE);
+    this.#end = Math.ceil((offset + length) / BLOCK_SIZE);
+    this.#done = done;
+  }
+
+  /** Sends what may be sent now. */
+  proceed(): void {
+    while (this.#errno === 0 && this.#underWay < MAX_UNDER_WAY) {
+      const first = this.#map.nextAbsent(this.#next, this.#end);
+      if (first === this.#end) {
+        this.#next = first;
+        break;
+      }
+      this.#underWay += 1;
+      this.#next = this.#fetcher.keep(first, this.#map.nextPresent(first, this.#end), this);
+    }
+    if (this.#underWay === 0) this.#done.complete(guestErrno(this.#errno));
+  }
+
+  complete(errno: number): void {
+    this.#underWay -= 1;
+    if (this.#errno === 0) this.#errno = errno;
+    this.proceed();
+  }
+}
