@@ -6,6 +6,9 @@
  *
  * Order: greeting, STRUCTURED_REPLY, XNBD_ATTACH (if asked for), SET_META_CONTEXT base:allocation, GO; a server that knows no GO
  * gets EXPORT_NAME. Oldstyle servers are refused: they cannot say why they fail.
+ *
+ * With TLS it has two halves, and `startTls` is the first: greeting and STARTTLS, in the clear. A server, or whoever stands between, that cannot or
+ * will not do TLS ends it there; nothing is ever asked for in the clear (CVE-2019-14842). The rest is as without TLS.
  */
 import { type Attached, type AttachRequest, decodeAttached, encodeAttachRequest } from './attach.ts';
 import type { ByteCoroutine } from './byte-coroutine.ts';
@@ -28,6 +31,8 @@ export interface ClientHandshakeOptions {
   exportName: string;
   /** Attach with this lease; a server that does not know the option is used as plain NBD. */
   attach?: AttachRequest;
+  /** What `startTls` returned, on a connection that has been greeted. */
+  serverFlags?: number;
 }
 
 /** What was agreed. */
@@ -70,12 +75,9 @@ export function* clientHandshake(
   options: ClientHandshakeOptions,
   send: (bytes: Buffer) => void,
 ): ByteCoroutine<ServerOffer> {
-  const serverFlags = yield* greeting();
+  const serverFlags = options.serverFlags ?? (yield* meet(send));
   const fixed = (serverFlags & HandshakeFlag.FIXED_NEWSTYLE) !== 0;
   const noZeroes = (serverFlags & HandshakeFlag.NO_ZEROES) !== 0;
-  const clientFlags = Buffer.alloc(4);
-  clientFlags.writeUInt32BE(serverFlags & (HandshakeFlag.FIXED_NEWSTYLE | HandshakeFlag.NO_ZEROES));
-  send(clientFlags);
 
   const offer: ServerOffer = {
     size: 0,
@@ -97,6 +99,29 @@ export function* clientHandshake(
   takeSizeAndFlags(info, offer);
   if (!noZeroes) yield NO_ZEROES_PADDING;
   return offer;
+}
+
+/**
+ * The half in the clear: when it returns, the TLS handshake comes next, and not one byte of the server before it.
+ * @returns the server's handshake flags. @throws HandshakeError when the server does not do TLS.
+ */
+export function* startTls(send: (bytes: Buffer) => void): ByteCoroutine<number> {
+  const serverFlags = yield* meet(send);
+  if ((serverFlags & HandshakeFlag.FIXED_NEWSTYLE) === 0)
+    throw new HandshakeError('the server is too old for TLS, which is required here', true);
+  const answer = yield* ask(send, Option.STARTTLS, Buffer.alloc(0));
+  if (!answer.accepted)
+    throw new HandshakeError(`the server refuses TLS, which is required here: ${answer.text}`, true);
+  return serverFlags;
+}
+
+/** Greeting and flags. @returns the server's handshake flags. */
+function* meet(send: (bytes: Buffer) => void): ByteCoroutine<number> {
+  const serverFlags = yield* greeting();
+  const clientFlags = Buffer.alloc(4);
+  clientFlags.writeUInt32BE(serverFlags & (HandshakeFlag.FIXED_NEWSTYLE | HandshakeFlag.NO_ZEROES));
+  send(clientFlags);
+  return serverFlags;
 }
 
 function* greeting(): ByteCoroutine<number> {

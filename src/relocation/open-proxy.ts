@@ -7,6 +7,7 @@ import { access, unlink } from 'node:fs/promises';
 import { resolve } from 'node:path';
 import { RecordKeeper } from '../export/record-keeper.ts';
 import { formatNbdUri, parseNbdUri } from '../nbd/uri.ts';
+import type { TlsParty } from '../pki/tls.ts';
 import { Image } from '../store/image.ts';
 import { type ExportRecord, newRecord, readRecord, writeRecord } from '../store/record.ts';
 import { OriginLink } from './origin-link.ts';
@@ -17,6 +18,8 @@ export interface ProxyOptions {
   /** URI of the origin; may be left out for a proxy that is known. */
   origin: string;
   stateDir: string;
+  /** For an nbds origin. */
+  tls?: TlsParty | undefined;
 }
 
 export interface ProxyParts {
@@ -34,7 +37,7 @@ export async function openProxy(options: ProxyOptions): Promise<ProxyParts> {
 async function openNew(options: ProxyOptions): Promise<ProxyParts> {
   const address = parseNbdUri(options.origin);
   const lease = randomUUID();
-  const link = await OriginLink.open({ address, lease, known: null });
+  const link = await OriginLink.open({ address, tls: options.tls, lease, known: null });
   try {
     const { uuid, generation, sizeBytes } = link.identity;
     const { image, created } = await openOrCreateImage(resolve(options.image), sizeBytes);
@@ -91,6 +94,7 @@ async function openKnown(options: ProxyOptions, record: ExportRecord): Promise<P
   if (origin.uri !== uri) await writeRecord(stateDir, moved);
   const link = OriginLink.resume({
     address: parseNbdUri(uri),
+    tls: options.tls,
     lease: origin.lease,
     known: { uuid: origin.uuid, generation: origin.generation, sizeBytes: record.sizeBytes },
   });
