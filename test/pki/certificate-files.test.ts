@@ -24,9 +24,9 @@ describe('places of certificates', () => {
 
   async function find(role: 'server' | 'client', named = {}): Promise<Record<string, string | null>> {
     const files = await findCertificates(role, { ...none, ...named }, root);
-    return Object.fromEntries(
-      Object.entries(files).map(([key, path]) => [key, path?.replace(root, '') ?? null]),
-    );
+    const below = (path: string): string => path.replace(root, '');
+    const { ca, crl, cert, key } = files;
+    return { ca: below(ca), crl: crl === null ? null : below(crl), cert: below(cert), key: below(key) };
   }
 
   it("are libvirt's, when there are none", async () => {
