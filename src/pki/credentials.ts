@@ -6,7 +6,6 @@
  * before is used on.
  */
 import { readFile, stat } from 'node:fs/promises';
-import { createSecureContext } from 'node:tls';
 import { log } from '../log/log.ts';
 import type { CertificateFiles } from './certificate-files.ts';
 
@@ -58,6 +57,7 @@ export class Credentials {
 async function readMaterial(files: CertificateFiles): Promise<Material> {
   const [ca, cert, key] = await Promise.all([read(files.ca), read(files.cert), read(files.key)]);
   const material: Material = { ca, cert, key, ...(files.crl !== null && { crl: await read(files.crl) }) };
+  const { createSecureContext } = process.getBuiltinModule('node:tls');
   try {
     createSecureContext(material);
   } catch (error) {

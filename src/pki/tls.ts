@@ -1,10 +1,12 @@
 /**
  * A plain connection becomes a TLS one, in the middle of it (STARTTLS), and both sides show a certificate. Whoever has none that our CA
  * signed, or is not whom we expect, is not let through: the promise fails, and no byte from him has been handed on.
+ *
+ * node:tls is loaded with the first connection that wants it: it is 3 MB in every process of a disk, and most have no TLS.
  */
 import { isIP } from 'node:net';
 import type { Duplex } from 'node:stream';
-import { connect, createServer, type TLSSocket } from 'node:tls';
+import type { TLSSocket } from 'node:tls';
 import type { Credentials } from './credentials.ts';
 import { describeCertificate, isAllowed, isNamed } from './trust.ts';
 
@@ -28,6 +30,7 @@ export async function acceptTls(
   party: TlsParty,
 ): Promise<{ stream: TLSSocket; peer: string }> {
   const material = await party.credentials.current();
+  const { createServer } = process.getBuiltinModule('node:tls');
   const stream = await new Promise<TLSSocket>((resolve, reject) => {
     // A server of its own for each connection: no session is ever resumed, so each handshake shows a certificate.
     const server = createServer({
@@ -69,6 +72,7 @@ export async function acceptTls(
  */
 export async function connectTls(plain: Duplex, host: string, party: TlsParty): Promise<TLSSocket> {
   const material = await party.credentials.current();
+  const { connect } = process.getBuiltinModule('node:tls');
   const stream = await new Promise<TLSSocket>((resolve, reject) => {
     if (plain.destroyed) throw new TlsRefused('the connection ended before the TLS handshake');
     const secured = connect({
