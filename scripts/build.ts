@@ -6,7 +6,7 @@
  * For Node the same line is a string followed by a comment. Native packages stay outside the bundle and are loaded from
  * node_modules beside it.
  */
-import { chmod, rm } from 'node:fs/promises';
+import { chmod } from 'node:fs/promises';
 import { join } from 'node:path';
 import { build } from 'esbuild';
 
@@ -19,7 +19,6 @@ const launcher = `#!/bin/sh
 import { createRequire as xnbdCreateRequire } from 'node:module';
 const require = xnbdCreateRequire(import.meta.url);`;
 
-await rm(join(top, 'dist'), { recursive: true, force: true });
 for (const program of programs) {
   const outfile = join(top, 'dist/bin', program);
   await build({

@@ -20,6 +20,7 @@ import { Errno, OptionReply } from '../nbd/constants.ts';
 import type { Refusal } from '../nbd/server-handshake.ts';
 import type { Completion } from '../store/completion.ts';
 import type { ExportRecord } from '../store/record.ts';
+import type { RecordChange } from './record-keeper.ts';
 import { SourceWatch } from './source-watch.ts';
 
 export type LendState = 'serving' | 'lent' | 'fencing' | 'fenced' | 'retired';
@@ -31,7 +32,7 @@ export interface LenderOptions {
   /** Read here, changed through `persist` alone. */
   record: Readonly<ExportRecord>;
   /** Changes the record; when it resolves the change is durable. */
-  persist: (changes: Partial<ExportRecord>) => Promise<void>;
+  persist: (change: RecordChange) => Promise<void>;
   /** What the record's state is when the disk is not fenced: `relocating` for a proxy that misses blocks. */
   baseState: () => 'serving' | 'standby' | 'relocating';
   /** Why this disk cannot be lent now, or null. */
@@ -198,7 +199,7 @@ export class Lender {
 
   async #liftFence(): Promise<number> {
     if (this.state === 'fenced') {
-      const errno = await this.#persist({ state: this.#options.baseState(), lease: null });
+      const errno = await this.#persist(this.#unfenced);
       if (errno !== 0) return errno;
       log.info(`export ${this.#options.record.name}: given back`);
     }
@@ -211,7 +212,7 @@ export class Lender {
     log.error(
       `export ${this.#options.record.name}: not fenced, its record cannot be written: ${error.message}`,
     );
-    await this.#persist({ state: this.#options.baseState(), lease: null });
+    await this.#persist(this.#unfenced);
     this.#unfence();
     return Errno.EIO;
   }
@@ -221,9 +222,15 @@ export class Lender {
     else this.#become('lent');
   }
 
-  async #persist(changes: Partial<ExportRecord>): Promise<number> {
+  /** A disk may have become complete while the change waited for its turn. */
+  readonly #unfenced = ({ complete }: Readonly<ExportRecord>): Partial<ExportRecord> => ({
+    state: complete ? 'serving' : this.#options.baseState(),
+    lease: null,
+  });
+
+  async #persist(change: RecordChange): Promise<number> {
     try {
-      await this.#options.persist(changes);
+      await this.#options.persist(change);
       return 0;
     } catch (error) {
       log.error(

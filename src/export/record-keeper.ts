@@ -1,6 +1,10 @@
 /** The record of a running export: read by everyone, changed in one place, one change after the other. */
 import { type ExportRecord, writeRecord } from '../store/record.ts';
 
+export type RecordChange =
+  | Partial<ExportRecord>
+  | ((record: Readonly<ExportRecord>) => Partial<ExportRecord>);
+
 export class RecordKeeper {
   readonly #stateDir: string;
   #record: ExportRecord;
@@ -17,9 +21,14 @@ export class RecordKeeper {
     return this.#record;
   }
 
-  /** Changes the record on disk, durably, then in memory. @throws when it could not be written; then it may or may not have changed on disk */
-  readonly update = (changes: Partial<ExportRecord>): Promise<void> => {
+  /**
+   * Changes the record on disk, durably, then in memory.
+   * @param change what depends on the record is worked out by a function, from the record as the changes before this one left it
+   * @throws when it could not be written; then it may or may not have changed on disk
+   */
+  readonly update = (change: RecordChange): Promise<void> => {
     const result = this.#last.then(async () => {
+      const changes = typeof change === 'function' ? change(this.#record) : change;
       await writeRecord(this.#stateDir, { ...this.#record, ...changes });
       Object.assign(this.#record, changes);
     });

@@ -104,6 +104,11 @@ export async function serve(options: ServeOptions, served: Served): Promise<Runn
       case 'takeover':
         return served.takeover();
       case 'abandon':
+        if (running.lender.lease !== null) {
+          throw new Error(
+            `export ${running.name} is ${running.lender.state}: the next host (lease ${running.lender.lease}) reads from it; give that move up first`,
+          );
+        }
         return served.abandon();
       case 'source-gone':
         return { told: running.lender.sourceGone() };

@@ -22,13 +22,21 @@ export interface Transport {
 
 /** Beyond this many connections new ones are closed at once, so that the process never runs out of descriptors. */
 const MAX_CONNECTIONS = 1000;
+/** A host that lost power says no goodbye: its lease must not stay attached for the two hours that are the kernel's default. */
+const KEEPALIVE_MS = 15_000;
 
 /**
  * Plain TCP: whoever reaches the port is let in.
  * @throws Error naming the address, when it cannot be listened on.
  */
 export async function listenPlain(at: Address, visit: (visitor: Visitor) => void): Promise<Transport> {
-  const server = createServer({ allowHalfOpen: true, noDelay: true, keepAlive: true }, (stream) => {
+  const options = {
+    allowHalfOpen: true,
+    noDelay: true,
+    keepAlive: true,
+    keepAliveInitialDelay: KEEPALIVE_MS,
+  };
+  const server = createServer(options, (stream) => {
     visit({
       stream,
       who: formatAddress({ host: stream.remoteAddress ?? '?', port: stream.remotePort ?? 0 }),

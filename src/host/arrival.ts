@@ -122,7 +122,11 @@ async function makeWay(host: Host, name: string): Promise<void> {
  * @throws Error when a disk refuses, because a write of the guest has been acknowledged here.
  */
 export async function giveUp(host: Host, relocation: RelocationRecord, reason: string): Promise<void> {
-  const results = await Promise.allSettled(Object.keys(relocation.disks).map((name) => discard(host, name)));
+  const names = Object.keys(relocation.disks);
+  const standsBy = (name: string) => (host.exports.status(name)?.state ?? 'standby') === 'standby';
+  // One of them may refuse; then the others stay here, too: a domain's disks are at one host.
+  for (const name of names.filter((each) => !standsBy(each))) await discard(host, name);
+  const results = await Promise.allSettled(names.filter(standsBy).map((name) => discard(host, name)));
   const refused = results.find((result) => result.status === 'rejected');
   if (refused !== undefined) throw refused.reason;
   host.relocations.fail(relocation, reason);
@@ -133,6 +137,14 @@ export async function giveUp(host: Host, relocation: RelocationRecord, reason: s
 export async function discard(host: Host, name: string): Promise<void> {
   const record = await host.exports.record(name);
   if (record?.state === 'relocating') await host.exports.ensure(name);
+  // It may have died while it took over: only who knows the lease can lift the fence at the origin.
+  if (record?.state === 'standby') {
+    await host.exports.ensure(name).catch((error: unknown) => {
+      log.warning(`disk ${name} is given up without a word to its origin: ${(error as Error).message}`, {
+        export: name,
+      });
+    });
+  }
   await host.exports.abandon(name);
   // What never came so far as to have a process that cleans up.
   const left = await host.exports.record(name);

@@ -27,6 +27,7 @@ import { type GuestWatch, watchGuests } from './watch-guests.ts';
 const hookLimitMs = 25_000;
 const tickMs = 1000;
 const sweepEveryTicks = 60;
+const expireAgainMs = 10_000;
 
 export interface DaemonOptions {
   config: Config;
@@ -152,10 +153,11 @@ export async function startDaemon({ config, exportProgram, version }: DaemonOpti
   });
   libvirt.start();
 
+  const expiring = new Set<string>();
   let ticks = 0;
   const timer = setInterval(() => {
     ticks += 1;
-    expireLeases(host);
+    expireLeases(host, expiring);
     inTheBackground('idle exports could not be ended', idle.sweep());
     if (ticks % sweepEveryTicks !== 0) return;
     inTheBackground('old announcements could not be swept', sweepAnnouncements(config));
@@ -207,18 +209,23 @@ async function tidy(host: Host): Promise<void> {
 }
 
 /** Gives up what stands by for a `prepare` that does not come. */
-function expireLeases(host: Host): void {
+function expireLeases(host: Host, expiring: Set<string>): void {
   const { prepareTimeoutSeconds } = host.config.relocation;
   for (const relocation of host.relocations.all()) {
     const late = () =>
       relocation.state === 'preparing' &&
       !relocation.prepared &&
       Date.now() - Date.parse(relocation.leasedAt) > prepareTimeoutSeconds * 1000;
-    if (!late()) continue;
+    // An attempt may take long; more of them in line would keep the domain's hooks waiting.
+    if (!late() || expiring.has(relocation.id)) continue;
+    expiring.add(relocation.id);
     const expire = host.turns.run(relocation.domain.uuid, async () => {
       if (late()) await giveUp(host, relocation, `libvirt did not go on within ${prepareTimeoutSeconds} s`);
     });
-    inTheBackground(`the lease of ${relocation.domain.name} could not be given up`, expire);
+    const over = expire.finally(() =>
+      setTimeout(() => expiring.delete(relocation.id), expireAgainMs).unref(),
+    );
+    inTheBackground(`the lease of ${relocation.domain.name} could not be given up`, over);
   }
 }
 

@@ -45,7 +45,8 @@ export async function answerHook(host: Host, call: HookCall, signal: AbortSignal
       domainUuid: domain.uuid,
     });
     await host.turns.run(domain.uuid, async () => {
-      signal.throwIfAborted();
+      // What has ended has ended, however late its turn comes.
+      if (begin !== undefined) signal.throwIfAborted();
       await (begin ?? other!)(host, domain, call, signal);
     });
   } catch (error) {

@@ -9,6 +9,7 @@ import type { Domains } from './domains.ts';
 import type { Exports } from './exports.ts';
 
 const lentGraceMs = 60_000;
+const busyMs = 2000;
 
 export class Idle {
   readonly #domains: Domains;
@@ -39,6 +40,11 @@ export class Idle {
     // One that still has an origin has yet to tell it to retire.
     if (this.#domains.using(name) !== undefined || status?.state !== 'serving' || status.origin !== null)
       return;
+    // Somebody whom no hook has told of: his disk is not taken from under him.
+    if (status.clients > 0) {
+      this.#due.set(name, Date.now() + busyMs);
+      return;
+    }
     await this.#exports.stop(name);
     log.info(`disk ${name} is no longer in use: its export has ended`, { export: name });
   }

@@ -3,8 +3,8 @@
  * field. It keeps the fields apart, so that `journalctl XNBD_EXPORT=vm1-vda` works.
  */
 import { DgramSocket } from 'node-unix-socket';
+import type { LogFields, LogLevel } from './entry.ts';
 import { oneLine, priorities } from './line.ts';
-import type { LogFields, LogLevel } from './log.ts';
 
 const socketPath = '/run/systemd/journal/socket';
 

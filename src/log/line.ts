@@ -5,7 +5,7 @@
  * line or drives a terminal.
  */
 import { fstatSync, writeSync } from 'node:fs';
-import type { LogFields, LogLevel } from './log.ts';
+import type { LogFields, LogLevel } from './entry.ts';
 
 /** syslog(3). */
 export const priorities: Readonly<Record<LogLevel, number>> = { error: 3, warning: 4, info: 6, debug: 7 };

@@ -6,12 +6,8 @@
  *
  * A message stands on its own: the journal shows it without its fields.
  */
+import type { LogFields, LogLevel } from './entry.ts';
 import { writeLine } from './line.ts';
-
-export type LogLevel = 'error' | 'warning' | 'info' | 'debug';
-
-/** Short names in lower case; `export` and `domainUuid` become XNBD_EXPORT and DOMAIN_UUID in the journal. */
-export type LogFields = Readonly<Record<string, string>>;
 
 export type LogSink = (level: LogLevel, message: string, fields: LogFields) => void;
 

@@ -1,9 +1,10 @@
 /** The log of a resident program (the daemon, the gateway): winston with syslog's levels, to the journal under systemd, else to stderr. */
 import { Writable } from 'node:stream';
 import winston from 'winston';
+import type { LogFields, LogLevel } from './entry.ts';
 import { Journal } from './journal.ts';
 import { stderrIsJournal, writeLine } from './line.ts';
-import { configureLog, type LogFields, type LogLevel, type LogSink } from './log.ts';
+import { configureLog, type LogSink } from './log.ts';
 
 export interface ResidentLogOptions {
   /** The program's name, as journalctl -t takes it. */

@@ -9,8 +9,12 @@ import { RecordKeeper } from '../export/record-keeper.ts';
 import { formatNbdUri, parseNbdUri } from '../nbd/uri.ts';
 import type { TlsParty } from '../pki/tls.ts';
 import { Image } from '../store/image.ts';
+import { BLOCK_SIZE } from '../store/present-map.ts';
 import { type ExportRecord, newRecord, readRecord, writeRecord } from '../store/record.ts';
 import { OriginLink } from './origin-link.ts';
+
+/** What a present map can tell of: 2^32 blocks. */
+const LARGEST_DISK = 2 ** 32 * BLOCK_SIZE;
 
 export interface ProxyOptions {
   name: string;
@@ -40,6 +44,11 @@ async function openNew(options: ProxyOptions): Promise<ProxyParts> {
   const link = await OriginLink.open({ address, tls: options.tls, lease, known: null });
   try {
     const { uuid, generation, sizeBytes } = link.identity;
+    if (sizeBytes > LARGEST_DISK) {
+      throw new Error(
+        `the disk at ${formatNbdUri(address)} has ${sizeBytes} bytes; a disk of more than ${LARGEST_DISK} (16 TiB) cannot be moved`,
+      );
+    }
     const { image, created } = await openOrCreateImage(resolve(options.image), sizeBytes);
     try {
       const fresh = newRecord(options.name, image.path, sizeBytes);

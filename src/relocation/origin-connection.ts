@@ -17,8 +17,9 @@ import { type Awaiting, RequestTable } from './request-table.ts';
 
 export class OriginConnection {
   readonly offer: ServerOffer;
-  /** Told once, when the connection is of no more use. */
-  onClosed: ((reason: Error) => void) | null = null;
+  #onClosed: ((reason: Error) => void) | null = null;
+  /** Why it is of no more use; null while it is. */
+  #broken: Error | null = null;
   readonly #socket: Socket;
   readonly #requests = new RequestTable();
   #closed = false;
@@ -37,6 +38,12 @@ export class OriginConnection {
       const connection = new OriginConnection(socket, offer);
       return { result: connection, receive: connection.#start() };
     });
+  }
+
+  /** Told once, when the connection is of no more use: at once, if it broke before anybody asked. */
+  set onClosed(listener: ((reason: Error) => void) | null) {
+    this.#onClosed = listener;
+    if (this.#broken !== null) listener?.(this.#broken);
   }
 
   /** The server gives the allocation of its export. */
@@ -107,6 +114,7 @@ export class OriginConnection {
     if (this.#closed) return;
     this.#closed = true;
     this.#socket.destroy();
-    this.onClosed?.(reason);
+    this.#broken = reason;
+    this.#onClosed?.(reason);
   }
 }

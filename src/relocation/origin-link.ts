@@ -54,6 +54,8 @@ export class OriginLink {
   readonly lends: boolean;
   /** Since when the origin cannot be reached; null while it can. */
   unreachableSince: Date | null = null;
+  /** It was fenced for our lease when we attached last; null: we have not attached yet. */
+  fenced: boolean | null = null;
   /** Told when the origin is lost, and when it is back. */
   onChange: (() => void) | null = null;
   /** Told when the origin can be reached again and refuses us (another lease, another disk, no such export). */
@@ -103,10 +105,23 @@ export class OriginLink {
   /** Fills `into`. */
   read(into: Buffer, offset: number, done: Completion): void {
     this.#submit((connection, answered) => {
-      const limit = connection.offer.maximumPayload;
-      const parts = new Countdown(Math.ceil(into.length / limit), answered);
-      for (let at = 0; at < into.length; at += limit)
-        connection.read(into.subarray(at, at + limit), offset + at, parts);
+      const { minimumBlock, maximumPayload } = connection.offer;
+      const before = offset % minimumBlock;
+      const length = Math.min(
+        roundUp(before + into.length, minimumBlock),
+        this.identity.sizeBytes - offset + before,
+      );
+      // An origin with larger blocks than ours is asked for whole ones of its own.
+      const whole = length === into.length ? into : Buffer.allocUnsafeSlow(length);
+      const limit = maximumPayload - (maximumPayload % minimumBlock);
+      const parts = new Countdown(Math.ceil(length / limit), {
+        complete: (errno) => {
+          if (errno === 0 && whole !== into) whole.copy(into, 0, before);
+          answered.complete(errno);
+        },
+      });
+      for (let at = 0; at < length; at += limit)
+        connection.read(whole.subarray(at, at + limit), offset - before + at, parts);
     }, done);
   }
 
@@ -185,6 +200,7 @@ export class OriginLink {
   }
 
   #watch(connection: OriginConnection): void {
+    this.fenced = connection.offer.attached?.fenced ?? false;
     connection.onClosed = (reason) => {
       if (this.#closed) return;
       this.#connection = null;
@@ -236,6 +252,10 @@ export class OriginLink {
   get #where(): string {
     return `${describeAddress(this.#options.address)}/${this.#options.address.name}`;
   }
+}
+
+function roundUp(value: number, step: number): number {
+  return Math.ceil(value / step) * step;
 }
 
 function attachRequest(options: OriginLinkOptions): AttachRequest {

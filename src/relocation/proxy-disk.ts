@@ -47,6 +47,9 @@ export class ProxyDisk implements Disk {
   readonly #link: OriginLink | null;
   #keeping: Keeping | null = null;
   #complete: boolean;
+  /** Changes let in after the takeover and not answered yet. */
+  #changing = 0;
+  #refusing = false;
 
   /** @param link null for a disk that is complete already. */
   constructor(image: Image, link: OriginLink | null) {
@@ -70,6 +73,18 @@ export class ProxyDisk implements Disk {
   /** From relocating to complete: every block is present, and the record says so. */
   completed(): void {
     this.#complete = true;
+  }
+
+  /** Lets no change in any more. @returns false, and does nothing, once one has been let in: giving up could lose it. */
+  refuseChanges(): boolean {
+    if (this.changed || this.#changing > 0) return false;
+    this.#refusing = true;
+    return true;
+  }
+
+  /** Changes are let in again. */
+  admitChanges(): void {
+    this.#refusing = false;
   }
 
   read(into: Buffer, offset: number, done: Completion): void {
@@ -130,15 +145,20 @@ export class ProxyDisk implements Disk {
   #readThrough(into: Buffer, offset: number, done: Completion): void {
     const first = Math.floor(offset / BLOCK_SIZE) * BLOCK_SIZE;
     const end = Math.min(endBlock(offset, into.length) * BLOCK_SIZE, this.size);
+    // An answer that takes longer than the whole relocation is not needed any more: the link is closed upon it.
+    const answered = (errno: number) => {
+      if (errno !== 0 && this.#complete) this.#image.read(into, offset, done);
+      else done.complete(guestErrno(errno));
+    };
     if (first === offset && end === offset + into.length) {
-      this.#link!.read(into, offset, { complete: (errno) => done.complete(guestErrno(errno)) });
+      this.#link!.read(into, offset, { complete: answered });
       return;
     }
     const whole = Buffer.allocUnsafeSlow(end - first);
     this.#link!.read(whole, first, {
       complete: (errno) => {
         if (errno === 0) whole.copy(into, 0, offset - first);
-        done.complete(guestErrno(errno));
+        answered(errno);
       },
     });
   }
@@ -166,9 +186,15 @@ export class ProxyDisk implements Disk {
       this.#takeOverFirst(() => this.#change(offset, length, fua, done, action), done);
       return;
     }
+    if (this.#refusing) {
+      done.complete(Errno.ESHUTDOWN);
+      return;
+    }
     const { map, locks, fetcher } = this.#keeping;
+    this.#changing += 1;
     const finish: Completion = {
       complete: (errno) => {
+        this.#changing -= 1;
         if (errno === 0) this.changed = true;
         if (errno === 0 && fua) map.flush(done);
         else done.complete(errno);
@@ -184,7 +210,7 @@ export class ProxyDisk implements Disk {
     const ready = new Countdown(partial.length, {
       complete: (fetched) => {
         if (fetched !== 0) {
-          done.complete(fetched === Errno.ENOSPC ? fetched : guestErrno(fetched));
+          finish.complete(fetched === Errno.ENOSPC ? fetched : guestErrno(fetched));
           return;
         }
         locks.acquire(first, end - first, (release) => {

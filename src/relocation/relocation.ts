@@ -11,16 +11,20 @@
  * | serving, no origin | a target | - |
  * | retired, origin known | moved on before it was complete | tells its own origin to retire |
  */
-import { stat, unlink } from 'node:fs/promises';
+import { rm } from 'node:fs/promises';
 import type { RecordKeeper } from '../export/record-keeper.ts';
 import { log } from '../log/log.ts';
-import { AllocationFlag, Command, Errno } from '../nbd/constants.ts';
+import { Command, Errno } from '../nbd/constants.ts';
 import type { Image } from '../store/image.ts';
-import { type MapIdentity, PresentMap } from '../store/present-map.ts';
+import { PresentMap } from '../store/present-map.ts';
 import type { ExportRecord } from '../store/record.ts';
 import { BackgroundCopy } from './background-copy.ts';
 import { BlockLocks } from './block-locks.ts';
 import { Fetcher } from './fetcher.ts';
+import { giveBack } from './give-back.ts';
+import { tellToRetire } from './let-go.ts';
+import { mapIdentity } from './map-identity.ts';
+import { countData } from './origin-data.ts';
 import type { OriginLink } from './origin-link.ts';
 import { ProxyDisk } from './proxy-disk.ts';
 
@@ -51,12 +55,17 @@ export class Relocation {
   #fetcher: Fetcher | null = null;
   #background: BackgroundCopy | null = null;
   #takeover: Promise<void> | null = null;
+  /** The origin may have been fenced by this process. */
+  #askedToFence = false;
+  #abandoning: Promise<void> | null = null;
   readonly #locks = new BlockLocks();
   #finished: Promise<void> | null = null;
   #lettingGo: Promise<void> | null = null;
   #checkpointTimer: NodeJS.Timeout | null = null;
   #originDataBytes: number | null = null;
   #error: string | null = null;
+  /** Why the origin does not take us back. */
+  #refused: string | null = null;
   #stopped = false;
 
   private constructor(options: RelocationOptions) {
@@ -67,7 +76,16 @@ export class Relocation {
     this.#link = link;
     this.disk = new ProxyDisk(options.image, this.#record.complete ? null : link);
     this.disk.onFirstChange = () => this.takeOver('the first write of the guest');
-    if (link !== null) link.onChange = () => this.onChange?.();
+    if (link !== null) {
+      link.onChange = () => {
+        if (link.unreachableSince === null) this.#refused = null;
+        this.onChange?.();
+      };
+      link.onRefused = (reason) => {
+        this.#refused = `the origin refuses us: ${reason}`;
+        this.onChange?.();
+      };
+    }
   }
 
   /**
@@ -102,7 +120,7 @@ export class Relocation {
   }
 
   get error(): string | null {
-    return this.#background?.error ?? this.#error;
+    return (this.#record.complete ? null : (this.#refused ?? this.#background?.error)) ?? this.#error;
   }
 
   /** The counters of the relocation, with what happened before a restart. */
@@ -124,6 +142,8 @@ export class Relocation {
   /** Fences the origin and begins to keep blocks. Resolves once that is so. @param why for the log. */
   takeOver(why: string): Promise<void> {
     if (this.disk.phase !== 'standby') return Promise.resolve();
+    if (this.#takeover === null && this.givingUp)
+      return Promise.reject(new Error(`${this.#record.name} is being given up`));
     this.#takeover ??= this.#takeOver(why).catch((error: unknown) => {
       this.#takeover = null;
       this.#error = `takeover failed: ${(error as Error).message}`;
@@ -134,29 +154,44 @@ export class Relocation {
     return this.#takeover;
   }
 
+  /** The move is being given up. */
+  get givingUp(): boolean {
+    return this.#abandoning !== null;
+  }
+
   /**
    * Gives the move up: the origin gets its disk back, and what is here is deleted.
-   * @throws Error, one line, when that would lose an acknowledged write.
+   * @throws Error, one line, when that would lose an acknowledged write, or the origin cannot be told.
    */
-  async abandon(): Promise<void> {
-    const { name, state } = this.#record;
+  abandon(): Promise<void> {
+    this.#abandoning ??= this.#abandon().catch((error: unknown) => {
+      this.#abandoning = null;
+      this.disk.admitChanges();
+      if (this.#map?.complete === true) void this.#finish();
+      throw error;
+    });
+    return this.#abandoning;
+  }
+
+  async #abandon(): Promise<void> {
+    const { name } = this.#record;
     // A takeover that has begun ends first, either way.
     await this.#takeover?.catch(() => undefined);
-    if (this.disk.phase === 'complete' || this.disk.changed) {
+    if (this.disk.phase === 'complete' || this.#finished !== null || !this.disk.refuseChanges()) {
       throw new Error(
-        `${name} is ${state} and holds writes that exist nowhere else: it cannot be abandoned; let it complete`,
+        `${name} is ${this.#record.state} and holds writes that exist nowhere else: it cannot be abandoned; let it complete`,
       );
     }
-    if (this.#link?.lends === true && this.disk.phase === 'relocating') {
-      if (this.#link.unreachableSince !== null) {
-        throw new Error(
-          `${name}: its origin cannot be reached, and stays fenced until it is; try again then`,
-        );
-      }
-      await this.#command(Command.XNBD_GIVE_BACK, 'give back');
+    if (this.#link?.lends === true) {
+      await giveBack({
+        keeper: this.#options.keeper,
+        link: this.#link,
+        askedToFence: this.#askedToFence,
+        command: () => this.#command(Command.XNBD_GIVE_BACK, 'give back'),
+      });
     }
     await this.stop();
-    if (this.#record.imageCreated) await unlink(this.#options.image.path);
+    if (this.#record.imageCreated) await rm(this.#options.image.path, { force: true });
     await PresentMap.remove(this.#options.stateDir);
     log.info(`${name}: abandoned; the origin has its disk back`);
   }
@@ -212,6 +247,7 @@ export class Relocation {
     const { record } = keeper;
     const link = this.#link!;
     log.info(`${record.name}: takeover, by ${why}`);
+    this.#askedToFence = true;
     if (link.lends) await this.#command(Command.XNBD_TAKEOVER, 'take over');
     else await completed((done) => link.flush(done));
     if (this.#stopped) throw new Error('the export is being stopped');
@@ -277,7 +313,7 @@ export class Relocation {
 
   /** Every block is present: durably so, then we are a target, then the origin may go. */
   #finish(): Promise<void> {
-    if (this.#stopped) return Promise.resolve();
+    if (this.#stopped || this.givingUp) return Promise.resolve();
     this.#finished ??= this.#finishNow();
     return this.#finished;
   }
@@ -288,12 +324,13 @@ export class Relocation {
       clearInterval(this.#checkpointTimer!);
       this.#background!.stop();
       await completed((done) => this.#map!.flush(done));
-      await this.#options.keeper.update({
+      // The next host may be fencing the disk right now.
+      await this.#options.keeper.update(({ state }) => ({
         ...this.counters,
         complete: true,
-        state: record.state === 'relocating' ? 'serving' : record.state,
+        state: state === 'relocating' ? 'serving' : state,
         relocationSeconds: this.secondsSinceTakeover,
-      });
+      }));
     } catch (error) {
       this.#error = `complete, but that cannot be put on disk: ${(error as Error).message}; trying again`;
       log.error(`${record.name}: ${this.#error}`);
@@ -304,6 +341,7 @@ export class Relocation {
       }, ASK_AGAIN_MS);
       return;
     }
+    this.#error = null;
     this.disk.completed();
     log.info(
       `${record.name}: complete after ${record.relocationSeconds.toFixed(1)} s; letting go of the origin`,
@@ -324,14 +362,7 @@ export class Relocation {
 
   async #letGoNow(): Promise<void> {
     const link = this.#link!;
-    const { promise: over, resolve } = Promise.withResolvers<unknown>();
-    link.onRefused = (reason) => {
-      log.info(`${this.#record.name}: the origin does not know the lease any more (${reason}): it is let go`);
-      resolve(undefined);
-    };
-    if (link.lends) this.#command(Command.XNBD_RETIRE, 'retire').then(resolve, resolve);
-    else resolve(undefined);
-    await over;
+    if (link.lends) await tellToRetire(link, this.#record.name);
     if (this.#stopped) return;
     // The map first: a record without an origin is that of a target, which has none.
     await this.#map?.close();
@@ -353,44 +384,6 @@ export class Relocation {
       );
     }
   }
-}
-
-/** Bytes of data at the origin; null where it does not tell. */
-async function countData(link: OriginLink, sizeBytes: number): Promise<number | null> {
-  let data = 0;
-  for (let offset = 0; offset < sizeBytes; ) {
-    const { promise, resolve } = Promise.withResolvers<number | null>();
-    link.extents(offset, Math.min(2 ** 30, sizeBytes - offset), {
-      complete: (errno, extents) => {
-        if (errno !== 0) {
-          resolve(null);
-          return;
-        }
-        let length = 0;
-        for (const extent of extents) {
-          length += extent.length;
-          if ((extent.flags & AllocationFlag.ZERO) === 0) data += extent.length;
-        }
-        resolve(length);
-      },
-    });
-    const length = await promise;
-    if (length === null || length === 0) return null;
-    offset += length;
-  }
-  return Math.min(data, sizeBytes);
-}
-
-async function mapIdentity(record: ExportRecord, image: Image): Promise<MapIdentity> {
-  const { origin } = record;
-  const status = await stat(image.path);
-  return {
-    uuid: record.uuid,
-    sizeBytes: record.sizeBytes,
-    image: image.path,
-    inode: status.isFile() ? status.ino : 0,
-    origin: origin!.uuid === null ? origin!.uri : `${origin!.uuid} generation ${origin!.generation}`,
-  };
 }
 
 /** A completion as a promise, for what happens a few times in a disk's life. @throws Error with the errno. */

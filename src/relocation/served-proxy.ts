@@ -36,10 +36,11 @@ export async function openServedProxy(options: ProxyOptions): Promise<ServedProx
     keeper,
     disk: relocation.disk,
     baseState: () => (relocation.disk.phase === 'complete' ? 'serving' : relocation.disk.phase),
-    canLend: () =>
-      relocation.disk.phase === 'standby'
-        ? `it is in standby itself: its disk is still at ${record.origin?.uri}`
-        : null,
+    canLend: () => {
+      if (relocation.givingUp) return 'it is being given up';
+      const standby = relocation.disk.phase === 'standby';
+      return standby ? `it is in standby itself: its disk is still at ${record.origin?.uri}` : null;
+    },
     onRetired: () => void relocation.retire(),
     describe: () => ({
       presentBytes: relocation.presentBytes,

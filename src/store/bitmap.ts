@@ -1,3 +1,6 @@
+/** Indexes are shifted as 32 bit numbers: one bit more and the first would be set with the last. */
+const MOST_BITS = 2 ** 32;
+
 /** A set of small whole numbers as bits, with the searches that a proxy needs: the next one that is set, the next that is clear. */
 export class Bitmap {
   /** How many bits there are. */
@@ -7,7 +10,9 @@ export class Bitmap {
   readonly #words: Uint32Array;
   #count = 0;
 
+  /** @param length 2^32 at most. @throws RangeError */
   constructor(length: number) {
+    if (length > MOST_BITS) throw new RangeError(`a bitmap of ${length} bits: ${MOST_BITS} is the most`);
     this.length = length;
     const words = Math.ceil(length / 32);
     this.#words = new Uint32Array(words);

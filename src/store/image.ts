@@ -169,7 +169,12 @@ export class Image {
     }
     fallocate(this.#fd, mode, position, length, (errno) => {
       if (errno === 0) done.complete(0);
-      else if (errno === SystemErrno.EOPNOTSUPP || errno === SystemErrno.ENOSYS) {
+      // A block device takes whole blocks of its own only, and says EINVAL to others.
+      else if (
+        errno === SystemErrno.EOPNOTSUPP ||
+        errno === SystemErrno.ENOSYS ||
+        errno === SystemErrno.EINVAL
+      ) {
         this.#writeZeros(position, length, done);
       } else done.complete(this.#report(what, position, errnoName(errno)));
     });

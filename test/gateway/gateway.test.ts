@@ -133,6 +133,20 @@ describe('gateway', () => {
     if (!socket.closed) await once(socket, 'close');
   }
 
+  it('notices within seconds, not hours, that a host is gone which said no goodbye', async function () {
+    if (!(await installed('ss'))) this.skip();
+    await start();
+    await dial();
+    const { stdout } = await run('ss', [
+      '--tcp',
+      '--numeric',
+      '--options',
+      '--no-header',
+      `sport = :${port}`,
+    ]);
+    assert.match(stdout, /timer:\(keepalive,(\d{1,2}sec|\d+ms|[\d.]+sec)/);
+  });
+
   it('lists the exports that answer, and no other socket', async () => {
     await start();
     await serve('two', 'memory', '1M');

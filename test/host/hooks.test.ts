@@ -3,6 +3,7 @@ import { randomUUID } from 'node:crypto';
 import { readFile, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { killExport } from '../../src/host/export-process.ts';
+import { connectClient } from '../support/client.ts';
 import { domainXml, eventually, type TestDomain, TestHost } from './test-host.ts';
 
 describe('the daemon and the hooks of one host', function () {
@@ -35,6 +36,17 @@ describe('the daemon and the hooks of one host', function () {
     for (const name of vm.disks) assert.equal(await runs(name), false);
     await host.succeeds('prepare', vm);
     assert.equal(await host.state('vm1-vdb'), 'serving');
+  });
+
+  it('an export that somebody is still connected to is not ended under him', async () => {
+    for (const name of vm.disks) await host.addDisk(name);
+    await host.succeeds('prepare', vm);
+    const client = await connectClient(host.uri('vm1-vda'));
+    await host.succeeds('release', vm);
+    await eventually('the other one has ended', async () => !(await runs('vm1-vdb')));
+    assert.equal((await client.read(0, 4096)).length, 4096);
+    client.disconnect();
+    await eventually('it ends when he has gone', async () => !(await runs('vm1-vda')));
   });
 
   it('a disk that this host does not know: refused, by name, with the way out, and nothing runs', async () => {

@@ -5,9 +5,10 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import fc from 'fast-check';
 import { DgramSocket } from 'node-unix-socket';
+import type { LogLevel } from '../../src/log/entry.ts';
 import { encodeJournalEntry, maxDatagramLength } from '../../src/log/journal.ts';
 import { formatEntry, oneLine, writeLine } from '../../src/log/line.ts';
-import { configureLog, type LogLevel, log } from '../../src/log/log.ts';
+import { configureLog, log } from '../../src/log/log.ts';
 import { startResidentLog } from '../../src/log/resident.ts';
 
 const source = (file: string): string => new URL(`../../src/log/${file}`, import.meta.url).href;

@@ -8,6 +8,7 @@ import { connectClient, NbdError } from '../support/client.ts';
 import { type ExportProcess, startExport } from '../support/export-process.ts';
 import { temporaryDirectory } from '../support/temporary-directory.ts';
 import { startWan } from '../wan/wan.ts';
+import { assertSameBytes } from './support/same-bytes.ts';
 
 const SIZE = 2 * 1024 * 1024;
 const BLOCK = 4096;
@@ -61,7 +62,7 @@ describe('takeover', function () {
     await proxy.call('takeover');
     assert.deepEqual(await guest.read(0, BLOCK), newer, 'what is kept is what was there at the fence');
     await proxy.until((status) => status.state === 'serving' && status.origin === null);
-    assert.deepEqual(await readFile(join(directory.path, 'b.img')), content);
+    assertSameBytes(await readFile(join(directory.path, 'b.img')), content);
     source.disconnect();
     guest.disconnect();
   });
@@ -76,11 +77,11 @@ describe('takeover', function () {
     await guest.write(2 * BLOCK + 100, Buffer.from('written at the destination'));
     const refused = await source.write(BLOCK, blockAt(8)).catch((error: unknown) => error);
     assert.ok(refused instanceof NbdError && [Errno.EPERM, Errno.ESHUTDOWN].includes(refused.errno as 1));
-    assert.deepEqual(await readFile(join(directory.path, 'a.img')), content);
+    assertSameBytes(await readFile(join(directory.path, 'a.img')), content);
     Buffer.from('written at the destination').copy(content, 2 * BLOCK + 100);
     await proxy.until((status) => status.state === 'serving' && status.origin === null);
     assert.equal((await origin.status()).state, 'retired');
-    assert.deepEqual(await guest.read(0, SIZE), content);
+    assertSameBytes(await guest.read(0, SIZE), content);
     assert.equal((await proxy.status()).generation, (await origin.status()).generation + 1);
   });
 
@@ -99,7 +100,7 @@ describe('takeover', function () {
     );
     second.disconnect();
     await proxy.until((status) => status.state === 'serving' && status.origin === null);
-    assert.deepEqual(await readFile(join(directory.path, 'b.img')), content);
+    assertSameBytes(await readFile(join(directory.path, 'b.img')), content);
   });
 
   it("is not begun by a link of the source's client that merely breaks", async () => {
@@ -165,7 +166,7 @@ describe('takeover', function () {
     written.copy(content, 5 * BLOCK);
     proxy = await startProxy();
     await proxy.until((status) => status.state === 'serving' && status.origin === null);
-    assert.deepEqual(await readFile(join(directory.path, 'b.img')), content);
+    assertSameBytes(await readFile(join(directory.path, 'b.img')), content);
   });
 
   it('a disk that has arrived moves on, and its origin stays out of it', async () => {
@@ -182,7 +183,7 @@ describe('takeover', function () {
     const status = await c.until(({ state, origin: left }) => state === 'serving' && left === null);
     assert.equal(status.generation, 3);
     assert.equal((await proxy.status()).state, 'retired');
-    assert.deepEqual(await readFile(join(directory.path, 'c.img')), content);
+    assertSameBytes(await readFile(join(directory.path, 'c.img')), content);
   });
 
   it('a disk moves on before it has arrived: C from B from A, and in the end both are retired', async () => {
@@ -205,7 +206,7 @@ describe('takeover', function () {
       assert.equal(status.generation, 3);
       await proxy.until(({ state, origin: left }) => state === 'retired' && left === null);
       assert.equal((await origin.status()).state, 'retired');
-      assert.deepEqual(await readFile(join(directory.path, 'c.img')), content);
+      assertSameBytes(await readFile(join(directory.path, 'c.img')), content);
     } finally {
       await wan.stop();
     }

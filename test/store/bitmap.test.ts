@@ -50,6 +50,10 @@ describe('bitmap', () => {
     bitmap.load(Buffer.of(0b010));
     assert.equal(bitmap.count, 3, 'loading adds');
   });
+
+  it('refuses a length past which two bits would be one', () => {
+    assert.throws(() => new Bitmap(2 ** 32 + 1), RangeError);
+  });
 });
 
 function search(list: boolean[], wanted: boolean, from: number, end: number): number {

@@ -146,6 +146,31 @@ describe('image', () => {
     assert.ok((await readAll(image)).equals(Buffer.alloc(SIZE)));
   });
 
+  it('clears any range of a block device, whole blocks of its own or not', async function () {
+    let device: string;
+    try {
+      device = execFileSync('losetup', ['--find', '--show', path], {
+        encoding: 'utf8',
+        stdio: 'pipe',
+      }).trim();
+    } catch (error) {
+      console.log(`      skipped: no loop device: ${(error as Error).message.trim()}`);
+      this.skip();
+    }
+    const disk = await Image.open(device);
+    try {
+      const content = randomBytes(SIZE);
+      assert.equal(await completed((done) => disk.write(content, 0, done)), 0);
+      assert.equal(await completed((done) => disk.punch(1000, 5000, done)), 0);
+      assert.equal(await completed((done) => disk.allocateZeros(20_001, 512, done)), 0);
+      content.fill(0, 1000, 6000).fill(0, 20_001, 20_513);
+      assert.ok((await readAll(disk)).equals(content));
+    } finally {
+      await disk.close();
+      execFileSync('losetup', ['--detach', device]);
+    }
+  });
+
   it('finds data between holes, one extent when one is wanted', async () => {
     await completed((done) => image.write(Buffer.alloc(8192, 1), 64 * 1024, done));
     const hole = AllocationFlag.HOLE | AllocationFlag.ZERO;

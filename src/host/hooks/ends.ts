@@ -52,7 +52,9 @@ async function letGo(host: Host, name: string): Promise<void> {
       await host.idle.end(name);
       break;
     case 'standby':
-      await discard(host, name);
+      // The guest has written to another of its disks here: this one belongs here, too.
+      if (host.relocations.ofExport(name)?.state === 'relocating') await host.exports.call(name, 'takeover');
+      else await discard(host, name);
       break;
     default:
       // lent, fenced: the next host still reads. relocating: it goes on until it is complete.

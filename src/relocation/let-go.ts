@@ -1,0 +1,31 @@
+/**
+ * The last word to an origin: every block is here, retire.
+ *
+ * It is said for as long as it takes. The origin may be away, its export may be being started again; or it has retired and its answer was
+ * lost, and then it refuses us when we come back, for good. The two refusals cannot be told apart but by time.
+ */
+import { log } from '../log/log.ts';
+import { Command, Errno } from '../nbd/constants.ts';
+import type { OriginLink } from './origin-link.ts';
+
+const REFUSED_FOR_GOOD_MS = 30_000;
+
+/** Resolves when the origin has retired, or does not know us any more, or the link is closed. Takes over `link.onRefused`. */
+export function tellToRetire(link: OriginLink, name: string): Promise<void> {
+  return new Promise((resolve) => {
+    let refusedSince = Number.POSITIVE_INFINITY;
+    link.onRefused = (reason) => {
+      refusedSince = Math.min(refusedSince, performance.now());
+      if (performance.now() - refusedSince < REFUSED_FOR_GOOD_MS) return;
+      log.info(`${name}: the origin does not know the lease any more (${reason}): it is let go`);
+      resolve();
+    };
+    link.command(Command.XNBD_RETIRE, {
+      complete: (errno) => {
+        if (errno !== 0 && errno !== Errno.ESHUTDOWN)
+          log.warning(`${name}: the origin answers error ${errno} to retire`);
+        resolve();
+      },
+    });
+  });
+}

@@ -1,0 +1,99 @@
+/** Moves that end badly, as B's daemon cleans up after them: no disk stays fenced at A, and a domain's disks stay together. */
+import assert from 'node:assert/strict';
+import { randomUUID } from 'node:crypto';
+import { mkdir, readdir, rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import { callExport } from '../../src/export/control-client.ts';
+import { Domains } from '../../src/host/domains.ts';
+import { killExport } from '../../src/host/export-process.ts';
+import { Exports } from '../../src/host/exports.ts';
+import { answerHook } from '../../src/host/hook-policy.ts';
+import type { Host } from '../../src/host/host.ts';
+import { Relocations } from '../../src/host/relocations.ts';
+import { Turns } from '../../src/host/turns.ts';
+import { Command } from '../../src/nbd/constants.ts';
+import { connectClient } from '../support/client.ts';
+import { temporaryDirectory } from '../support/temporary-directory.ts';
+import { domainXml, eventually } from './test-host.ts';
+import { TwoHosts } from './two-hosts.ts';
+
+describe('a domain whose move ends badly', function () {
+  this.timeout(120_000);
+  let two: TwoHosts | undefined;
+
+  afterEach(async () => {
+    await two?.remove();
+    two = undefined;
+  });
+
+  it('B was killed while it took a disk over: A has its disk again', async () => {
+    two = await TwoHosts.make();
+    const { a, b, vm } = two;
+    await b.succeeds('migrate', await two.travelling());
+    const inTheWay = join(b.stateDir('vm1-vda'), 'present.map.new');
+    await mkdir(inTheWay);
+    await assert.rejects(callExport(join(b.run, 'vm1-vda.ctl'), 'takeover'));
+    assert.equal(await a.state('vm1-vda'), 'fenced');
+    await b.stop('SIGKILL');
+    for (const name of vm.disks) await killExport((await b.status(name)).pid, name);
+    await rm(inTheWay, { recursive: true });
+    const relocations = join(b.dir, 'relocations');
+    for (const file of await readdir(relocations)) await rm(join(relocations, file));
+    await b.start();
+    await eventually('B has nothing left', async () => (await b.left()).length === 0);
+    await two.become(a, 'serving');
+  });
+
+  it('the guest changed one of its disks at B before it ended: the other is not sent back alone', async () => {
+    two = await TwoHosts.make();
+    const { b } = two;
+    await two.arrive();
+    const guest = await connectClient(b.uri('vm1-vdb'));
+    const { promise, resolve } = Promise.withResolvers<number>();
+    guest.connection.command(Command.TRIM, 0, 4096, 0, { complete: resolve });
+    assert.equal(await promise, 0);
+    guest.disconnect();
+    await b.hook('release', await two.travelling(b));
+    await eventually('both belong to B', async () =>
+      (await two!.states(b)).every(
+        (state) => state === undefined || state === 'relocating' || state === 'serving',
+      ),
+    );
+    for (const name of two.vm.disks) assert.equal((await b.record(name))?.generation, 2, name);
+  });
+
+  it('a hook that reports an end does its work, however late its turn comes', async () => {
+    const directory = await temporaryDirectory();
+    const run = directory.path;
+    const domains = new Domains(run);
+    await domains.load();
+    const vm = { name: 'vm1', uuid: randomUUID(), disks: ['vm1-vda'] };
+    await domains.use({ uuid: vm.uuid, name: vm.name, exports: vm.disks });
+    const nothing = () => undefined;
+    const paths = { run, images: run, exports: join(run, 'exports') };
+    const host = {
+      config: { paths },
+      domains,
+      turns: new Turns(),
+      exports: new Exports(paths, 'none', { status: nothing, ended: nothing, needed: () => false }),
+      relocations: new Relocations(run, {
+        changed: nothing,
+        moved: nothing,
+        canTell: () => false,
+        tell: nothing,
+        removed: nothing,
+      }),
+    } as unknown as Host;
+    const call = {
+      driver: 'qemu' as const,
+      guest: vm.name,
+      op: 'release',
+      subop: 'end',
+      extra: '-',
+      xml: domainXml(run, vm),
+    };
+    await answerHook(host, call, AbortSignal.abort(new Error('not done within 25 s')));
+    assert.equal(domains.get(vm.uuid), undefined);
+    await directory.remove();
+  });
+});
