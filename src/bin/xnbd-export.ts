@@ -1,10 +1,14 @@
 /** xnbd-export: one disk, served over NBD. Arguments in, objects wired, nothing else. */
 import { resolve } from 'node:path';
 import { Command, InvalidArgumentError, Option } from 'commander';
+import { parseAllowedPeers } from '../config/allowed-peers.ts';
 import type { TcpAddress } from '../export/listener.ts';
 import { type ServeOptions, serve, serveUntilStopped } from '../export/serve.ts';
 import { openTarget } from '../export/target.ts';
 import { log } from '../log/log.ts';
+import { certificatesIn } from '../pki/certificate-files.ts';
+import { Credentials } from '../pki/credentials.ts';
+import type { TlsParty } from '../pki/tls.ts';
 import { openServedProxy } from '../relocation/served-proxy.ts';
 
 interface CommonArguments {
@@ -15,6 +19,18 @@ interface CommonArguments {
   state?: string;
   ctl?: string;
   sourceGone: 'disconnect' | 'told';
+}
+
+interface ProxyArguments extends CommonArguments {
+  allowOldstyle?: true;
+  origin: string;
+  takeover: 'first-write' | 'now';
+  tlsDir?: string;
+  tlsCa?: string;
+  tlsCrl?: string;
+  tlsCert?: string;
+  tlsKey?: string;
+  tlsAllow?: string[];
 }
 
 // A read that is not in the page cache occupies a thread for its latency, a sync too. Read by libuv when the pool is first used.
@@ -34,28 +50,42 @@ withCommonOptions(program.command('target'))
 
 withCommonOptions(program.command('proxy'))
   .description('serve a disk at once whose blocks are still at an origin, and bring them here')
-  .requiredOption('--origin <uri>', 'nbd://HOST[:PORT]/NAME or nbd+unix:///NAME?socket=PATH')
+  .requiredOption(
+    '--origin <uri>',
+    'nbd://HOST[:PORT]/NAME, nbds:// for TLS, or nbd+unix:///NAME?socket=PATH',
+  )
   .option('--allow-oldstyle', 'take an origin that speaks oldstyle NBD, which has one export without a name')
+  .option('--tls-dir <dir>', 'for an nbds origin: ca-cert.pem, client-cert.pem and client-key.pem')
+  .option('--tls-ca <file>', 'instead: certificates of the CA')
+  .option('--tls-crl <file>', 'and what the CA took back')
+  .option('--tls-cert <file>', 'and our own certificate')
+  .option('--tls-key <file>', 'and its key')
+  .option(
+    '--tls-allow <list>',
+    "names and sha256: fingerprints of origins' certificates, besides the host name of the URI",
+    parseAllow,
+  )
   .addOption(
     new Option('--takeover <when>', 'when the origin is fenced and blocks are kept')
       .choices(['first-write', 'now'])
       .default('first-write'),
   )
-  .action(
-    async (
-      name: string,
-      args: CommonArguments & { origin: string; takeover: 'first-write' | 'now'; allowOldstyle?: true },
-    ) => {
-      const options = serveOptions(args, false);
-      const { origin, image, allowOldstyle = false } = args;
-      const stateDir = stateDirectory(args);
-      const served = await openServedProxy({ name, image, origin, allowOldstyle, stateDir });
-      const running = await serve(options, served);
-      served.relocation.onChange = () => running.changed();
-      if (args.takeover === 'now') await served.relocation.takeOver('command line');
-      process.exitCode = await serveUntilStopped(options, served, running);
-    },
-  );
+  .action(async (name: string, args: ProxyArguments) => {
+    const options = serveOptions(args, false);
+    const { origin, image, allowOldstyle = false } = args;
+    const served = await openServedProxy({
+      name,
+      image,
+      origin,
+      allowOldstyle,
+      stateDir: stateDirectory(args),
+      tls: await tlsParty(args),
+    });
+    const running = await serve(options, served);
+    served.relocation.onChange = () => running.changed();
+    if (args.takeover === 'now') await served.relocation.takeOver('command line');
+    process.exitCode = await serveUntilStopped(options, served, running);
+  });
 
 try {
   await program.parseAsync();
@@ -97,6 +127,23 @@ function serveOptions(args: CommonArguments, readOnly: boolean): ServeOptions {
     readOnly,
     sourceGone: args.sourceGone,
   };
+}
+
+async function tlsParty(args: ProxyArguments): Promise<TlsParty | undefined> {
+  const { tlsDir, tlsCa: ca, tlsCrl: crl = null, tlsCert: cert, tlsKey: key, tlsAllow: allow = [] } = args;
+  if (ca !== undefined && cert !== undefined && key !== undefined)
+    return { credentials: new Credentials({ ca, crl, cert, key }), allow };
+  if ([ca, cert, key].some((file) => file !== undefined))
+    throw new Error('--tls-ca, --tls-cert and --tls-key go together');
+  if (tlsDir === undefined) return undefined;
+  return { credentials: new Credentials(await certificatesIn(resolve(tlsDir), 'client')), allow };
+}
+
+function parseAllow(text: string): string[] {
+  const allowed = parseAllowedPeers(text);
+  if (allowed === undefined)
+    throw new InvalidArgumentError('it must be NAME or sha256:FINGERPRINT, separated by commas');
+  return allowed;
 }
 
 function parseListen(text: string): TcpAddress {

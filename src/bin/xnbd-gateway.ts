@@ -1,10 +1,11 @@
 /** `xnbd-gateway [--config FILE]`: the one port of a host that faces the network. */
 import { parseArgs } from 'node:util';
-import { defaultConfigPath, formatAddress, loadConfig } from '../config/config.ts';
+import { formatAddress, loadConfig } from '../config/config.ts';
 import { startGateway } from '../gateway/gateway.ts';
 import { listenPlain } from '../gateway/transport.ts';
 import { log } from '../log/log.ts';
 import { startResidentLog } from '../log/resident.ts';
+import { serverParty } from '../pki/host-party.ts';
 
 /** systemd gives 90 seconds; links of relocations that break come back by themselves. */
 const GRACE_MS = 5000;
@@ -25,17 +26,16 @@ function readArguments(): string | undefined {
 const configPath = readArguments();
 try {
   const config = await loadConfig(configPath);
-  if (config.gateway.tls === 'required') {
-    throw new Error(
-      `TLS is not built in yet: write tls = off under [gateway] in ${configPath ?? defaultConfigPath}, if the network is trusted`,
-    );
-  }
+  const tls = config.gateway.tls === 'off' ? null : await serverParty(config.tls);
   const endLog = startResidentLog({ identifier: 'xnbd-gateway', level: config.log.level });
   const gateway = await startGateway({
     run: config.paths.run,
+    tls,
     listen: (visit) => listenPlain(config.gateway.listen, visit),
   });
-  log.info(`listening on ${formatAddress(gateway.address)}, exports of ${config.paths.run}`);
+  log.info(
+    `listening on ${formatAddress(gateway.address)}, exports of ${config.paths.run}, ${tls === null ? 'in the clear' : 'TLS'}`,
+  );
   const end = (): void => {
     void gateway.close(GRACE_MS).then(() => {
       log.info('ended');

@@ -4,6 +4,7 @@ import { hostname } from 'node:os';
 import { isAbsolute } from 'node:path';
 import { parse as parseIni } from 'ini';
 import * as v from 'valibot';
+import { parseAllowedPeers } from './allowed-peers.ts';
 import { checkLines, type Fault, type Located } from './ini-lines.ts';
 
 export const defaultConfigPath = '/etc/xnbd/xnbd.conf';
@@ -41,9 +42,21 @@ const AddressText = v.pipe(
     return NEVER;
   }),
 );
-const Directory = v.pipe(
+const Path = v.pipe(
   v.string(),
   v.check((path) => isAbsolute(path) && !path.includes('\0'), 'allowed is an absolute path'),
+);
+const AllowedPeers = v.pipe(
+  v.string(),
+  v.rawTransform(({ dataset, addIssue, NEVER }) => {
+    const peers = parseAllowedPeers(dataset.value);
+    if (peers !== undefined) return peers;
+    addIssue({
+      message:
+        'allowed are common names or DNS names of certificates, and sha256: with 64 hexadecimal digits, separated by commas',
+    });
+    return NEVER;
+  }),
 );
 const oneOf = <const Words extends readonly [string, ...string[]]>(words: Words) =>
   v.picklist(words, `allowed is ${words.join(' or ')}`);
@@ -58,9 +71,9 @@ const Seconds = v.pipe(
 const Schema = v.strictObject({
   paths: v.optional(
     v.strictObject({
-      images: v.optional(Directory, '/var/lib/xnbd/images'),
-      exports: v.optional(Directory, '/var/lib/xnbd/exports'),
-      run: v.optional(Directory, '/run/xnbd'),
+      images: v.optional(Path, '/var/lib/xnbd/images'),
+      exports: v.optional(Path, '/var/lib/xnbd/exports'),
+      run: v.optional(Path, '/run/xnbd'),
     }),
     {},
   ),
@@ -68,7 +81,7 @@ const Schema = v.strictObject({
     v.strictObject({
       listen: v.optional(AddressText, '0.0.0.0:10809'),
       advertise: v.optional(AddressText),
-      // Without certificates nothing but `off` works yet; that it must be said is the point.
+      // That `off` must be said is the point.
       tls: v.optional(oneOf(['required', 'off']), 'required'),
     }),
     {},
@@ -78,6 +91,41 @@ const Schema = v.strictObject({
       'prepare-timeout': v.optional(Seconds, '60'),
       retired: v.optional(oneOf(['delete', 'keep']), 'keep'),
     }),
+    {},
+  ),
+  tls: v.optional(
+    v.pipe(
+      v.strictObject({
+        ca: v.optional(Path),
+        crl: v.optional(Path),
+        cert: v.optional(Path),
+        key: v.optional(Path),
+        'client-cert': v.optional(Path),
+        'client-key': v.optional(Path),
+        allow: v.optional(AllowedPeers),
+      }),
+      // One without the other means nothing; the fault is told at the line that is there.
+      v.rawCheck(({ dataset, addIssue }) => {
+        if (!dataset.typed) return;
+        const section = dataset.value;
+        for (const [one, other] of [
+          ['cert', 'key'],
+          ['key', 'cert'],
+          ['client-cert', 'client-key'],
+          ['client-key', 'client-cert'],
+        ] as const) {
+          if (section[one] === undefined || section[other] !== undefined) continue;
+          const path = [
+            { type: 'object', origin: 'value', input: section, key: one, value: section[one] },
+          ] as const;
+          addIssue({
+            input: section[one],
+            message: `allowed is ${one} together with ${other}`,
+            path: [...path],
+          });
+        }
+      }),
+    ),
     {},
   ),
   peers: v.optional(v.record(v.string(), AddressText), {}),
@@ -106,6 +154,7 @@ const Schema = v.strictObject({
 const keys: Readonly<Record<string, readonly string[] | null>> = {
   paths: ['images', 'exports', 'run'],
   gateway: ['listen', 'advertise', 'tls'],
+  tls: ['ca', 'crl', 'cert', 'key', 'client-cert', 'client-key', 'allow'],
   relocation: ['prepare-timeout', 'retired'],
   peers: null,
   libvirt: ['dbus'],
@@ -126,6 +175,18 @@ export interface Config {
     /** What other hosts are told to connect to. */
     readonly advertise: Address;
     readonly tls: 'required' | 'off';
+  };
+  /** Paths; null: the default places (src/pki/certificate-files.ts). */
+  readonly tls: {
+    readonly ca: string | null;
+    readonly crl: string | null;
+    readonly cert: string | null;
+    readonly key: string | null;
+    /** As a client, where that is another one. */
+    readonly clientCert: string | null;
+    readonly clientKey: string | null;
+    /** Names or fingerprints of the certificates of other hosts (src/config/allowed-peers.ts). */
+    readonly allow: readonly string[];
   };
   readonly relocation: {
     /** How long a lease waits for the `prepare` hook, 1 to 86400. */
@@ -158,13 +219,22 @@ export function parseConfig(text: string, path: string): Config {
     faults.sort((a, b) => a.line - b.line);
     throw new ConfigError(faults.map(({ line, message }) => `${path}:${line}: ${message}`).join('\n'));
   }
-  const { paths, gateway, relocation, peers, libvirt, log } = result.output;
+  const { paths, gateway, tls, relocation, peers, libvirt, log } = result.output;
   return {
     paths,
     gateway: {
       listen: gateway.listen,
       advertise: gateway.advertise ?? { host: hostname(), port: gateway.listen.port },
       tls: gateway.tls,
+    },
+    tls: {
+      ca: tls.ca ?? null,
+      crl: tls.crl ?? null,
+      cert: tls.cert ?? null,
+      key: tls.key ?? null,
+      clientCert: tls['client-cert'] ?? null,
+      clientKey: tls['client-key'] ?? null,
+      allow: tls.allow ?? [],
     },
     relocation: { prepareTimeoutSeconds: relocation['prepare-timeout'], retired: relocation.retired },
     peers: Object.entries(peers).map(([name, address]) => ({ name, ...address })),

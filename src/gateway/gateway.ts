@@ -1,6 +1,7 @@
 /** The front door of a host: one port, every export by name. One bad visitor never disturbs the others. */
 import type { Address } from '../config/config.ts';
 import { log } from '../log/log.ts';
+import { type TlsParty, TlsRefused } from '../pki/tls.ts';
 import { joinStreams } from './join-streams.ts';
 import { StreamEnded } from './read-exactly.ts';
 import type { Transport, Visitor } from './transport.ts';
@@ -9,6 +10,8 @@ import { receive } from './visit.ts';
 export interface GatewayOptions {
   /** Directory of the sockets `NAME.sock`. */
   run: string;
+  /** Nobody is told anything before TLS and a certificate that this accepts; null: whoever reaches the port is served. */
+  tls: TlsParty | null;
   listen(visit: (visitor: Visitor) => void): Promise<Transport>;
   /** A visitor that has not named an export by then is shown out. Default 15 000. */
   handshakeLimitMs?: number;
@@ -24,7 +27,7 @@ export interface Gateway {
 
 /** @throws Error when the transport cannot listen. */
 export async function startGateway(options: GatewayOptions): Promise<Gateway> {
-  const { run, handshakeLimitMs = 15_000, maxHandshakes = 128 } = options;
+  const { run, tls, handshakeLimitMs = 15_000, maxHandshakes = 128 } = options;
   /** Those without an export, the oldest first. */
   const handshakes = new Set<Visitor>();
   const visits = new Map<Visitor, Promise<void>>();
@@ -36,8 +39,8 @@ export async function startGateway(options: GatewayOptions): Promise<Gateway> {
   };
 
   const greet = async (visitor: Visitor): Promise<void> => {
-    const { stream, who } = visitor;
-    stream.on('error', () => stream.destroy());
+    const plain = visitor.stream;
+    plain.on('error', () => plain.destroy());
     handshakes.add(visitor);
     for (const oldest of handshakes) {
       if (handshakes.size <= maxHandshakes) break;
@@ -48,11 +51,12 @@ export async function startGateway(options: GatewayOptions): Promise<Gateway> {
       () => showOut(visitor, `it named no export within ${handshakeLimitMs / 1000} s`),
       handshakeLimitMs,
     );
-    const named = await receive(stream, run).finally(() => {
+    const named = await receive(visitor, run, tls).finally(() => {
       clearTimeout(timer);
       handshakes.delete(visitor);
     });
     if (named === null) return;
+    const { stream, who } = visitor;
     log.info(`${who} is at export ${named.name}`, { export: named.name });
     await joinStreams(stream, named.stream);
     log.info(
@@ -71,6 +75,7 @@ export async function startGateway(options: GatewayOptions): Promise<Gateway> {
     const over = greet(visitor)
       .catch((error: unknown) => {
         if (!(error instanceof StreamEnded)) log.warning(`${visitor.who}: ${(error as Error).message}`);
+        if (error instanceof TlsRefused) return;
         // What was answered still goes out.
         visitor.stream.destroySoon();
       })

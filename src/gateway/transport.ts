@@ -1,14 +1,15 @@
 /**
- * How strangers reach the gateway: the one door to the network. What comes through it is a stream of bytes and the name of who sends them,
- * whatever lies underneath; so TLS becomes another transport, not another gateway.
+ * How strangers reach the gateway: the one door to the network. What comes through it is a stream of bytes and the name of who sends them.
+ * TLS comes later, in the middle of a visit (secure-visit.ts): NBD begins in the clear.
  */
 import { createServer, type Socket } from 'node:net';
 import { type Address, formatAddress } from '../config/config.ts';
 import { log } from '../log/log.ts';
 
 export interface Visitor {
+  /** Another one, around the first, once the visit is secure. */
   stream: Socket;
-  /** For the log: address and port of the peer. */
+  /** For the log: address and port of the peer, and its certificate once it has shown one. */
   who: string;
 }
 

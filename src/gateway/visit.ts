@@ -5,19 +5,14 @@
  * names one (GO, INFO, EXPORT_NAME, the meta contexts, XNBD_ATTACH) makes the gateway connect to it, repeat there what was agreed so far
  * (client flags, STRUCTURED_REPLY or EXTENDED_HEADERS), swallow those answers, hand over the option as it came, and step aside: the export answers it and
  * whatever follows. So the gateway knows nothing of commands, sizes or leases, and a new option of the exports needs no change here.
+ *
+ * Where TLS is required, secure-visit.ts comes before all of this.
  */
 import type { Socket } from 'node:net';
 import { log } from '../log/log.ts';
-import {
-  HandshakeFlag,
-  OPTION_HEADER_LENGTH,
-  OPTION_REPLY_HEADER_LENGTH,
-  Option,
-  OptionReply,
-} from '../nbd/constants.ts';
+import { HandshakeFlag, OPTION_REPLY_HEADER_LENGTH, Option, OptionReply } from '../nbd/constants.ts';
 import {
   CLIENT_FLAGS_LENGTH,
-  decodeOptionHeader,
   decodeOptionReplyHeader,
   encodeGreeting,
   encodeListed,
@@ -26,16 +21,15 @@ import {
   exportNameIn,
   HANDSHAKE_FLAGS,
 } from '../nbd/option-framing.ts';
+import type { TlsParty } from '../pki/tls.ts';
 import { dialExport, listExports, UnknownExport } from './local-exports.ts';
 import { readExactly } from './read-exactly.ts';
+import { BadClient, readOption } from './read-option.ts';
+import { secure } from './secure-visit.ts';
+import type { Visitor } from './transport.ts';
 
-/** The data of an honest option is far shorter: a name of 4096 bytes and a few contexts. */
-const MAX_OPTION_DATA = 64 * 1024;
 /** An honest client needs a handful. */
 const MAX_OPTIONS = 64;
-
-/** The client broke the protocol or a limit; the connection ends. */
-export class BadClient extends Error {}
 
 interface Agreed {
   clientFlags: number;
@@ -52,17 +46,18 @@ export interface Named {
 /**
  * Receives a client until it has named an export that exists.
  * @returns null when the client left in an orderly way.
- * @throws BadClient, StreamEnded, or Error when the export failed.
+ * @throws BadClient, TlsRefused, StreamEnded, or Error when the export failed.
  */
-export async function receive(client: Socket, run: string): Promise<Named | null> {
-  client.write(encodeGreeting());
-  const agreed: Agreed = {
-    clientFlags: (await readExactly(client, CLIENT_FLAGS_LENGTH)).readUInt32BE(0),
-    replies: null,
-  };
-  if ((agreed.clientFlags & ~HANDSHAKE_FLAGS) !== 0) {
-    throw new BadClient(`client flags 0x${agreed.clientFlags.toString(16)} are unknown`);
+export async function receive(visitor: Visitor, run: string, tls: TlsParty | null): Promise<Named | null> {
+  visitor.stream.write(encodeGreeting());
+  const clientFlags = (await readExactly(visitor.stream, CLIENT_FLAGS_LENGTH)).readUInt32BE(0);
+  if ((clientFlags & ~HANDSHAKE_FLAGS) !== 0) {
+    throw new BadClient(`client flags 0x${clientFlags.toString(16)} are unknown`);
   }
+  if (tls !== null && !(await secure(visitor, tls))) return null;
+  // Only now, so that nothing from before TLS is left: what is agreed, and the stream that it is agreed on.
+  const client = visitor.stream;
+  const agreed: Agreed = { clientFlags, replies: null };
   for (let count = 0; count < MAX_OPTIONS; count++) {
     const { option, data } = await readOption(client);
     if (option === Option.ABORT) {
@@ -76,15 +71,6 @@ export async function receive(client: Socket, run: string): Promise<Named | null
     if (named !== null) return named;
   }
   throw new BadClient(`${MAX_OPTIONS} options, and none named an export`);
-}
-
-async function readOption(client: Socket): Promise<{ option: number; data: Buffer }> {
-  const { option, length } = decodeOptionHeader(await readExactly(client, OPTION_HEADER_LENGTH));
-  if (length > MAX_OPTION_DATA) {
-    client.write(encodeOptionReply(option, OptionReply.ERR_TOO_BIG, `at most ${MAX_OPTION_DATA} bytes`));
-    throw new BadClient(`option ${option} claims ${length} bytes`);
-  }
-  return { option, data: length === 0 ? Buffer.alloc(0) : await readExactly(client, length) };
 }
 
 /** Answers one option, or hands it to the export that it names. */
@@ -130,6 +116,7 @@ async function answer(
       agreed.replies = option;
       return reply(OptionReply.ACK);
     default:
+      // STARTTLS is here, too: there is no TLS, or it has begun.
       return reply(OptionReply.ERR_UNSUP);
   }
 }

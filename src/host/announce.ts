@@ -87,7 +87,7 @@ function originsXml(
   for (const name of names) {
     const status = exports.status(name);
     if (status === undefined || elsewhere.has(status.state)) return undefined;
-    const uri = exportUri(config.gateway.advertise, name);
+    const uri = exportUri(config.gateway.advertise, name, config.gateway.tls);
     disks.push({ name, uri, uuid: status.uuid, generation: status.generation });
   }
   return originMetadata(disks);

@@ -58,7 +58,7 @@ export async function arrive(host: Host, domain: DomainInfo, signal: AbortSignal
 
 /** The URI of a disk's origin: as the source's daemon wrote it into the domain's metadata, else from the peer that serves the name. */
 async function originOf(host: Host, domain: DomainInfo, name: string): Promise<string> {
-  const uri = domain.origins.get(name)?.uri ?? (await findAtPeers(host.config.peers, name));
+  const uri = domain.origins.get(name)?.uri ?? (await findAtPeers(host.config, name));
   if (uri === undefined) {
     const asked = host.config.peers.map((peer) => peer.name).join(', ');
     throw new Error(
@@ -66,7 +66,13 @@ async function originOf(host: Host, domain: DomainInfo, name: string): Promise<s
         `with libvirt-dbus?), and ${asked === '' ? '[peers] of xnbd.conf names no host' : `of [peers] none serves it (${asked})`}`,
     );
   }
-  if (canonical(uri) === canonical(exportUri(host.config.gateway.advertise, name))) {
+  const { gateway } = host.config;
+  if (gateway.tls === 'required' && parseNbdUri(uri).kind === 'tcp') {
+    throw new Error(
+      `the origin of disk ${name} is ${uri}, in the clear, and this host requires TLS: require it at the source, too ([gateway] tls in its xnbd.conf)`,
+    );
+  }
+  if (canonical(uri) === canonical(exportUri(gateway.advertise, name, gateway.tls))) {
     throw new Error(
       `the origin of disk ${name} is ${uri}, which is this host itself: set [gateway] advertise in xnbd.conf to an address of its own on each host`,
     );

@@ -7,6 +7,7 @@ import { dirname, join } from 'node:path';
 import type { Config } from '../config/config.ts';
 import type { ExportStatus } from '../export/control-protocol.ts';
 import { log } from '../log/log.ts';
+import { originArguments } from '../pki/host-party.ts';
 import type { ExportRecord } from '../store/record.ts';
 import { openAnnouncements, sweepAnnouncements } from './announced.ts';
 import { discard, giveUp } from './arrival.ts';
@@ -67,6 +68,7 @@ export async function startDaemon({ config, exportProgram, version }: DaemonOpti
       inTheBackground(`the end of export ${name} was not followed up`, afterAbandon(name));
     },
     needed: (name, record) => isNeeded(name, record),
+    originArguments: (uri) => originArguments(uri, config.tls),
   });
   const idle = new Idle(domains, exports);
   const publisher: Publisher = new Publisher({

@@ -28,8 +28,16 @@ export function exportProgram(): string {
   return process.env.XNBD_EXPORT ?? beside;
 }
 
-/** Arguments that start an arriving disk: a proxy that keeps nothing until its guest writes, or it is told. */
-export function arrivalArguments(name: string, place: ExportPlace, originUri: string): string[] {
+/**
+ * Arguments that start an arriving disk: a proxy that keeps nothing until its guest writes, or it is told.
+ * @param tls arguments that say who this host is, for an origin that wants to know.
+ */
+export function arrivalArguments(
+  name: string,
+  place: ExportPlace,
+  originUri: string,
+  tls: readonly string[],
+): string[] {
   return [
     'proxy',
     name,
@@ -40,14 +48,15 @@ export function arrivalArguments(name: string, place: ExportPlace, originUri: st
     ...common(place),
     '--takeover',
     'first-write',
+    ...tls,
   ];
 }
 
 /** Arguments that start an export again as what its record says it is. */
-export function recordArguments(record: ExportRecord, place: ExportPlace): string[] {
+export function recordArguments(record: ExportRecord, place: ExportPlace, tls: readonly string[]): string[] {
   // A proxy keeps its origin until it has told it to retire, which may be later than its last block.
   if (record.origin !== null) {
-    return arrivalArguments(record.name, { ...place, image: record.image }, record.origin.uri);
+    return arrivalArguments(record.name, { ...place, image: record.image }, record.origin.uri, tls);
   }
   return ['target', record.name, '--image', record.image, ...common(place)];
 }

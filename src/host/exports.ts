@@ -24,6 +24,8 @@ export interface ExportsEvents {
   ended(name: string): void;
   /** True while the export must run: a guest uses it, or a relocation does. */
   needed(name: string, record: ExportRecord): boolean;
+  /** Arguments that tell a proxy how to go to this origin. */
+  originArguments(uri: string): Promise<string[]>;
 }
 
 interface Entry {
@@ -135,12 +137,14 @@ export class Exports {
     if (running !== undefined) return running;
     const record = await this.record(name);
     if (record === undefined) throw new Error(`this host has no record of export ${name}`);
-    return this.#start(name, recordArguments(record, this.place(name)), signal);
+    const tls = record.origin === null ? [] : await this.#events.originArguments(record.origin.uri);
+    return this.#start(name, recordArguments(record, this.place(name), tls), signal);
   }
 
   /** Starts an arriving disk, as `standby`. @throws Error with the export's own words when it does not start. */
-  arrive(name: string, originUri: string, signal?: AbortSignal): Promise<ExportStatus> {
-    return this.#start(name, arrivalArguments(name, this.place(name), originUri), signal);
+  async arrive(name: string, originUri: string, signal?: AbortSignal): Promise<ExportStatus> {
+    const tls = await this.#events.originArguments(originUri);
+    return await this.#start(name, arrivalArguments(name, this.place(name), originUri, tls), signal);
   }
 
   #start(name: string, args: string[], signal?: AbortSignal): Promise<ExportStatus> {

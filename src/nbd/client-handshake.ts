@@ -7,6 +7,9 @@
  * Order: greeting, EXTENDED_HEADERS or else STRUCTURED_REPLY, XNBD_ATTACH (if asked for), SET_META_CONTEXT base:allocation, GO; a server
  * that knows no GO gets EXPORT_NAME. Oldstyle servers are refused unless allowed: they agree to nothing, so whoever stands between could
  * pretend to be one to talk us out of what we want (CVE-2019-14842).
+ *
+ * With TLS it has two halves, and `startTls` is the first: greeting and STARTTLS, in the clear. A server, or whoever stands between, that cannot or
+ * will not do TLS ends it there; nothing is ever asked for in the clear. The rest is as without TLS.
  */
 import { type Attached, type AttachRequest, decodeAttached, encodeAttachRequest } from './attach.ts';
 import type { ByteCoroutine } from './byte-coroutine.ts';
@@ -32,6 +35,8 @@ export interface ClientHandshakeOptions {
   attach?: AttachRequest;
   /** Take a server that speaks oldstyle, which has one export without a name. */
   allowOldstyle?: boolean;
+  /** What `startTls` returned, on a connection that has been greeted. */
+  serverFlags?: number;
 }
 
 /** What was agreed. */
@@ -78,13 +83,10 @@ export function* clientHandshake(
   send: (bytes: Buffer) => void,
 ): ByteCoroutine<ServerOffer> {
   const offer = nothingYet();
-  const serverFlags = yield* greeting(options.allowOldstyle ?? false, offer);
+  const serverFlags = options.serverFlags ?? (yield* meet(send, options.allowOldstyle ?? false, offer));
   if (serverFlags === null) return offer;
   const fixed = (serverFlags & HandshakeFlag.FIXED_NEWSTYLE) !== 0;
   const noZeroes = (serverFlags & HandshakeFlag.NO_ZEROES) !== 0;
-  const clientFlags = Buffer.alloc(4);
-  clientFlags.writeUInt32BE(serverFlags & (HandshakeFlag.FIXED_NEWSTYLE | HandshakeFlag.NO_ZEROES));
-  send(clientFlags);
 
   if (fixed) {
     offer.extended = (yield* ask(send, Option.EXTENDED_HEADERS, NOTHING)).accepted;
@@ -111,6 +113,34 @@ function nothingYet(): ServerOffer {
     minimumBlock: 1,
     maximumPayload: NBD_MAX_PAYLOAD,
   };
+}
+
+/**
+ * The half in the clear: when it returns, the TLS handshake comes next, and not one byte of the server before it.
+ * @returns the server's handshake flags. @throws HandshakeError when the server does not do TLS.
+ */
+export function* startTls(send: (bytes: Buffer) => void): ByteCoroutine<number> {
+  const serverFlags = yield* meet(send, false, nothingYet());
+  if (serverFlags === null || (serverFlags & HandshakeFlag.FIXED_NEWSTYLE) === 0)
+    throw new HandshakeError('the server is too old for TLS, which is required here', true);
+  const answer = yield* ask(send, Option.STARTTLS, NOTHING);
+  if (!answer.accepted)
+    throw new HandshakeError(`the server refuses TLS, which is required here: ${answer.text}`, true);
+  return serverFlags;
+}
+
+/** Greeting and flags. @returns the server's handshake flags; null after an oldstyle greeting, which is all that there is. */
+function* meet(
+  send: (bytes: Buffer) => void,
+  allowOldstyle: boolean,
+  offer: ServerOffer,
+): ByteCoroutine<number | null> {
+  const serverFlags = yield* greeting(allowOldstyle, offer);
+  if (serverFlags === null) return null;
+  const clientFlags = Buffer.alloc(4);
+  clientFlags.writeUInt32BE(serverFlags & (HandshakeFlag.FIXED_NEWSTYLE | HandshakeFlag.NO_ZEROES));
+  send(clientFlags);
+  return serverFlags;
 }
 
 /** @returns the handshake flags of the server; null after an oldstyle greeting, which is all that there is. */

@@ -1,12 +1,14 @@
 /**
- * NBD URIs (NetworkBlockDevice/nbd, doc/uri.md), the forms without TLS:
+ * NBD URIs (NetworkBlockDevice/nbd, doc/uri.md), these forms:
  *
- *     nbd://HOST[:PORT]/NAME          nbd+unix:///NAME?socket=PATH
+ *     nbd://HOST[:PORT]/NAME     in the clear
+ *     nbds://HOST[:PORT]/NAME    TLS or nothing; with whose certificates is never said in the URI, which may come from another host
+ *     nbd+unix:///NAME?socket=PATH
  */
 import { NBD_DEFAULT_PORT, NBD_MAX_STRING } from './constants.ts';
 
 export type NbdAddress =
-  | { kind: 'tcp'; host: string; port: number; name: string }
+  | { kind: 'tcp' | 'tls'; host: string; port: number; name: string }
   | { kind: 'unix'; path: string; name: string };
 
 /** @throws Error of one line that names the URI and the form that it should have. */
@@ -18,16 +20,17 @@ export function parseNbdUri(text: string): NbdAddress {
     throw bad(text, 'is no URI');
   }
   if (url.username !== '' || url.password !== '')
-    throw bad(text, 'has a user name, which means nothing without TLS');
+    throw bad(text, 'has a user name, which is for keys shared in advance: certificates are used here');
   if (url.hash !== '') throw bad(text, "has a '#', which must be written %23 in a name");
   switch (url.protocol) {
     case 'nbd:':
-      return parseTcp(text, url);
+      return parseHost('tcp', text, url);
+    case 'nbds:':
+      return parseHost('tls', text, url);
     case 'nbd+unix:':
       return parseUnix(text, url);
-    case 'nbds:':
     case 'nbds+unix:':
-      throw bad(text, 'asks for TLS, which is not supported yet');
+      throw bad(text, 'asks for TLS on a unix socket, which never leaves this host');
     default:
       throw bad(text, `has the scheme '${url.protocol.slice(0, -1)}'`);
   }
@@ -39,16 +42,16 @@ export function formatNbdUri(address: NbdAddress): string {
     return `nbd+unix:///${name}?socket=${encodeURIComponent(address.path).replaceAll('%2F', '/')}`;
   const host = address.host.includes(':') ? `[${address.host}]` : address.host;
   const port = address.port === NBD_DEFAULT_PORT ? '' : `:${address.port}`;
-  return `nbd://${host}${port}/${name}`;
+  return `${address.kind === 'tls' ? 'nbds' : 'nbd'}://${host}${port}/${name}`;
 }
 
-function parseTcp(text: string, url: URL): NbdAddress {
+function parseHost(kind: 'tcp' | 'tls', text: string, url: URL): NbdAddress {
   if (url.hostname === '') throw bad(text, 'names no host');
   if (url.port === '0') throw bad(text, 'has the port 0');
   if (url.search !== '') throw bad(text, `has the parameters '${url.search}', which are not known`);
   const host = decode(text, url.hostname).replace(/^\[(.*)\]$/, '$1');
   const port = url.port === '' ? NBD_DEFAULT_PORT : Number(url.port);
-  return { kind: 'tcp', host, port, name: exportName(text, url) };
+  return { kind, host, port, name: exportName(text, url) };
 }
 
 function parseUnix(text: string, url: URL): NbdAddress {
@@ -76,5 +79,7 @@ function decode(text: string, part: string): string {
 }
 
 function bad(text: string, why: string): Error {
-  return new Error(`NBD URI '${text}' ${why}: use nbd://HOST[:PORT]/NAME or nbd+unix:///NAME?socket=PATH`);
+  return new Error(
+    `NBD URI '${text}' ${why}: use nbd://HOST[:PORT]/NAME, nbds://HOST[:PORT]/NAME (TLS) or nbd+unix:///NAME?socket=PATH`,
+  );
 }

@@ -7,6 +7,7 @@ import { access, unlink } from 'node:fs/promises';
 import { resolve } from 'node:path';
 import { RecordKeeper } from '../export/record-keeper.ts';
 import { formatNbdUri, parseNbdUri } from '../nbd/uri.ts';
+import type { TlsParty } from '../pki/tls.ts';
 import { Image } from '../store/image.ts';
 import { BLOCK_SIZE } from '../store/present-map.ts';
 import { type ExportRecord, newRecord, readRecord, writeRecord } from '../store/record.ts';
@@ -23,6 +24,8 @@ export interface ProxyOptions {
   /** The origin may be a server that speaks oldstyle. */
   allowOldstyle?: boolean;
   stateDir: string;
+  /** For an nbds origin. */
+  tls?: TlsParty | undefined;
 }
 
 export interface ProxyParts {
@@ -40,7 +43,7 @@ export async function openProxy(options: ProxyOptions): Promise<ProxyParts> {
 async function openNew(options: ProxyOptions): Promise<ProxyParts> {
   const address = parseNbdUri(options.origin);
   const lease = randomUUID();
-  const link = await OriginLink.open({ address, lease, known: null, ...oldstyle(options) });
+  const link = await OriginLink.open({ address, tls: options.tls, lease, known: null, ...oldstyle(options) });
   try {
     const { uuid, generation, sizeBytes } = link.identity;
     if (sizeBytes > LARGEST_DISK) {
@@ -102,6 +105,7 @@ async function openKnown(options: ProxyOptions, record: ExportRecord): Promise<P
   if (origin.uri !== uri) await writeRecord(stateDir, moved);
   const link = OriginLink.resume({
     address: parseNbdUri(uri),
+    tls: options.tls,
     lease: origin.lease,
     ...oldstyle(options),
     known: { uuid: origin.uuid, generation: origin.generation, sizeBytes: record.sizeBytes },

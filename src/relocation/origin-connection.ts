@@ -1,29 +1,19 @@
 /**
- * One NBD connection to a server, as a client: handshake, requests, replies in any order. It does not come back when it breaks:
+ * One NBD connection to a server, as a client: requests, replies in any order. It does not come back when it breaks:
  * that is the link's (origin-link.ts).
  *
  * Requests answer through completions. A request that is under way when the connection breaks is never completed here; the
  * owner learns of the break by `onClosed` and has the requests.
  */
-import { connect, type Socket } from 'node:net';
-import type { AttachRequest } from '../nbd/attach.ts';
+import type { Socket } from 'node:net';
 import { ByteDriver } from '../nbd/byte-coroutine.ts';
-import { clientHandshake, HandshakeError, type ServerOffer } from '../nbd/client-handshake.ts';
+import type { ServerOffer } from '../nbd/client-handshake.ts';
 import { Command, TransmissionFlag } from '../nbd/constants.ts';
 import { parseReplies } from '../nbd/reply-parser.ts';
 import { encodeExtendedRequest, encodeRequest } from '../nbd/request-encoder.ts';
-import type { NbdAddress } from '../nbd/uri.ts';
 import type { Completion, ExtentsCompletion } from '../store/completion.ts';
+import { type ConnectOptions, dialOrigin } from './dial-origin.ts';
 import { type Awaiting, RequestTable } from './request-table.ts';
-
-const HANDSHAKE_TIMEOUT_MS = 10_000;
-const RECEIVE_BUFFER = 1024 * 1024;
-
-export interface ConnectOptions {
-  address: NbdAddress;
-  attach?: AttachRequest;
-  allowOldstyle?: boolean;
-}
 
 export class OriginConnection {
   readonly offer: ServerOffer;
@@ -47,69 +37,10 @@ export class OriginConnection {
    * @throws HandshakeError when the server refuses or is none; Error when it cannot be reached or takes over 10 seconds.
    */
   static async connect(options: ConnectOptions): Promise<OriginConnection> {
-    const { promise, resolve, reject } = Promise.withResolvers<OriginConnection>();
-    const where = describeAddress(options.address);
-    let receive: (chunk: Buffer) => void = () => undefined;
-    const socket = connect({
-      ...(options.address.kind === 'tcp'
-        ? { host: options.address.host, port: options.address.port }
-        : { path: options.address.path }),
-      onread: {
-        buffer: Buffer.allocUnsafeSlow(RECEIVE_BUFFER),
-        callback: (bytes, buffer) => {
-          receive((buffer as Buffer).subarray(0, bytes));
-          return true;
-        },
-      },
+    return await dialOrigin(options, (socket, offer) => {
+      const connection = new OriginConnection(socket, offer);
+      return { result: connection, receive: connection.#start() };
     });
-    socket.setNoDelay(true);
-    socket.setKeepAlive(true, 10_000);
-    const timer = setTimeout(() => {
-      fail(new Error(`${where} does not finish the NBD handshake within ${HANDSHAKE_TIMEOUT_MS / 1000} s`));
-    }, HANDSHAKE_TIMEOUT_MS);
-    const fail = (error: Error) => {
-      clearTimeout(timer);
-      socket.destroy();
-      reject(error);
-    };
-    socket.on('error', (error) =>
-      fail(
-        new Error(
-          `${where} cannot be reached: ${error.message}; does the origin run, and is its address right?`,
-        ),
-      ),
-    );
-    socket.on('close', () => fail(new Error(`${where} closed the connection during the NBD handshake`)));
-
-    const handshake = new ByteDriver(
-      clientHandshake(
-        {
-          exportName: options.address.name,
-          ...(options.attach && { attach: options.attach }),
-          allowOldstyle: options.allowOldstyle ?? false,
-        },
-        (bytes) => socket.write(bytes),
-      ),
-    );
-    receive = (chunk) => {
-      try {
-        const used = handshake.feed(chunk);
-        if (handshake.result === null) return;
-        clearTimeout(timer);
-        const connection = new OriginConnection(socket, handshake.result.value);
-        receive = connection.#start();
-        // Whoever awaits sees the connection before the first reply: there is none yet.
-        if (used < chunk.length) receive(chunk.subarray(used));
-        resolve(connection);
-      } catch (error) {
-        fail(
-          error instanceof HandshakeError
-            ? new HandshakeError(`${where}: ${error.message}`, error.refused)
-            : (error as Error),
-        );
-      }
-    };
-    return promise;
   }
 
   /** Told once, when the connection is of no more use: at once, if it broke before anybody asked. */
@@ -170,7 +101,6 @@ export class OriginConnection {
   /** From the handshake to transmission. @returns what takes the bytes from now on. */
   #start(): (chunk: Buffer) => void {
     const replies = new ByteDriver(parseReplies(this.offer, this.#requests));
-    this.#socket.removeAllListeners('error').removeAllListeners('close');
     this.#socket.on('error', (error) => this.#close(error));
     this.#socket.on('close', () => this.#close(new Error('the server closed the connection')));
     return (chunk) => {
@@ -190,9 +120,4 @@ export class OriginConnection {
     this.#broken = reason;
     this.#onClosed?.(reason);
   }
-}
-
-/** For messages. */
-export function describeAddress(address: NbdAddress): string {
-  return address.kind === 'tcp' ? `${address.host}:${address.port}` : address.path;
 }

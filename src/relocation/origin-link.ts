@@ -16,9 +16,11 @@ import type { AttachRequest } from '../nbd/attach.ts';
 import { HandshakeError } from '../nbd/client-handshake.ts';
 import { Command, Errno } from '../nbd/constants.ts';
 import type { NbdAddress } from '../nbd/uri.ts';
+import type { TlsParty } from '../pki/tls.ts';
 import type { Completion, Extent, ExtentsCompletion } from '../store/completion.ts';
 import { Countdown } from './countdown.ts';
-import { describeAddress, OriginConnection } from './origin-connection.ts';
+import { describeAddress } from './dial-origin.ts';
+import { OriginConnection } from './origin-connection.ts';
 
 export interface OriginIdentity {
   /** null: a plain NBD server, which has none. */
@@ -29,6 +31,8 @@ export interface OriginIdentity {
 
 export interface OriginLinkOptions {
   address: NbdAddress;
+  /** For an nbds address. */
+  tls?: TlsParty | undefined;
   lease: string;
   /** What the origin was when we first met; null at the first meeting. */
   known: OriginIdentity | null;
@@ -82,6 +86,7 @@ export class OriginLink {
   static async open(options: OriginLinkOptions): Promise<OriginLink> {
     const connection = await OriginConnection.connect({
       address: options.address,
+      tls: options.tls,
       attach: attachRequest(options),
       allowOldstyle: options.allowOldstyle ?? false,
     });
@@ -242,6 +247,7 @@ export class OriginLink {
   async #reconnect(): Promise<void> {
     const connection = await OriginConnection.connect({
       address: this.#options.address,
+      tls: this.#options.tls,
       attach: attachRequest({ ...this.#options, known: this.identity }),
       allowOldstyle: this.#options.allowOldstyle ?? false,
     });

@@ -33,6 +33,7 @@ describe('configuration', () => {
         advertise: { host: hostname(), port: 10809 },
         tls: 'required',
       },
+      tls: { ca: null, crl: null, cert: null, key: null, clientCert: null, clientKey: null, allow: [] },
       relocation: { prepareTimeoutSeconds: 60, retired: 'keep' },
       peers: [],
       libvirt: { dbus: 'system' },
@@ -51,6 +52,14 @@ describe('configuration', () => {
       '[gateway]',
       'listen = [2001:db8::1]:1',
       'tls = off',
+      '[tls]',
+      'ca = /t/ca',
+      'crl = /t/crl',
+      'cert = /t/c',
+      'key = /t/k',
+      'client-cert = /t/cc',
+      'client-key = /t/ck',
+      `allow = b.example, Site B ,SHA256:${'Ab:'.repeat(31)}CD`,
       '[relocation]',
       'prepare-timeout = 86400',
       'retired = delete',
@@ -68,6 +77,15 @@ describe('configuration', () => {
         listen: { host: '2001:db8::1', port: 1 },
         advertise: { host: hostname(), port: 1 },
         tls: 'off',
+      },
+      tls: {
+        ca: '/t/ca',
+        crl: '/t/crl',
+        cert: '/t/c',
+        key: '/t/k',
+        clientCert: '/t/cc',
+        clientKey: '/t/ck',
+        allow: ['b.example', 'Site B', `sha256:${'ab'.repeat(31)}cd`],
       },
       relocation: { prepareTimeoutSeconds: 86_400, retired: 'delete' },
       peers: [
@@ -111,7 +129,7 @@ level = "info"
       'x.conf:7: listen = [::1]:99999 in [gateway]: allowed is HOST:PORT or [IPV6]:PORT, the port from 1 to 65535',
       'x.conf:8: tls = maybe in [gateway]: allowed is required or off',
       'x.conf:9: section [gateway] again, first in line 6; allowed is one of each',
-      'x.conf:10: unknown section [nope]; allowed are [paths] [gateway] [relocation] [peers] [libvirt] [log]',
+      'x.conf:10: unknown section [nope]; allowed are [paths] [gateway] [tls] [relocation] [peers] [libvirt] [log]',
       "x.conf:12: '[peers' is no section; allowed is [NAME] alone on its line",
       "x.conf:14: 'a.b' is no name; allowed are letters, digits, '_' and '-', a letter first",
       'x.conf:15: d = nowhere in [peers]: allowed is HOST:PORT or [IPV6]:PORT, the port from 1 to 65535',
@@ -137,6 +155,22 @@ level = "info"
     }
     for (const name of ['constructor', 'prototype', '__proto__']) {
       assert.match(faults(`[peers]\n${name} = a:1`).join(), /^x\.conf:2: '\w+' is no name/);
+    }
+  });
+
+  it('wants a key with each certificate, and peers that can be told apart from anybody', () => {
+    assert.deepEqual(faults('[tls]\nkey = /k\ncert = /c\nclient-key = /k\nclient-cert = /c\nallow = a,,b'), [
+      'x.conf:6: allow = a,,b in [tls]: allowed are common names or DNS names of certificates, and sha256: with 64 hexadecimal digits, separated by commas',
+    ]);
+    assert.deepEqual(faults('[tls]\nclient-key = /k'), [
+      'x.conf:2: client-key = /k in [tls]: allowed is client-key together with client-cert',
+    ]);
+    assert.deepEqual(faults('[tls]\ncert = /c'), [
+      'x.conf:2: cert = /c in [tls]: allowed is cert together with key',
+    ]);
+    for (const list of ['*', '*.example', 'sha256:00', 'sha256', 'CN=b.example', ',']) {
+      const { length } = faults(`[tls]\nallow = ${list}`);
+      assert.equal(length, list === 'sha256' ? 0 : 1, list);
     }
   });
 
@@ -171,11 +205,21 @@ level = "info"
     assert.deepEqual(parseConfig(uncommented, example), {
       ...defaults,
       gateway: { ...defaults.gateway, advertise: { host: 'a.example', port: 10809 } },
+      tls: {
+        ca: '/etc/xnbd/pki/ca-cert.pem',
+        crl: '/etc/xnbd/pki/ca-crl.pem',
+        cert: '/etc/xnbd/pki/server-cert.pem',
+        key: '/etc/xnbd/pki/server-key.pem',
+        clientCert: '/etc/xnbd/pki/client-cert.pem',
+        clientKey: '/etc/xnbd/pki/client-key.pem',
+        allow: ['b.example', 'c.example'],
+      },
       peers: [{ name: 'site-b', host: 'b.example', port: 10809 }],
     });
     const keys = uncommented.match(/^[a-z-]+(?= = )/gm);
     assert.deepEqual(keys, [
       ...['images', 'exports', 'run', 'listen', 'advertise', 'tls'],
+      ...['allow', 'ca', 'crl', 'cert', 'key', 'client-cert', 'client-key'],
       ...['prepare-timeout', 'retired', 'site-b', 'dbus', 'level'],
     ]);
   });

@@ -60,6 +60,7 @@ describe('gateway', () => {
   async function start(options: Partial<GatewayOptions> = {}): Promise<void> {
     gateway = await startGateway({
       run: dir,
+      tls: null,
       listen: (visit) => listenPlain({ host: '127.0.0.1', port: 0 }, visit),
       ...options,
     });
@@ -429,13 +430,13 @@ describe('gateway', () => {
 
     it('refuses to start in the clear unless told so', async () => {
       const config = join(dir, 'xnbd.conf');
-      await writeFile(config, '[gateway]\nlisten = 127.0.0.1:1\n');
+      await writeFile(config, `[gateway]\nlisten = 127.0.0.1:1\n[tls]\nca = ${dir}/ca.pem\n`);
       await assert.rejects(
         run(process.execPath, [program, '--config', config]),
         (error: Error & { stderr: string }) => {
           assert.match(
             error.stderr,
-            /^xnbd-gateway: TLS is not built in yet: write tls = off under \[gateway\] in .*xnbd\.conf/,
+            /^xnbd-gateway: \S+\.pem cannot be read \(ENOENT\): xnbdctl pki check says what TLS needs$/m,
           );
           return true;
         },

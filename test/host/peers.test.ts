@@ -16,6 +16,7 @@ describe('a domain that does not tell where its disks are', function () {
     two = await TwoHosts.make();
     gateway = await startGateway({
       run: two.a.run,
+      tls: null,
       listen: (visit) => listenPlain({ host: '127.0.0.1', port: 0 }, visit),
     });
   });
@@ -33,7 +34,7 @@ describe('a domain that does not tell where its disks are', function () {
     await writeFile(
       join(b.dir, 'xnbd.conf'),
       `[paths]\nimages = ${b.dir}/images\nexports = ${b.dir}/exports\nrun = ${b.run}\n` +
-        `[gateway]\nadvertise = 127.0.0.1:${advertise}\n[libvirt]\ndbus = unix:path=${b.dir}/no-libvirt\n` +
+        `[gateway]\nadvertise = 127.0.0.1:${advertise}\ntls = off\n[libvirt]\ndbus = unix:path=${b.dir}/no-libvirt\n` +
         `[peers]\nnobody = 127.0.0.1:1\na = 127.0.0.1:${gateway.address.port}\n`,
     );
     await b.start();

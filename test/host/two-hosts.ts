@@ -37,9 +37,9 @@ export class TwoHosts {
   }
 
   /** The domain as the hooks of its destination see it. */
-  async travelling(from = this.a): Promise<TestDomain> {
+  async travelling(from = this.a, uri = (name: string): string => from.uri(name)): Promise<TestDomain> {
     const disks = await Promise.all(
-      this.vm.disks.map(async (name) => ({ ...(await from.status(name)), uri: from.uri(name) })),
+      this.vm.disks.map(async (name) => ({ ...(await from.status(name)), uri: uri(name) })),
     );
     return { ...this.vm, origin: asLibvirtKeepsIt(originMetadata(disks)) };
   }

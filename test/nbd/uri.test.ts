@@ -14,6 +14,12 @@ describe('NBD URI', () => {
     assert.deepEqual(parseNbdUri('nbd://h/a%20b/c'), { kind: 'tcp', host: 'h', port: 10809, name: 'a b/c' });
   });
 
+  it('asks for TLS', () => {
+    const address = { kind: 'tls', host: 'a.example', port: 10809, name: 'vm1' };
+    assert.deepEqual(parseNbdUri('nbds://a.example/vm1'), address);
+    assert.equal(formatNbdUri({ kind: 'tls', host: '::1', port: 9, name: 'd' }), 'nbds://[::1]:9/d');
+  });
+
   it('names a unix socket', () => {
     const address = { kind: 'unix', path: '/run/x nbd.sock', name: 'd' };
     assert.deepEqual(parseNbdUri('nbd+unix:///d?socket=/run/x%20nbd.sock'), address);
@@ -25,7 +31,9 @@ describe('NBD URI', () => {
     for (const [uri, why] of [
       ['vm1', 'is no URI'],
       ['http://a/b', "has the scheme 'http'"],
-      ['nbds://a/b', 'asks for TLS'],
+      ['nbds+unix:///b?socket=/x', 'asks for TLS on a unix socket'],
+      ['nbds://a/b?tls-certificates=/x', 'has the parameters'],
+      ['nbds://alice@a/b', 'has a user name'],
       ['nbd:///b', 'names no host'],
       ['nbd://a:0/b', 'has the port 0'],
       ['nbd://u@a/b', 'has a user name'],
@@ -53,7 +61,7 @@ describe('NBD URI', () => {
     const port = fc.integer({ min: 1, max: 65535 });
     const host = fc.constantFrom('a.example', '10.0.0.1', '::1', 'fe80::2');
     const address: fc.Arbitrary<NbdAddress> = fc.oneof(
-      fc.record({ kind: fc.constant('tcp'), host, port, name }, { noNullPrototype: true }),
+      fc.record({ kind: fc.constantFrom('tcp', 'tls'), host, port, name }, { noNullPrototype: true }),
       fc.record({ kind: fc.constant('unix'), path, name }, { noNullPrototype: true }),
     );
     fc.assert(fc.property(address, (given) => assert.deepEqual(parseNbdUri(formatNbdUri(given)), given)));

@@ -83,6 +83,24 @@ function program(): Command {
       process.stdout.write(`${await abandon(await controlPath(options(), name), name)}\n`);
     });
 
+  xnbdctl
+    .command('pki')
+    .description('certificates')
+    .command('check')
+    .description("what is wrong with this host's certificates")
+    .action(async () => {
+      const { gateway, tls } = await loadConfig(options().config);
+      // TLS costs every other command time that it has no use for.
+      const { checkPki } = await import('../../pki/check.ts');
+      const { faults, notes } = await checkPki({ gateway, tls });
+      process.stdout.write(
+        [...notes, ...faults.map((fault) => `WRONG: ${fault}`)].map((line) => `${line}\n`).join(''),
+      );
+      if (faults.length > 0)
+        throw new Error(`${faults.length} to put right; what else is wrong may show then`);
+      process.stdout.write('all is well\n');
+    });
+
   for (const [change, description] of [
     ['adopt', 'turn the file disks of a shut-off domain into xNBD disks'],
     ['release', 'turn the xNBD disks of a shut-off domain into file disks'],

@@ -1,0 +1,114 @@
+/**
+ * A plain connection becomes a TLS one, in the middle of it (STARTTLS), and both sides show a certificate. Whoever has none that our CA
+ * signed, or is not whom we expect, is not let through: the promise fails, and no byte from him has been handed on.
+ *
+ * node:tls is loaded with the first connection that wants it: it is 3 MB in every process of a disk, and most have no TLS.
+ */
+import { isIP } from 'node:net';
+import type { Duplex } from 'node:stream';
+import type { TLSSocket } from 'node:tls';
+import type { Credentials } from './credentials.ts';
+import { describeCertificate, isAllowed, isNamed } from './trust.ts';
+
+/** Who we are to others, and who others may be. */
+export interface TlsParty {
+  credentials: Credentials;
+  /** Peers by name or fingerprint (src/config/allowed-peers.ts). */
+  allow: readonly string[];
+}
+
+/** The other side has no certificate that we accept, or TLS itself failed. One line for the log; nothing of it goes to the peer. */
+export class TlsRefused extends Error {}
+
+/**
+ * The server's side. Only those in `allow` pass.
+ * @returns the stream inside, with the peer's certificate described.
+ * @throws TlsRefused; the connection is closed then.
+ */
+export async function acceptTls(
+  plain: Duplex,
+  party: TlsParty,
+): Promise<{ stream: TLSSocket; peer: string }> {
+  const material = await party.credentials.current();
+  const { createServer } = process.getBuiltinModule('node:tls');
+  const stream = await new Promise<TLSSocket>((resolve, reject) => {
+    // A server of its own for each connection: no session is ever resumed, so each handshake shows a certificate.
+    const server = createServer({
+      ...material,
+      requestCert: true,
+      rejectUnauthorized: true,
+      minVersion: 'TLSv1.3',
+    });
+    server.on('secureConnection', resolve);
+    server.on('tlsClientError', (error: NodeJS.ErrnoException, refused) => {
+      reject(new TlsRefused(whyRefused(error, refused.authorizationError)));
+    });
+    // TLS hears of it, too, and may know why.
+    plain.once('close', () => setImmediate(reject, new TlsRefused('it left during the TLS handshake')));
+    // Who has said his last word cannot finish a handshake.
+    plain.allowHalfOpen = false;
+    if (plain.destroyed) reject(new TlsRefused('it left before the TLS handshake'));
+    else server.emit('connection', plain);
+  }).catch((error: unknown) => {
+    plain.destroy();
+    throw error;
+  });
+  stream.allowHalfOpen = true;
+  stream.on('error', () => stream.destroy());
+  const certificate = stream.getPeerX509Certificate();
+  if (certificate !== undefined && isAllowed(certificate, party.allow)) {
+    return { stream, peer: describeCertificate(certificate) };
+  }
+  stream.destroy();
+  throw new TlsRefused(
+    `its certificate (${certificate === undefined ? 'none' : describeCertificate(certificate)}) is not in allow under [tls]`,
+  );
+}
+
+/**
+ * The client's side. The server's certificate must be of the host that we went to, or in `allow`.
+ * @param host name or address, as the URI has it.
+ * @throws TlsRefused; the connection is closed then.
+ */
+export async function connectTls(plain: Duplex, host: string, party: TlsParty): Promise<TLSSocket> {
+  const material = await party.credentials.current();
+  const { connect } = process.getBuiltinModule('node:tls');
+  const stream = await new Promise<TLSSocket>((resolve, reject) => {
+    if (plain.destroyed) throw new TlsRefused('the connection ended before the TLS handshake');
+    const secured = connect({
+      ...material,
+      socket: plain,
+      // What a name indication is, RFC 6066 leaves to names.
+      ...(isIP(host) === 0 && !host.includes('%') ? { servername: host } : {}),
+      rejectUnauthorized: true,
+      minVersion: 'TLSv1.2',
+      // Judged below, with the certificate as OpenSSL reads it.
+      checkServerIdentity: () => undefined,
+    });
+    secured.once('secureConnect', () => resolve(secured));
+    // Stays until the owner has his own: an error that nobody listens to ends the process.
+    secured.on('error', (error: NodeJS.ErrnoException) =>
+      reject(new TlsRefused(whyRefused(error, undefined))),
+    );
+    secured.once('close', () => reject(new TlsRefused('the connection ended during the TLS handshake')));
+  }).catch((error: unknown) => {
+    plain.destroy();
+    throw error;
+  });
+  const certificate = stream.getPeerX509Certificate();
+  if (certificate !== undefined && (isNamed(certificate, host) || isAllowed(certificate, party.allow)))
+    return stream;
+  stream.destroy();
+  throw new TlsRefused(
+    `the server's certificate (${certificate === undefined ? 'none' : describeCertificate(certificate)}) is neither of '${host}' nor in allow under [tls]`,
+  );
+}
+
+/** @param authorization what the verification of the peer's certificate said, where it was not what failed the handshake. */
+function whyRefused(error: NodeJS.ErrnoException, authorization: Error | string | null | undefined): string {
+  // Node gives the code of the verification, whatever its type says. As an error it is neither OpenSSL's nor the system's.
+  const code = authorization ?? (/^(ERR_|E[A-Z]+$)/.test(error.code ?? 'ERR_') ? null : error.code);
+  if (code !== null) return `the certificate of the other side is not accepted: ${String(code)}`;
+  if (error.code === 'ERR_SSL_PEER_DID_NOT_RETURN_A_CERTIFICATE') return 'it shows no certificate';
+  return `the TLS handshake failed: ${(error.code ?? error.message).slice(0, 200)}`;
+}
