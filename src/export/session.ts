@@ -351,8 +351,13 @@ export class Session implements Client, RequestOwner {
       this.#goingOn = false;
       this.#paused = false;
       this.#run();
-      if (!this.#paused && !this.#closed) this.#socket.resume();
+      this.#listenOn();
     });
+  }
+
+  /** Unless what was read has filled this client's share again. */
+  #listenOn(): void {
+    if (!this.#paused && !this.#closed) this.#socket.resume();
   }
 
   #endIfIdle(): void {
