@@ -75,7 +75,12 @@ describe('a domain whose move ends badly', function () {
       config: { paths },
       domains,
       turns: new Turns(),
-      exports: new Exports(paths, 'none', { status: nothing, ended: nothing, needed: () => false }),
+      exports: new Exports(paths, 'none', {
+        status: nothing,
+        ended: nothing,
+        needed: () => false,
+        originArguments: () => Promise.resolve([]),
+      }),
       relocations: new Relocations(run, {
         changed: nothing,
         moved: nothing,
