@@ -90,17 +90,12 @@ function faultsOfName(leaf: X509Certificate, files: CertificateFiles, host: stri
 }
 
 async function faultsOfHandshake(server: CertificateFiles, client: CertificateFiles): Promise<string[]> {
+  const fingerprint = async ({ cert }: CertificateFiles): Promise<string[]> =>
+    (await readCertificates(cert, '', [])).slice(0, 1).map(fingerprintOf);
+  const [servers, clients] = [await fingerprint(server), await fingerprint(client)];
   const [near, far] = duplexPair();
-  const everybody = async (files: CertificateFiles): Promise<string[]> =>
-    (await readCertificates(files.cert, '', [])).slice(0, 1).map(fingerprintOf);
-  const accepted = acceptTls(far, {
-    credentials: new Credentials(server),
-    allow: await everybody(client),
-  });
-  const connected = connectTls(near, 'localhost', {
-    credentials: new Credentials(client),
-    allow: await everybody(server),
-  });
+  const accepted = acceptTls(far, { credentials: new Credentials(server), allow: clients });
+  const connected = connectTls(near, 'localhost', { credentials: new Credentials(client), allow: servers });
   try {
     await Promise.all([accepted, connected]);
     return [];

@@ -25,7 +25,11 @@ describe('an origin that is not served while the disk becomes complete', functio
     let origin = await startOrigin();
     const listen: Parameters<typeof startGateway>[0]['listen'] = (visit) =>
       listenPlain({ host: '127.0.0.1', port: 0 }, visit);
-    const gateway = await startGateway({ run: directory.path, listen, tls: null });
+    const gateway = await startGateway({
+      tls: null,
+      run: directory.path,
+      listen,
+    });
     // The copy takes longer than the test.
     const wan = await startWan({ to: `127.0.0.1:${gateway.address.port}`, rttMs: 1, rateMbit: 0.5 });
     const args = ['--image', join(directory.path, 'b.img'), '--origin', `nbd://${wan.address}/disk`];
