@@ -147,7 +147,7 @@ function replies(style: ReplyStyle, contexts: boolean): Buffer[] {
     return reply;
   };
   return [
-    data(request(2, 4096), 65_536),
+    data(request(2, 4096), 3000),
     status(request(6, 0), 0, false),
     data(request(1, 0), 4096),
     ...(contexts ? [blockStatus(request(4, 8192))] : []),
