@@ -101,7 +101,7 @@ export class Lender {
   attach(link: object, request: AttachRequest): Attached | Refusal {
     const { record } = this.#options;
     const retired = this.refusesClients();
-    if (retired !== undefined) return retired;
+    if (retired !== undefined) return { ...retired, type: OptionReply.XNBD_ERR_RETIRED };
     if (request.uuid !== null && request.uuid !== record.uuid) {
       return this.#refusal(`has uuid ${record.uuid}, not ${request.uuid}: it is another disk`);
     }

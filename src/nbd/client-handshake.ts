@@ -67,6 +67,9 @@ export class HandshakeError extends Error {
   }
 }
 
+/** The origin has retired: it was told that every block is elsewhere, and has nothing more to give. */
+export class OriginRetired extends HandshakeError {}
+
 interface Reply {
   type: number;
   data: Buffer;
@@ -168,7 +171,9 @@ function* attach(send: (bytes: Buffer) => void, request: AttachRequest): ByteCor
   const answer = yield* ask(send, Option.XNBD_ATTACH, encodeAttachRequest(request));
   if (!answer.accepted) {
     if (answer.error === OptionReply.ERR_UNSUP) return null;
-    throw new HandshakeError(`the origin refuses to lend '${request.name}': ${answer.text}`, true);
+    const why = `the origin refuses to lend '${request.name}': ${answer.text}`;
+    if (answer.error === OptionReply.XNBD_ERR_RETIRED) throw new OriginRetired(why, true);
+    throw new HandshakeError(why, true);
   }
   const reply = answer.replies.find((each) => each.type === OptionReply.XNBD_ATTACHED);
   if (reply === undefined) throw new HandshakeError('the origin acknowledged the lease without its identity');

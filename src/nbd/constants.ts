@@ -82,6 +82,8 @@ export const OptionReply = {
   ERR_SHUTDOWN: REP_ERROR + 7,
   ERR_BLOCK_SIZE_REQD: REP_ERROR + 8,
   ERR_TOO_BIG: REP_ERROR + 9,
+  /** Private, in answer to XNBD_ATTACH: the export has retired, and will never serve again. */
+  XNBD_ERR_RETIRED: REP_ERROR + 0x584e4244,
   ERR_EXT_HEADER_REQD: REP_ERROR + 10,
 } as const;
 

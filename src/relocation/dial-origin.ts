@@ -57,9 +57,10 @@ export async function dialOrigin<T>(
   const fail = (error: Error): void => {
     clearTimeout(timer);
     socket.destroy();
-    if (error instanceof HandshakeError)
-      reject(new HandshakeError(`${where}: ${error.message}`, error.refused));
-    else if (error instanceof TlsRefused) reject(new HandshakeError(`${where}: ${error.message}`, true));
+    if (error instanceof HandshakeError) {
+      error.message = `${where}: ${error.message}`;
+      reject(error);
+    } else if (error instanceof TlsRefused) reject(new HandshakeError(`${where}: ${error.message}`, true));
     else reject(error);
   };
   const send = (bytes: Buffer): void => void socket.write(bytes);

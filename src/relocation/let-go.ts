@@ -1,8 +1,8 @@
 /**
  * The last word to an origin: every block is here, retire.
  *
- * It is said for as long as it takes. The origin may be away, its export may be being started again; or it has retired and its answer was
- * lost, and then it refuses us when we come back, for good. The two refusals cannot be told apart but by time.
+ * It is said for as long as it takes. The origin may be away, or its export may be being started again, and refuses us meanwhile. It may have
+ * retired and its answer been lost: then it says so when we come back, or, where its host has forgotten it, is unknown for good.
  */
 import { log } from '../log/log.ts';
 import { Command, Errno } from '../nbd/constants.ts';
@@ -14,9 +14,9 @@ const REFUSED_FOR_GOOD_MS = 30_000;
 export function tellToRetire(link: OriginLink, name: string): Promise<void> {
   return new Promise((resolve) => {
     let refusedSince = Number.POSITIVE_INFINITY;
-    link.onRefused = (reason) => {
+    link.onRefused = (reason, retired) => {
       refusedSince = Math.min(refusedSince, performance.now());
-      if (performance.now() - refusedSince < REFUSED_FOR_GOOD_MS) return;
+      if (!retired && performance.now() - refusedSince < REFUSED_FOR_GOOD_MS) return;
       log.info(`${name}: the origin does not know the lease any more (${reason}): it is let go`);
       resolve();
     };

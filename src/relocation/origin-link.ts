@@ -13,7 +13,7 @@
 
 import { log } from '../log/log.ts';
 import type { AttachRequest } from '../nbd/attach.ts';
-import { HandshakeError } from '../nbd/client-handshake.ts';
+import { HandshakeError, OriginRetired } from '../nbd/client-handshake.ts';
 import { Command, Errno } from '../nbd/constants.ts';
 import type { NbdAddress } from '../nbd/uri.ts';
 import type { TlsParty } from '../pki/tls.ts';
@@ -63,7 +63,7 @@ export class OriginLink {
   /** Told when the origin is lost, and when it is back. */
   onChange: (() => void) | null = null;
   /** Told when the origin can be reached again and refuses us (another lease, another disk, no such export). */
-  onRefused: ((reason: string) => void) | null = null;
+  onRefused: ((reason: string, retired: boolean) => void) | null = null;
   readonly #options: OriginLinkOptions;
   #connection: OriginConnection | null;
   readonly #unanswered = new Set<Operation>();
@@ -236,7 +236,7 @@ export class OriginLink {
         if (this.#closed) return;
         const next = Math.min(Math.max(delay * 2, FIRST_RETRY_MS), LAST_RETRY_MS);
         const stubborn = error instanceof HandshakeError && error.refused;
-        if (stubborn) this.onRefused?.((error as Error).message);
+        if (stubborn) this.onRefused?.(error.message, error instanceof OriginRetired);
         if (stubborn || next === LAST_RETRY_MS)
           log.warning(`origin ${this.#where}: ${(error as Error).message}`);
         this.#retry(next);
