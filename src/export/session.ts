@@ -351,8 +351,12 @@ export class Session implements Client, RequestOwner {
       this.#goingOn = false;
       this.#paused = false;
       this.#run();
-      if (!this.#paused && !this.#closed) this.#socket.resume();
+      this.#readOn();
     });
+  }
+
+  #readOn(): void {
+    if (!this.#paused && !this.#closed) this.#socket.resume();
   }
 
   #endIfIdle(): void {
