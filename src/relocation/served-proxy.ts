@@ -1,6 +1,7 @@
 /** A proxy as an export serves it: its disk, and what it answers to the lender and on the control socket. */
+import { existsSync } from 'node:fs';
 import { rm, rmdir } from 'node:fs/promises';
-import { join } from 'node:path';
+import { dirname, join, resolve } from 'node:path';
 import type { Served } from '../export/serve.ts';
 import { checkExportName, readRecord } from '../store/record.ts';
 import { lockState } from '../store/state-lock.ts';
@@ -14,6 +15,9 @@ export interface ServedProxy extends Served {
 /** @throws Error of one line that names the thing and the way out. */
 export async function openServedProxy(options: ProxyOptions): Promise<ServedProxy> {
   checkExportName(options.name);
+  const directory = dirname(resolve(options.image));
+  // First of all: the state directory beside the image would be made with its parents.
+  if (!existsSync(directory)) throw new Error(`image ${options.image}: there is no directory ${directory}`);
   const lock = await lockState(options.stateDir);
   const { keeper, image, link } = await openProxy(options).catch(async (error: unknown) => {
     await lock.release();

@@ -12,7 +12,8 @@ export interface StateLock {
 export async function lockState(stateDir: string): Promise<StateLock> {
   const path = join(stateDir, 'lock');
   try {
-    await makeDirectory(stateDir);
+    const made = await mkdir(stateDir, { recursive: true, mode: 0o700 });
+    if (made !== undefined) await syncDirectory(dirname(stateDir));
     const file = await open(path, 'a', 0o600);
     if (lockExclusively(file.fd) === 0) return { release: () => file.close() };
     await file.close();
@@ -22,14 +23,4 @@ export async function lockState(stateDir: string): Promise<StateLock> {
   throw new Error(
     `state directory ${stateDir} is in use by another xnbd-export: stop it first, or give another --state`,
   );
-}
-
-/** Not its parents: a path with a slip in it must not grow a tree. */
-async function makeDirectory(stateDir: string): Promise<void> {
-  try {
-    await mkdir(stateDir, { mode: 0o700 });
-    await syncDirectory(dirname(stateDir));
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error;
-  }
 }

@@ -120,7 +120,7 @@ describe('takeover', function () {
     const guest = await connectClient(proxy.uri);
     await guest.read(0, BLOCK);
     await proxy.call('abandon');
-    assert.equal(await proxy.end(), 0);
+    assert.equal(await proxy.ended(), 0);
     await assert.rejects(stat(join(directory.path, 'b.img')), /ENOENT/);
     await assert.rejects(stat(join(directory.path, 'b.img.xnbd')), /ENOENT/);
     await origin.until((status) => status.state === 'serving' && status.lease === null);
@@ -130,7 +130,7 @@ describe('takeover', function () {
 
   it('can be given up after it while nothing was written: the fence is lifted', async () => {
     await proxy.call('abandon');
-    await proxy.end();
+    await proxy.ended();
     // On this line the copy takes longer than the test.
     const wan = await startWan({ to: origin.socket, rttMs: 1, rateMbit: 1 });
     try {
@@ -188,7 +188,7 @@ describe('takeover', function () {
 
   it('a disk moves on before it has arrived: C from B from A, and in the end both are retired', async () => {
     await proxy.call('abandon');
-    await proxy.end();
+    await proxy.ended();
     const wan = await startWan({ to: origin.socket, rttMs: 1, rateMbit: 10 });
     try {
       proxy = await startProxy({ uri: `nbd://${wan.address}/disk` });

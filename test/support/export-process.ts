@@ -18,6 +18,8 @@ export interface ExportProcess {
   call(method: Exclude<ControlMethod, 'watch'>): Promise<unknown>;
   /** Waits until the status is as wished; fails after `limitMs`. */
   until(wish: (status: ExportStatus) => boolean, limitMs?: number): Promise<ExportStatus>;
+  /** Waits until it has ended by itself. @returns the exit code */
+  ended(): Promise<number | null>;
   /** Sends the signal and waits for the end. @returns the exit code, null after a signal */
   end(signal?: NodeJS.Signals): Promise<number | null>;
 }
@@ -61,6 +63,10 @@ export async function startExport(
         }
         await new Promise((resolve) => setTimeout(resolve, 20));
       }
+    },
+    ended: async () => {
+      if (child.exitCode === null && child.signalCode === null) await exited;
+      return child.exitCode;
     },
     end: async (signal = 'SIGTERM') => {
       if (child.exitCode === null && child.signalCode === null) {
