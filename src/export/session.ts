@@ -351,12 +351,11 @@ export class Session implements Client, RequestOwner {
       this.#goingOn = false;
       this.#paused = false;
       this.#run();
-      this.#listenOn();
+      this.#readOn();
     });
   }
 
-  /** Unless what was read has filled this client's share again. */
-  #listenOn(): void {
+  #readOn(): void {
     if (!this.#paused && !this.#closed) this.#socket.resume();
   }
 

@@ -369,7 +369,7 @@ describe('session', () => {
     });
     for (let count = 0; count < 32; count++) await open();
     const greedy = clients[0]!;
-    const count = 40;
+    const count = 12;
     for (let sent = 0; sent < count; sent++)
       greedy.send({ type: Command.READ, length: NBD_MAX_PAYLOAD, offset: sent });
     for (let answered = 0; answered < count; answered++) {
@@ -395,7 +395,7 @@ describe('session', () => {
       },
     });
     const [flooding, other] = [await open(false), await open(false)];
-    const total = 4000;
+    const total = 1500;
     const request = encodeRawRequest({ type: Command.READ, length: 1 });
     flooding.socket.write(Buffer.concat(new Array<Buffer>(total).fill(request)));
     await until(() => reads > 0, 'the flood has begun');
