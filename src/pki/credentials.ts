@@ -55,7 +55,10 @@ export class Credentials {
 
 /** @throws Error, one line, naming the file. */
 async function readMaterial(files: CertificateFiles): Promise<Material> {
-  const [ca, cert, key] = await Promise.all([read(files.ca), read(files.cert), read(files.key)]);
+  // One after the other: of several that are missing the first is named, always.
+  const ca = await read(files.ca);
+  const cert = await read(files.cert);
+  const key = await read(files.key);
   const material: Material = { ca, cert, key, ...(files.crl !== null && { crl: await read(files.crl) }) };
   const { createSecureContext } = process.getBuiltinModule('node:tls');
   try {
