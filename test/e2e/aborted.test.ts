@@ -65,7 +65,8 @@ describe('a migration that does not come to its end', function () {
 
   it('aborted with virsh domjobabort', async () => {
     const said = await interrupted(() => sites().a.host.virsh('domjobabort', guest.name));
-    assert.match(said, /error: operation aborted: .*migration out.* canceled by client/);
+    // Which of the two libvirt says depends on who notices first: the job, or the connection that the job used.
+    assert.match(said, /error: operation (aborted|failed): .*migration out/);
     await nothingHasHappened(1);
   });
 
