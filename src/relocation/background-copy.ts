@@ -154,12 +154,7 @@ export class BackgroundCopy {
     const { locks, map, image } = this.#parts;
     this.#skipping++;
     locks.acquire(first, end - first, (release) => {
-      const runs: Range[] = [];
-      for (let at = map.nextAbsent(first, end); at < end; ) {
-        const runEnd = map.nextPresent(at, end);
-        runs.push({ first: at, end: runEnd });
-        at = map.nextAbsent(runEnd, end);
-      }
+      const runs = map.absentRuns(first, end);
       const all = new Countdown(runs.length, {
         complete: (errno) => {
           release();

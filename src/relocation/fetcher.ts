@@ -214,12 +214,7 @@ export class Fetcher {
 
   /** Under the lock: what is still absent goes to the image, run by run. */
   #keepAbsent(fetch: Fetch, release: () => void): void {
-    const runs: { first: number; end: number }[] = [];
-    for (let first = this.#map.nextAbsent(fetch.first, fetch.end); first < fetch.end; ) {
-      const end = this.#map.nextPresent(first, fetch.end);
-      runs.push({ first, end });
-      first = this.#map.nextAbsent(end, fetch.end);
-    }
+    const runs = this.#map.absentRuns(fetch.first, fetch.end);
     const all = new Countdown(runs.length, {
       complete: (errno) => {
         release();

@@ -159,7 +159,7 @@ export class PresentMap {
   mark(first: number, count: number): number {
     const from = first >>> 3;
     const to = (first + count - 1) >>> 3;
-    const absent = this.#absentRuns(first, first + count);
+    const absent = this.absentRuns(first, first + count);
     if (absent.length === 0) return 0;
     this.#bits.set(first, count);
     try {
@@ -177,7 +177,8 @@ export class PresentMap {
     return 0;
   }
 
-  #absentRuns(first: number, end: number): { first: number; end: number }[] {
+  /** The runs of absent blocks within [first, end), in order. */
+  absentRuns(first: number, end: number): { first: number; end: number }[] {
     const runs: { first: number; end: number }[] = [];
     for (let at = this.nextAbsent(first, end); at < end; ) {
       const runEnd = this.nextPresent(at, end);
