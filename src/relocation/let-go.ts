@@ -5,6 +5,7 @@
  * retired and its answer been lost: then it says so when we come back, or, where its host has forgotten it, is unknown for good.
  */
 import { log } from '../log/log.ts';
+import { LeaseVoid, OriginRetired } from '../nbd/client-handshake.ts';
 import { Command, Errno } from '../nbd/constants.ts';
 import type { OriginLink } from './origin-link.ts';
 
@@ -14,10 +15,16 @@ const REFUSED_FOR_GOOD_MS = 30_000;
 export function tellToRetire(link: OriginLink, name: string): Promise<void> {
   return new Promise((resolve) => {
     let refusedSince = Number.POSITIVE_INFINITY;
-    link.onRefused = (reason, retired) => {
+    const voided = link.onRefused;
+    link.onRefused = (error) => {
+      if (error instanceof LeaseVoid) {
+        voided?.(error);
+        resolve();
+        return;
+      }
       refusedSince = Math.min(refusedSince, performance.now());
-      if (!retired && performance.now() - refusedSince < REFUSED_FOR_GOOD_MS) return;
-      log.info(`${name}: the origin does not know the lease any more (${reason}): it is let go`);
+      if (!(error instanceof OriginRetired) && performance.now() - refusedSince < REFUSED_FOR_GOOD_MS) return;
+      log.info(`${name}: the origin does not know the lease any more (${error.message}): it is let go`);
       resolve();
     };
     link.command(Command.XNBD_RETIRE, {

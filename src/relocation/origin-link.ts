@@ -13,7 +13,7 @@
 
 import { log } from '../log/log.ts';
 import type { AttachRequest } from '../nbd/attach.ts';
-import { HandshakeError, OriginRetired } from '../nbd/client-handshake.ts';
+import { HandshakeError } from '../nbd/client-handshake.ts';
 import { Command, Errno } from '../nbd/constants.ts';
 import type { NbdAddress } from '../nbd/uri.ts';
 import type { TlsParty } from '../pki/tls.ts';
@@ -27,6 +27,8 @@ export interface OriginIdentity {
   uuid: string | null;
   generation: number;
   sizeBytes: number;
+  /** How often a guest had been started on it; left out where it does not tell. */
+  epoch?: number | undefined;
 }
 
 export interface OriginLinkOptions {
@@ -38,6 +40,8 @@ export interface OriginLinkOptions {
   known: OriginIdentity | null;
   /** The origin may be a server that speaks oldstyle. */
   allowOldstyle?: boolean;
+  /** HOST:PORT by which the origin is to call us. */
+  holder?: string | undefined;
 }
 
 const FIRST_RETRY_MS = 100;
@@ -63,7 +67,7 @@ export class OriginLink {
   /** Told when the origin is lost, and when it is back. */
   onChange: (() => void) | null = null;
   /** Told when the origin can be reached again and refuses us (another lease, another disk, no such export). */
-  onRefused: ((reason: string, retired: boolean) => void) | null = null;
+  onRefused: ((error: HandshakeError) => void) | null = null;
   readonly #options: OriginLinkOptions;
   #connection: OriginConnection | null;
   readonly #unanswered = new Set<Operation>();
@@ -231,12 +235,13 @@ export class OriginLink {
   }
 
   #retry(delay: number): void {
+    if (this.#closed) return;
     this.#retryTimer = setTimeout(() => {
       void this.#reconnect().catch((error: unknown) => {
         if (this.#closed) return;
         const next = Math.min(Math.max(delay * 2, FIRST_RETRY_MS), LAST_RETRY_MS);
         const stubborn = error instanceof HandshakeError && error.refused;
-        if (stubborn) this.onRefused?.(error.message, error instanceof OriginRetired);
+        if (stubborn) this.onRefused?.(error);
         if (stubborn || next === LAST_RETRY_MS)
           log.warning(`origin ${this.#where}: ${(error as Error).message}`);
         this.#retry(next);
@@ -297,12 +302,19 @@ function attachRequest(options: OriginLinkOptions): AttachRequest {
     uuid: options.known?.uuid ?? null,
     generation: options.known?.generation ?? 0,
     name: options.address.name,
+    epoch: options.known?.epoch ?? 0,
+    holder: options.holder ?? '',
   };
 }
 
 function identityOf(connection: OriginConnection): OriginIdentity {
   const { attached, size } = connection.offer;
-  return { uuid: attached?.uuid ?? null, generation: attached?.generation ?? 0, sizeBytes: size };
+  return {
+    uuid: attached?.uuid ?? null,
+    generation: attached?.generation ?? 0,
+    sizeBytes: size,
+    epoch: attached?.epoch,
+  };
 }
 
 function checkIdentity(address: NbdAddress, known: OriginIdentity, met: OriginIdentity): void {

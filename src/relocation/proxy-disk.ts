@@ -43,6 +43,10 @@ export class ProxyDisk implements Disk {
   onFirstChange: (() => Promise<void>) | null = null;
   /** A client's write, trim or zeroing has been acknowledged: from then on giving up the move would lose data. */
   changed = false;
+  /** Told when that happens first. */
+  onChanged: (() => void) | null = null;
+  /** A client has read before the takeover: a hypervisor that waits for its guest does. */
+  awaited = false;
   readonly #image: Image;
   readonly #local: LocalDisk;
   readonly #link: OriginLink | null;
@@ -156,6 +160,7 @@ export class ProxyDisk implements Disk {
 
   /** Before the takeover: straight from the origin, in whole blocks (it may ask for a minimum). */
   #readThrough(into: Buffer, offset: number, done: Completion): void {
+    this.awaited = true;
     const first = Math.floor(offset / BLOCK_SIZE) * BLOCK_SIZE;
     const end = Math.min(endBlock(offset, into.length) * BLOCK_SIZE, this.size);
     // An answer that takes longer than the whole relocation is not needed any more: the link is closed upon it.
@@ -213,7 +218,10 @@ export class ProxyDisk implements Disk {
     const finish: Completion = {
       complete: (errno) => {
         this.#changing -= 1;
-        if (errno === 0) this.changed = true;
+        if (errno === 0 && !this.changed) {
+          this.changed = true;
+          this.onChanged?.();
+        }
         if (errno === 0 && fua) map.flush(done);
         else done.complete(errno);
       },

@@ -3,7 +3,7 @@ import { existsSync } from 'node:fs';
 import { rm, rmdir } from 'node:fs/promises';
 import { dirname, join, resolve } from 'node:path';
 import type { Served } from '../export/serve.ts';
-import { checkExportName, readRecord } from '../store/record.ts';
+import { checkExportName, readRecord, secondsSinceTakeover } from '../store/record.ts';
 import { lockState } from '../store/state-lock.ts';
 import { openProxy, type ProxyOptions } from './open-proxy.ts';
 import { Relocation } from './relocation.ts';
@@ -26,14 +26,18 @@ export async function openServedProxy(options: ProxyOptions): Promise<ServedProx
       await removeState(options.stateDir);
     throw error;
   });
-  const relocation = await Relocation.open({ keeper, image, link, stateDir: options.stateDir }).catch(
-    async (error: unknown) => {
-      link?.close();
-      await image.close();
-      await lock.release();
-      throw error;
-    },
-  );
+  const relocation = await Relocation.open({
+    keeper,
+    image,
+    link,
+    stateDir: options.stateDir,
+    awaitsGuest: options.awaitsGuest ?? false,
+  }).catch(async (error: unknown) => {
+    link?.close();
+    await image.close();
+    await lock.release();
+    throw error;
+  });
   const { record } = keeper;
   return {
     relocation,
@@ -52,10 +56,13 @@ export async function openServedProxy(options: ProxyOptions): Promise<ServedProx
       originUnreachableSince: relocation.originUnreachableSince?.toISOString() ?? null,
       originDataBytes: relocation.originDataBytes,
       ...relocation.counters,
-      secondsSinceTakeover: relocation.secondsSinceTakeover,
+      secondsSinceTakeover: secondsSinceTakeover(record),
       error: relocation.error,
     }),
-    takeover: () => relocation.takeOver("an administrator's or the daemon's word"),
+    takeover: () => {
+      relocation.arrived();
+      return relocation.takeOver("an administrator's or the daemon's word");
+    },
     abandon: async () => {
       await relocation.abandon();
       await lock.release();

@@ -99,6 +99,10 @@ export function statusDetails(each: KnownExport): string {
     ['origin', each.origin],
     ['unreachable', each.originUnreachableSince === null ? null : `since ${each.originUnreachableSince}`],
     ['lent to', each.lease === null ? null : `lease ${each.lease}`],
+    [
+      'moved to',
+      each.movedAt === null ? null : `${each.movedTo || 'a host that gave no name'}, ${each.movedAt}`,
+    ],
     ['clients', `${each.clients}, ${formatBytes(each.writtenBytes)} written`],
     ['image', each.image],
     ['socket', each.socket],

@@ -35,6 +35,8 @@ const status: ExportStatus = {
   clients: 1,
   lease: null,
   writtenBytes: 512,
+  movedTo: null,
+  movedAt: null,
   error: null,
 };
 
@@ -142,6 +144,8 @@ describe('DBusService', () => {
       Socket: status.socket,
       Clients: 1,
       Lease: '',
+      MovedAt: '',
+      MovedTo: '',
       WrittenBytes: 512n,
       Error: '',
     });
