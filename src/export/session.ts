@@ -255,6 +255,9 @@ export class Session implements Client, RequestOwner {
       case Command.XNBD_WAIT_GONE:
         lender.waitGone(this, request);
         break;
+      case Command.XNBD_PING:
+        request.complete(0);
+        break;
       default:
         request.complete(Errno.EINVAL);
     }

@@ -107,6 +107,8 @@ export const Command = {
   XNBD_RETIRE: 0x5803,
   /** Private: answered when the source's client is gone (at once if it is already). */
   XNBD_WAIT_GONE: 0x5804,
+  /** Private: answered at once. */
+  XNBD_PING: 0x5806,
 } as const;
 
 export const CommandFlag = {
