@@ -4,6 +4,7 @@ import { NBD_MAX_PAYLOAD, TransmissionFlag } from '../nbd/constants.ts';
 import type { OfferedExport, Refusal } from '../nbd/server-handshake.ts';
 import type { Completion } from '../store/completion.ts';
 import type { ExportRecord } from '../store/record.ts';
+import { Digests } from './digests.ts';
 import type { Disk } from './disk.ts';
 import { Lender, type LenderOptions } from './lender.ts';
 
@@ -47,6 +48,7 @@ export class Export {
   readonly disk: Disk;
   readonly readOnly: boolean;
   readonly lender: Lender;
+  readonly digests: Digests;
   /** Bytes that clients wrote since the start: WRITE only. */
   writtenBytes = 0;
   /** A client that keeps more under way (payloads, answers that it does not read) is read no further, bytes. */
@@ -59,6 +61,7 @@ export class Export {
   constructor(options: ExportOptions) {
     this.name = options.record.name;
     this.disk = options.disk;
+    this.digests = new Digests((into, offset, done) => options.disk.read(into, offset, done));
     this.readOnly = options.readOnly;
     this.#changed = options.changed;
     this.lender = new Lender({

@@ -99,6 +99,11 @@ export class OriginConnection {
     this.#request(type, flags, offset, length, { done });
   }
 
+  /** The private command HASH: the SHA-256 of [offset, +length) comes into the 32 bytes of `into`. */
+  hash(into: Buffer, offset: number, length: number, done: Completion): void {
+    this.#request(Command.XNBD_HASH, 0, offset, length, { into, chunked: true, done });
+  }
+
   extents(offset: number, length: number, flags: number, done: ExtentsCompletion): void {
     this.#request(Command.BLOCK_STATUS, flags, offset, length, { extentsDone: done });
   }

@@ -175,6 +175,17 @@ export class OriginLink {
     this.#submit((connection, answered) => connection.command(type, 0, 0, 0, answered), done);
   }
 
+  /**
+   * The SHA-256 of [offset, +length), HASH_MAX bytes at most, comes into `into`; EINVAL from an origin of ours that is too old to
+   * know the command. The caller has looked at `lends`.
+   */
+  hash(into: Buffer, offset: number, length: number, done: Completion): void {
+    this.#submit((connection, answered) => {
+      if (connection.offer.structured) connection.hash(into, offset, length, answered);
+      else answered.complete(Errno.EINVAL);
+    }, done);
+  }
+
   /** Answered when the source's guest is gone; with ESHUTDOWN when the lease ends without that. */
   awaitSourceGone(done: Completion): void {
     this.#submit(

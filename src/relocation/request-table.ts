@@ -5,9 +5,11 @@ import type { Extent } from '../nbd/extent.ts';
 import { ReplyError, type ReplyReceiver } from '../nbd/reply-parser.ts';
 import type { Completion, ExtentsCompletion } from '../store/completion.ts';
 
-/** Who waits for a request, and, for a READ, for what. */
+/** Who waits for a request, and, for one that brings data, for what. */
 export interface Awaiting {
   into?: Buffer;
+  /** The data come in chunks alone: a simple reply brings none, only an error. */
+  chunked?: boolean;
   done?: Completion;
   extentsDone?: ExtentsCompletion;
 }
@@ -78,7 +80,7 @@ export class RequestTable implements ReplyReceiver {
 
   simplePayload(cookie: bigint): Buffer | null {
     const pending = this.#find(cookie);
-    const into = pending.awaiting.into ?? null;
+    const into = pending.awaiting.chunked === true ? null : (pending.awaiting.into ?? null);
     if (into !== null) pending.contiguous = into.length;
     return into;
   }
@@ -114,7 +116,9 @@ export class RequestTable implements ReplyReceiver {
     const pending = this.#find(cookie);
     const { into, done, extentsDone } = pending.awaiting;
     if (pending.errno === 0 && into !== undefined && pending.contiguous !== into.length) {
-      throw new ReplyError(`a READ of ${into.length} bytes was answered with ${pending.contiguous} in a row`);
+      throw new ReplyError(
+        `a request for ${into.length} bytes was answered with ${pending.contiguous} in a row`,
+      );
     }
     this.#pending.delete(cookie);
     done?.complete(pending.errno);
