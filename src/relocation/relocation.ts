@@ -25,7 +25,7 @@ import { BlockLocks } from './block-locks.ts';
 import { type Counters, countersSince } from './counters.ts';
 import { Fetcher } from './fetcher.ts';
 import { giveBack } from './give-back.ts';
-import { tellToRetire } from './let-go.ts';
+import { letGo } from './let-go.ts';
 import { mapIdentity } from './map-identity.ts';
 import { command, completed } from './origin-command.ts';
 import { countData } from './origin-data.ts';
@@ -76,9 +76,7 @@ export class Relocation {
   #arrivalTimer: NodeJS.Timeout | null = null;
   #originDataBytes: number | null = null;
   #error: string | null = null;
-  /** Why the origin does not take us back. */
-  #refused: string | null = null;
-  /** It never will. */
+  /** The origin will never take us back. */
   #void = false;
   /** The guest is known to be here, or has had its time: the origin may be let go. */
   #arrived = false;
@@ -94,14 +92,9 @@ export class Relocation {
     this.disk.onChanged = () => this.arrived();
     this.disk.onFirstChange = () => this.takeOver('the first write of the guest');
     if (link !== null) {
-      link.onChange = () => {
-        if (link.unreachableSince === null) this.#refused = null;
-        this.onChange?.();
-      };
-      link.onRefused = (error) => {
-        this.#refused = `the origin refuses us: ${error.message}`;
-        if (error instanceof LeaseVoid) void this.#endVoid(error.message);
-        this.onChange?.();
+      link.onChange = () => this.onChange?.();
+      link.onRefused = (refusal) => {
+        if (refusal instanceof LeaseVoid) void this.#endVoid(refusal.message);
       };
     }
   }
@@ -133,12 +126,19 @@ export class Relocation {
     return this.#link?.unreachableSince ?? null;
   }
 
+  /** Why it cannot, in one line. */
+  get originUnreachableReason(): string | null {
+    return this.#link?.unreachableReason ?? null;
+  }
+
   get originDataBytes(): number | null {
     return this.#originDataBytes;
   }
 
   get error(): string | null {
-    return (this.#record.complete ? null : (this.#refused ?? this.#background?.error)) ?? this.#error;
+    const refusal = this.#link?.refusal ?? null;
+    if (refusal !== null) return `the origin refuses us: ${refusal}`;
+    return (this.#record.complete ? null : this.#background?.error) ?? this.#error;
   }
 
   /** The counters of the relocation, with what happened before a restart. */
@@ -150,7 +150,7 @@ export class Relocation {
   takeOver(why: string): Promise<void> {
     if (this.disk.phase !== 'standby') return Promise.resolve();
     if (this.#void || (this.#takeover === null && this.givingUp))
-      return Promise.reject(new Error(this.#refused ?? `${this.#record.name} is being given up`));
+      return Promise.reject(new Error(this.error ?? `${this.#record.name} is being given up`));
     this.#takeover ??= this.#takeOver(why).catch((error: unknown) => {
       this.#takeover = null;
       this.#error = `takeover failed: ${(error as Error).message}`;
@@ -386,16 +386,24 @@ export class Relocation {
 
   async #letGoNow(): Promise<void> {
     const link = this.#link!;
-    if (link.lends) await tellToRetire(link, this.#record.name);
+    await letGo({
+      link,
+      keeper: this.#options.keeper,
+      stateDir: this.#options.stateDir,
+      closeMap: async () => {
+        await this.#map?.close();
+        this.#map = null;
+      },
+      stopped: () => this.#stopped || this.#void,
+      hindered: (reason) => {
+        if (this.#error !== reason) log.error(`${this.#record.name}: ${reason}`);
+        this.#error = reason;
+        this.onChange?.();
+      },
+    });
     if (this.#stopped || this.#void) return;
-    // The map first: a record without an origin is that of a target, which has none.
-    await this.#map?.close();
-    this.#map = null;
-    await PresentMap.remove(this.#options.stateDir);
-    await this.#options.keeper.update({ origin: null });
-    link.close();
     this.#link = null;
-    log.info(`${this.#record.name}: the origin is let go`);
+    this.#error = null;
     this.onChange?.();
   }
 }
