@@ -16,7 +16,7 @@ import { rm } from 'node:fs/promises';
 import type { RecordKeeper } from '../export/record-keeper.ts';
 import { log } from '../log/log.ts';
 import { LeaseVoid } from '../nbd/client-handshake.ts';
-import { Command, Errno } from '../nbd/constants.ts';
+import { Command } from '../nbd/constants.ts';
 import type { Image } from '../store/image.ts';
 import { PresentMap } from '../store/present-map.ts';
 import { type ExportRecord, secondsSinceTakeover } from '../store/record.ts';
@@ -27,7 +27,7 @@ import { Fetcher } from './fetcher.ts';
 import { giveBack } from './give-back.ts';
 import { letGo } from './let-go.ts';
 import { mapIdentity } from './map-identity.ts';
-import { command, completed } from './origin-command.ts';
+import { command, completed, fenceAgain } from './origin-command.ts';
 import { countData } from './origin-data.ts';
 import type { OriginLink } from './origin-link.ts';
 import { OriginMap } from './origin-map.ts';
@@ -73,7 +73,6 @@ export class Relocation {
   #finished: Promise<void> | null = null;
   #lettingGo: Promise<void> | null = null;
   #checkpointTimer: NodeJS.Timeout | null = null;
-  #arrivalTimer: NodeJS.Timeout | null = null;
   #originDataBytes: number | null = null;
   #error: string | null = null;
   /** The origin will never take us back. */
@@ -93,9 +92,7 @@ export class Relocation {
     this.disk.onFirstChange = () => this.takeOver('the first write of the guest');
     if (link !== null) {
       link.onChange = () => this.onChange?.();
-      link.onRefused = (refusal) => {
-        if (refusal instanceof LeaseVoid) void this.#endVoid(refusal.message);
-      };
+      link.onRefused = (refusal) => void (refusal instanceof LeaseVoid && this.#endVoid(refusal.message));
     }
   }
 
@@ -214,13 +211,12 @@ export class Relocation {
 
   /** Our lease is void: what was kept is of no use to anybody, and nobody is served from it. */
   async #endVoid(reason: string): Promise<void> {
-    const takenOver = this.disk.phase !== 'standby';
     this.#void = true;
     this.#error = reason;
     this.#background?.stop();
     this.#link?.close();
-    if (takenOver) this.onReclaimed?.();
-    await endVoid(this.#options.keeper, takenOver, reason);
+    if (this.disk.phase !== 'standby') this.onReclaimed?.();
+    await endVoid(this.#options.keeper, this.disk.phase !== 'standby', reason);
     this.onChange?.();
   }
 
@@ -288,20 +284,14 @@ export class Relocation {
   /** After a restart: the fence is asked for again (it may take its time), and the map is opened. */
   async #resume(): Promise<void> {
     const link = this.#link!;
-    const map = await PresentMap.open(
-      this.#options.stateDir,
-      await mapIdentity(this.#record, this.#options.image),
-      this.#options.image,
-    );
+    const { stateDir, image } = this.#options;
+    const map = await PresentMap.open(stateDir, await mapIdentity(this.#record, image), image);
     // Whether a client wrote before the restart is not known: so it is taken for granted.
     this.disk.changed = true;
     if (link.lends) {
-      link.command(Command.XNBD_TAKEOVER, {
-        complete: (errno) => {
-          if (errno === 0 || errno === Errno.ESHUTDOWN) return;
-          this.#error = `the origin refuses to be fenced again: error ${errno}`;
-          log.error(`${this.#record.name}: ${this.#error}`);
-        },
+      fenceAgain(link, (errno) => {
+        this.#error = `the origin refuses to be fenced again: error ${errno}`;
+        log.error(`${this.#record.name}: ${this.#error}`);
       });
     }
     this.#keep(map);
@@ -338,7 +328,7 @@ export class Relocation {
     if (this.#stopped || this.givingUp) return Promise.resolve();
     if (!this.#options.awaitsGuest || !this.disk.awaited || this.#arrived)
       this.#finished ??= this.#finishNow();
-    else this.#arrivalTimer ??= setTimeout(() => this.arrived(), NEVER_CAME_MS).unref();
+    else setTimeout(() => this.arrived(), NEVER_CAME_MS).unref();
     return this.#finished ?? Promise.resolve();
   }
 
