@@ -101,6 +101,9 @@ export class ByHand implements Driver {
     const over = () => recordOf(stay)?.state === 'retired' && recordOf(stay)?.origin === null;
     await until(`${stay.name} at ${stay.host.name} is retired`, over);
     await this.#stop(stay);
+    // One that was killed could not remove its sockets, and there is no reason to start it again.
+    if ((await this.#kept.get(stay)!.running.ended) === 'SIGKILL')
+      for (const path of [stay.socket, stay.ctl]) await rm(path, { force: true });
     const left = await readdir(stay.stateDir);
     if (left.some((name) => !['export.json', 'lock'].includes(name)))
       throw new Error(`${stay.name} has retired at ${stay.host.name} and left ${left.join(', ')}`);

@@ -18,7 +18,7 @@ import { Load, type LoadOptions } from './load.ts';
 import type { HostName, Plan, PlannedMove } from './plan.ts';
 import { call, type Stay, statusOf } from './stay.ts';
 import type { Timeline } from './timeline.ts';
-import { compareEveryBlock, heldBlocks, imageSum, whoHasIt } from './verify.ts';
+import { compareEveryBlock, heldBlocks, type RememberedImage, rememberImage, whoHasIt } from './verify.ts';
 
 const EPERM = 1;
 const ESHUTDOWN = 108;
@@ -26,6 +26,13 @@ const ESHUTDOWN = 108;
 const COMPLETE_LIMIT_MS = 120_000;
 const LOOK_EVERY_MS = 10;
 const ARRIVALS = 6;
+
+/** A stay whose disk has gone on. */
+interface Leaving {
+  stay: Stay;
+  /** As it was at the fence; null: blocks still arrived in it then. */
+  image: RememberedImage | null;
+}
 
 export interface StoryResult {
   moves: number;
@@ -61,7 +68,7 @@ class Story {
   readonly #result: StoryResult = { moves: 0, givenUp: 0, events: 0, requests: 0 };
   readonly #broken = Promise.withResolvers<never>();
   /** Stays whose disk has gone on, and which wait for their end. */
-  #leaving: { stay: Stay; sum: string | null }[] = [];
+  #leaving: Leaving[] = [];
 
   constructor(plan: Plan, dir: string, pki: string, timeline: Timeline) {
     this.#plan = plan;
@@ -200,11 +207,10 @@ class Story {
     this.#done(next);
     await this.#verify(destination);
     const gone = this.#guest(destination);
-    for (const { stay, sum } of this.#leaving.splice(0).reverse()) {
-      const now = sum === null ? null : await imageSum(stay.image);
-      if (now !== null && now !== sum)
-        throw new Error(`the image at the origin ${stay.host.name} was changed`);
+    for (const { stay, image } of this.#leaving.splice(0).reverse()) {
       await this.#driver.retired(stay);
+      if (image !== null && (await image.changed()))
+        throw new Error(`the image at the origin ${stay.host.name} was changed after the fence`);
     }
     this.#result.moves += 1 + this.#unfinished;
     this.#unfinished = 0;
@@ -286,7 +292,7 @@ class Story {
   /** Until the disk is complete at its destination. @returns false: until it may go on */
   async #follow(destination: Stay, source: Stay, events: Events, onward: number | null): Promise<boolean> {
     const sourceComplete = (await statusOf(source))?.origin === null;
-    let leaving: { stay: Stay; sum: string | null } | null = null;
+    let leaving: Leaving | null = null;
     const deadline = performance.now() + COMPLETE_LIMIT_MS;
     while (true) {
       const status = await statusOf(destination);
@@ -294,7 +300,7 @@ class Story {
         events.begin('relocating');
         // From here on the origin is fenced: its image stays as it is.
         if (leaving === null) {
-          leaving = { stay: source, sum: sourceComplete ? await imageSum(source.image) : null };
+          leaving = { stay: source, image: sourceComplete ? await rememberImage(source, this.#dir) : null };
           this.#leaving.push(leaving);
         }
         const share = (100 * status.presentBytes) / status.sizeBytes;

@@ -1,6 +1,7 @@
 /** Every block of a disk against the model; and for a byte that is wrong, who has what there. */
 import { createHash } from 'node:crypto';
-import { open, readFile, stat } from 'node:fs/promises';
+import { link, open, readFile, rm, stat } from 'node:fs/promises';
+import { join } from 'node:path';
 import type { ByteModel } from '../test/relocation/support/byte-model.ts';
 import { connectClient } from '../test/support/client.ts';
 import { recordOf, type Stay } from './stay.ts';
@@ -32,9 +33,33 @@ export async function heldBlocks(image: string): Promise<number> {
   );
 }
 
-export async function imageSum(image: string): Promise<string> {
+export interface RememberedImage {
+  /** Does it hold anything else now? It can be asked once. */
+  changed(): Promise<boolean>;
+}
+
+/** Remembers what is in a stay's image now, by a name of ours, so that it can still be compared when the host has deleted it. */
+export async function rememberImage(stay: Stay, dir: string): Promise<RememberedImage | null> {
+  const ours = join(dir, `left-${stay.host.name}-${stay.name}-${process.hrtime.bigint()}`);
+  try {
+    await link(stay.image, ours);
+  } catch {
+    // It was all over before anybody looked.
+    return null;
+  }
+  const then = await sumOf(ours);
+  return {
+    async changed() {
+      const now = await sumOf(ours);
+      await rm(ours);
+      return now !== then;
+    },
+  };
+}
+
+async function sumOf(path: string): Promise<string> {
   return createHash('sha1')
-    .update(await readFile(image))
+    .update(await readFile(path))
     .digest('hex');
 }
 
