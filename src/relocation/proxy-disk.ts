@@ -221,6 +221,7 @@ export class ProxyDisk implements Disk {
     const first = Math.floor(offset / BLOCK_SIZE);
     const end = endBlock(offset, length);
     if (map.hasAll(first, end)) {
+      map.written.mark(first, end - first);
       action(finish);
       return;
     }
@@ -232,6 +233,7 @@ export class ProxyDisk implements Disk {
           return;
         }
         locks.acquire(first, end - first, (release) => {
+          map.written.mark(first, end - first);
           action({
             complete: (errno) => {
               const outcome = errno !== 0 ? errno : map.mark(first, end - first);
