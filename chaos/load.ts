@@ -12,6 +12,8 @@ import { bytesOf } from './content.ts';
 /** A request that is older than this hangs: nothing stays broken for so long. */
 const HANG_MS = 50_000;
 const CONNECT_AGAIN_MS = 20;
+/** A guest does not leave its disk because it is slow. */
+const PATIENCE = 100;
 const BLOCK = 4096;
 /** Written over and over, as a journal is. */
 const HOT = 256 * 1024;
@@ -256,7 +258,10 @@ export class Load {
     try {
       while (!this.#stopped || isGuest) {
         try {
-          const made = await OriginConnection.connect({ address: { kind: 'unix', path: socket, name } });
+          const made = await OriginConnection.connect({
+            address: { kind: 'unix', path: socket, name },
+            patience: PATIENCE,
+          });
           line.connection = made;
           made.onClosed = (reason) => this.#broke(line, made, reason);
           return true;

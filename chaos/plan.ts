@@ -75,6 +75,8 @@ const ROUTES: readonly HostName[][] = [
   ['a', 'b', 'c', 'a'],
 ];
 const MIB = 1024 * 1024;
+/** Long enough to be taken for the end of a connection. */
+const SILENCE_MS = 7000;
 
 export function makePlan(seed: number): Plan {
   const random = new Random(seed);
@@ -94,21 +96,26 @@ export function makePlan(seed: number): Plan {
     moves: [],
   };
   const route = random.pick(ROUTES);
+  /** Hosts that may still lend the disk. */
+  let lending: HostName[] = [];
   for (let at = 0; at + 1 < route.length; at++) {
     const from = route[at]!;
     const to = route[at + 1]!;
     const next = route[at + 2];
     // A host under libvirt has one disk of a name: it cannot take back what it still lends.
-    const mayGoOn = next !== undefined && (driver === 'hand' || next !== from);
+    lending.push(from);
+    const mayGoOn = next !== undefined && (driver === 'hand' || !lending.includes(next));
+    const onwardAt = mayGoOn && random.chance(2) ? random.below(90) : null;
     plan.moves.push({
       from,
       to,
       standbyRequests: random.below(120),
       switchover: random.pick(['orderly', 'told', 'late writes'] as const),
       givenUpFirst: random.chance(6),
-      onwardAt: mayGoOn && random.chance(2) ? random.below(90) : null,
+      onwardAt,
       events: makeEvents(random, driver, at > 0 && plan.moves[at - 1]!.onwardAt !== null),
     });
+    if (onwardAt === null) lending = [];
   }
   return plan;
 }
@@ -127,7 +134,9 @@ function makeEvents(random: Random, driver: Plan['driver'], chained: boolean): P
     const after = { arriving: 400, standby: 100, takeover: 60, relocating: 100, complete: 200 }[phase];
     // At once is a point as good as any, and the one at which takeovers are hit.
     const at = random.chance(4) ? 0 : random.below(after);
-    return { phase, after: at, what, whom, lasts: 20 + random.below(random.pick([100, 600, 1500])) };
+    const silent = (what === 'stall' || what === 'freeze') && random.chance(12);
+    const lasts = silent ? SILENCE_MS : 20 + random.below(random.pick([100, 600, 1500]));
+    return { phase, after: at, what, whom, lasts };
   }).sort((one, other) => PHASES.indexOf(one.phase) - PHASES.indexOf(other.phase) || one.after - other.after);
 }
 
