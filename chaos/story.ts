@@ -24,6 +24,8 @@ const EPERM = 1;
 const ESHUTDOWN = 108;
 /** A disk that takes longer, with every link mended, does not come to its end. */
 const COMPLETE_LIMIT_MS = 120_000;
+/** For four moves, each of which takes seconds. */
+const STORY_LIMIT_MS = 300_000;
 const LOOK_EVERY_MS = 10;
 const ARRIVALS = 6;
 
@@ -44,8 +46,13 @@ export interface StoryResult {
 /** @throws Error that says what was wrong. @param dir is made, and left to be removed. @param pki certificates, for plans with TLS */
 export async function play(plan: Plan, dir: string, pki: string, timeline: Timeline): Promise<StoryResult> {
   const story = new Story(plan, dir, pki, timeline);
+  const late = Promise.withResolvers<never>();
+  const watchdog = setTimeout(
+    () => late.reject(new Error(`hang: the story has not come to its end in ${STORY_LIMIT_MS / 1000} s`)),
+    STORY_LIMIT_MS,
+  );
   try {
-    return await story.play();
+    return await Promise.race([story.play(), late.promise]).finally(() => clearTimeout(watchdog));
   } catch (error) {
     await story.abort();
     throw error;
