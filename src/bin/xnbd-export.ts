@@ -4,6 +4,7 @@ import { resolve } from 'node:path';
 import { Command, InvalidArgumentError, Option } from 'commander';
 import { parseAllowedPeers } from '../config/allowed-peers.ts';
 import type { TcpAddress } from '../export/listener.ts';
+import { parseOriginTimeout } from '../export/origin-timeout.ts';
 import { type ServeOptions, serve, serveUntilStopped } from '../export/serve.ts';
 import { openTarget } from '../export/target.ts';
 import { log } from '../log/log.ts';
@@ -28,6 +29,7 @@ interface ProxyArguments extends CommonArguments {
   origin: string;
   takeover: 'first-write' | 'now';
   holder?: string;
+  originTimeout: number | null;
   tlsDir?: string;
   tlsCa?: string;
   tlsCrl?: string;
@@ -73,6 +75,12 @@ withCommonOptions(program.command('proxy'))
     'where this host is found, told to the origin (default: the host name)',
     parseHolder,
   )
+  .option(
+    '--origin-timeout <seconds>',
+    'how long a request may wait for the origin before it gets EIO; none: for ever',
+    parseTimeout,
+    null,
+  )
   .addOption(
     new Option('--takeover <when>', 'when the origin is fenced and blocks are kept')
       .choices(['first-write', 'now'])
@@ -80,7 +88,7 @@ withCommonOptions(program.command('proxy'))
   )
   .action(async (name: string, args: ProxyArguments) => {
     const options = serveOptions(args, false);
-    const { origin, image, allowOldstyle = false } = args;
+    const { origin, image, originTimeout, allowOldstyle = false } = args;
     const served = await openServedProxy({
       name,
       image,
@@ -88,6 +96,7 @@ withCommonOptions(program.command('proxy'))
       allowOldstyle,
       awaitsGuest: args.sourceGone === 'told',
       holder: args.holder ?? hostname().replaceAll(/[^A-Za-z0-9_.-]/g, ''),
+      originTimeout,
       stateDir: stateDirectory(args),
       tls: await tlsParty(args),
     });
@@ -160,6 +169,15 @@ function parseAllow(text: string): string[] {
 function parseHolder(text: string): string {
   if (isHolder(text)) return text;
   throw new InvalidArgumentError('it must be HOST:PORT, for example b.example:10809');
+}
+
+function parseTimeout(text: string): number | null {
+  try {
+    const timeout = parseOriginTimeout(text);
+    return typeof timeout === 'number' ? timeout : null;
+  } catch (error) {
+    throw new InvalidArgumentError((error as Error).message);
+  }
 }
 
 function parseListen(text: string): TcpAddress {

@@ -83,6 +83,7 @@ export interface ExportStatus extends RelocationCounters {
  *   Refused where the disk is not to be had.
  * - `reclaim`: take a fenced disk back from a lease holder that is lost; refused while that is alive.
  * - `abandon`: give the origin back and delete image, map and record; refused once a write has been acknowledged. The process ends.
+ * - `origin-timeout`: how long a client's request may wait for the origin, `"timeout"`: seconds (1 to 86400), "none", or "default".
  * - `stop`: finish requests, sync, end. Nothing is deleted.
  */
 export type ControlMethod =
@@ -93,11 +94,17 @@ export type ControlMethod =
   | 'new-guest'
   | 'reclaim'
   | 'abandon'
+  | 'origin-timeout'
   | 'stop';
+
+/** Seconds from 1 to 86400; 'none': for ever; 'default': as the export was started. */
+export type OriginTimeout = number | 'none' | 'default';
 
 export interface ControlRequest {
   id: number;
   method: ControlMethod;
+  /** Of `origin-timeout`. */
+  timeout?: OriginTimeout;
 }
 
 export type ControlResponse = { id: number; result: unknown } | { id: number; error: string };

@@ -69,9 +69,9 @@ export async function startDaemon({ config, exportProgram, version }: DaemonOpti
     },
     needed: (name, record) => isNeeded(name, record),
     originArguments: async (uri) => [
+      ...['--origin-timeout', String(config.relocation.originTimeoutSeconds ?? 'none')],
+      ...['--holder', formatAddress(config.gateway.advertise)],
       ...(await originArguments(uri, config.tls)),
-      '--holder',
-      formatAddress(config.gateway.advertise),
     ],
   });
   const idle = new Idle(domains, exports);

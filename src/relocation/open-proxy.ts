@@ -28,6 +28,8 @@ export interface ProxyOptions {
   holder?: string | undefined;
   /** What is here is told from outside when its guest has come (relocation.ts). */
   awaitsGuest?: boolean;
+  /** How long a client's request may wait for the origin, seconds; null, the default: for ever. */
+  originTimeout?: number | null;
   /** For an nbds origin. */
   tls?: TlsParty | undefined;
 }
