@@ -152,8 +152,9 @@ async function measure(measures: [string, Measure][]): Promise<void> {
     const samples: Result['samples'] = {};
     for (const { name } of running) samples[name] = [];
     for (let round = 0; round < rounds; round++) {
-      // Whoever comes first in one round comes last in the next.
-      const order = round % 2 === 0 ? running : running.toReversed();
+      // Nobody always follows the same one, or always comes first.
+      const first = round % running.length;
+      const order = [...running.slice(first), ...running.slice(0, first)];
       for (const server of order) samples[server.name]!.push(await one(server));
     }
     results.push({ row, samples });

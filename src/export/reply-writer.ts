@@ -12,9 +12,9 @@ import { addressOf, sendNow, setSendBuffer } from '../store/syscalls.ts';
 const SLAB_BYTES = 1024 * 1024;
 const SPARE_SLABS = 4;
 /** So much is not held back until the end of the turn. */
-const FLUSH_BYTES = Number(process.env.XF ?? 512) * 1024;
+const FLUSH_BYTES = 256 * 1024;
 /** So much may wait in the kernel for the client: a few large replies, each of which then leaves by one call. */
-const SEND_BUFFER = Number(process.env.XS ?? 1024) * 1024;
+const SEND_BUFFER = 1024 * 1024;
 
 export interface Slab {
   readonly bytes: Buffer;

@@ -22,6 +22,12 @@ const preadv2Fn = libc.func('int64_t preadv2(int fd, void *iov, int count, int64
   offset: number,
   flags: number,
 ) => number;
+const fadviseFn = libc.func('int posix_fadvise(int fd, int64_t offset, int64_t length, int advice)') as (
+  fd: number,
+  offset: number,
+  length: number,
+  advice: number,
+) => number;
 const flockFn = libc.func('int flock(int fd, int operation)') as (fd: number, operation: number) => number;
 
 const sendFn = libc.func('int64_t send(int fd, uintptr_t bytes, size_t length, int flags)') as (
@@ -35,6 +41,7 @@ const setsockoptFn = libc.func(
 ) as (fd: number, level: number, name: number, value: Buffer, length: number) => number;
 
 const RWF_NOWAIT = 8;
+const POSIX_FADV_WILLNEED = 3;
 const MSG_DONTWAIT_NOSIGNAL = 0x40 | 0x4000;
 const SOL_SOCKET = 1;
 const SO_SNDBUF = 7;
@@ -77,6 +84,11 @@ export function readNow(fd: number, into: Buffer, offset: number): number {
   iov.writeUInt32LE(into.length, 8);
   const count = preadv2Fn(fd, iov, 1, offset, RWF_NOWAIT);
   return count < 0 ? -koffi.errno() : count;
+}
+
+/** posix_fadvise(2): begins to read what the page cache lacks of a range, and does not wait for it. */
+export function willNeed(fd: number, offset: number, length: number): void {
+  fadviseFn(fd, offset, length, POSIX_FADV_WILLNEED);
 }
 
 /** Where a buffer that is never moved (its own ArrayBuffer) lies in memory. */
