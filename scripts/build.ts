@@ -14,8 +14,10 @@ const top = join(import.meta.dirname, '..');
 const programs = ['xnbdd', 'xnbd-export', 'xnbd-gateway', 'xnbdctl', 'xnbd-hook'];
 const native = ['koffi', 'node-unix-socket', 'usocket', 'x11'];
 
-const launcher = `#!/bin/sh
-":" //; me=$(readlink -f "$0"); for node in "\${me%/*}/../../node_modules/node/bin/node" "\${me%/*}/../libexec/node" node; do command -v "$node" >/dev/null && break; done; exec "$node" --enable-source-maps "$me" "$@"
+/** Mapping stack traces costs 4 MB in each process: too much for one of many. */
+const sourceMaps = (program: string) => (program === 'xnbd-export' ? '' : '--enable-source-maps ');
+const launcher = (program: string) => `#!/bin/sh
+":" //; me=$(readlink -f "$0"); for node in "\${me%/*}/../../node_modules/node/bin/node" "\${me%/*}/../libexec/node" node; do command -v "$node" >/dev/null && break; done; exec "$node" ${sourceMaps(program)}"$me" "$@"
 import { createRequire as xnbdCreateRequire } from 'node:module';
 const require = xnbdCreateRequire(import.meta.url);`;
 
@@ -30,7 +32,7 @@ for (const program of programs) {
     format: 'esm',
     target: 'node24',
     external: native,
-    banner: { js: launcher },
+    banner: { js: launcher(program) },
     sourcemap: 'linked',
     logLevel: 'warning',
   });

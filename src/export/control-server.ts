@@ -21,13 +21,12 @@ export class ControlServer {
   readonly #connections = new Set<Socket>();
   /** With the line that each has been sent last. */
   readonly #watchers = new Map<Socket, string>();
-  readonly #ticker: NodeJS.Timeout;
+  /** Runs while somebody watches. */
+  #ticker: NodeJS.Timeout | undefined;
   #announcing = false;
 
   constructor(handlers: ControlHandlers) {
     this.#handlers = handlers;
-    this.#ticker = setInterval(() => this.#send(), COUNTERS_EVERY_MS);
-    this.#ticker.unref();
   }
 
   /** @throws Error when the path is taken. */
@@ -47,11 +46,21 @@ export class ControlServer {
 
   /** Answers that are being written now go out first. */
   async close(): Promise<void> {
-    clearInterval(this.#ticker);
+    this.#stopTicking();
     this.#server.close();
     await nextTurn();
     for (const socket of this.#connections) socket.destroySoon();
     await nextTurn();
+  }
+
+  #watch(socket: Socket): void {
+    this.#watchers.set(socket, '');
+    this.#ticker ??= setInterval(() => this.#send(), COUNTERS_EVERY_MS).unref();
+  }
+
+  #stopTicking(): void {
+    clearInterval(this.#ticker);
+    this.#ticker = undefined;
   }
 
   #send(): void {
@@ -81,6 +90,7 @@ export class ControlServer {
     socket.on('close', () => {
       this.#connections.delete(socket);
       this.#watchers.delete(socket);
+      if (this.#watchers.size === 0) this.#stopTicking();
     });
   }
 
@@ -105,7 +115,7 @@ export class ControlServer {
       case 'status':
         return this.#handlers.status();
       case 'watch':
-        this.#watchers.set(socket, '');
+        this.#watch(socket);
         return this.#handlers.status();
       case 'takeover':
       case 'source-gone':

@@ -39,7 +39,8 @@ export class ReplyWriter {
   readonly #socket: Socket;
   /** Called whenever the kernel has taken bytes. */
   readonly #drained: () => void;
-  #slab: Slab = newSlab(SLAB_BYTES);
+  /** Where room is given from; none before the first reply. */
+  #slab: Slab | undefined;
   #spare: Slab[] = [];
   #pieces: Piece[] = [];
   #queuedBytes = 0;
@@ -64,11 +65,13 @@ export class ReplyWriter {
   /** Room for `length` bytes, at the returned slab's `used` - `length`. To be followed by `send` or `release`. */
   reserve(length: number): Slab {
     if (length > SLAB_BYTES) return take(newSlab(length), length);
-    if (this.#slab.used + length > SLAB_BYTES) {
-      if (this.#slab.held === 0) this.#slab.used = 0;
-      else this.#slab = this.#spare.pop() ?? newSlab(SLAB_BYTES);
+    let slab = this.#slab;
+    if (slab?.held === 0) slab.used = 0;
+    if (slab === undefined || slab.used + length > SLAB_BYTES) {
+      slab = this.#spare.pop() ?? newSlab(SLAB_BYTES);
+      this.#slab = slab;
     }
-    return take(this.#slab, length);
+    return take(slab, length);
   }
 
   /** Queues what has been reserved at `start`; leaves at the end of this turn of the loop, or when `flush` is called. */
