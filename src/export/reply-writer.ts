@@ -54,7 +54,8 @@ export class ReplyWriter {
     this.#socket = socket;
     this.#drained = drained;
     this.#handle = (socket as unknown as { _handle: { fd: number } })._handle;
-    setSendBuffer(this.#handle.fd, SEND_BUFFER);
+    // TCP finds its own size, by the length of the line.
+    if (socket.remoteAddress === undefined) setSendBuffer(this.#handle.fd, SEND_BUFFER);
   }
 
   /** Until `flush` is called nothing needs to be scheduled. */
