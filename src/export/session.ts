@@ -128,6 +128,7 @@ export class Session implements Client, RequestOwner {
   #run(): void {
     if (this.#closed) return;
     const parser = this.#parser;
+    this.#replies.hold();
     try {
       if (!this.inTransmission && !this.#haggle()) return;
       const began = performance.now();
