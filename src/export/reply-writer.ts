@@ -8,6 +8,7 @@
  */
 import type { Socket } from 'node:net';
 import { addressOf, sendNow, setSendBuffer } from '../store/syscalls.ts';
+import { type Descriptor, descriptorOf } from './descriptor.ts';
 
 const SLAB_BYTES = 1024 * 1024;
 const SPARE_SLABS = 4;
@@ -47,15 +48,14 @@ export class ReplyWriter {
   #scheduled = false;
   #held = false;
   #closed = false;
-  /** Has the descriptor; its number changes to -1 when the socket closes. */
-  readonly #handle: { readonly fd: number };
+  readonly #descriptor: Descriptor;
 
   constructor(socket: Socket, drained: () => void) {
     this.#socket = socket;
     this.#drained = drained;
-    this.#handle = (socket as unknown as { _handle: { fd: number } })._handle;
+    this.#descriptor = descriptorOf(socket);
     // TCP finds its own size, by the length of the line.
-    if (socket.remoteAddress === undefined) setSendBuffer(this.#handle.fd, SEND_BUFFER);
+    if (socket.remoteAddress === undefined) setSendBuffer(this.#descriptor.fd, SEND_BUFFER);
   }
 
   /** Until `flush` is called nothing needs to be scheduled. */
@@ -121,7 +121,7 @@ export class ReplyWriter {
   #sendPiece(piece: Piece): void {
     const { slab, reservations } = piece;
     if (this.#socket.writableLength === 0 && !this.#socket.destroyed) {
-      const sent = sendNow(this.#handle.fd, slab.address + piece.start, piece.end - piece.start);
+      const sent = sendNow(this.#descriptor.fd, slab.address + piece.start, piece.end - piece.start);
       // An error is the stream's to report: it meets the same one.
       if (sent > 0) {
         piece.start += sent;

@@ -134,6 +134,11 @@ export class Image {
     else this.#readInPool(into, count, position, done);
   }
 
+  /** No more requests are at hand for now: reads that were held back to be made together are made. */
+  endBatch(): void {
+    this.#cold.endBatch();
+  }
+
   #readInPool(into: Buffer, from: number, position: number, done: Completion): void {
     read(this.#fd, into, from, into.length - from, position + from, (error, count) => {
       if (error !== null) done.complete(this.#report('read', position, error.code));

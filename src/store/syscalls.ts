@@ -32,6 +32,12 @@ const sendFn = libc.func('int64_t send(int fd, uintptr_t bytes, size_t length, i
   length: number,
   flags: number,
 ) => number;
+const recvFn = libc.func('int64_t recv(int fd, void *bytes, size_t length, int flags)') as (
+  fd: number,
+  bytes: Buffer,
+  length: number,
+  flags: number,
+) => number;
 const setsockoptFn = libc.func(
   'int setsockopt(int fd, int level, int name, void *value, uint32_t length)',
 ) as (fd: number, level: number, name: number, value: Buffer, length: number) => number;
@@ -39,7 +45,8 @@ const setsockoptFn = libc.func(
 const RWF_NOWAIT = 8;
 const WILLNEED = 3;
 const WILLNEED_BYTES = 1024 * 1024;
-const MSG_DONTWAIT_NOSIGNAL = 0x40 | 0x4000;
+const MSG_DONTWAIT = 0x40;
+const MSG_NOSIGNAL = 0x4000;
 const SOL_SOCKET = 1;
 const SO_SNDBUF = 7;
 const SO_SNDBUFFORCE = 32;
@@ -104,7 +111,13 @@ export function addressOf(bytes: Buffer): number {
 
 /** send(2) that never waits and raises no signal. @returns the bytes taken, or minus the errno */
 export function sendNow(fd: number, address: number, length: number): number {
-  const count = sendFn(fd, address, length, MSG_DONTWAIT_NOSIGNAL);
+  const count = sendFn(fd, address, length, MSG_DONTWAIT | MSG_NOSIGNAL);
+  return count < 0 ? -koffi.errno() : count;
+}
+
+/** recv(2) that never waits. @returns the bytes received, 0 at the end of the connection, or minus the errno */
+export function receiveNow(fd: number, into: Buffer): number {
+  const count = recvFn(fd, into, into.length, MSG_DONTWAIT);
   return count < 0 ? -koffi.errno() : count;
 }
 
