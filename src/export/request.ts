@@ -1,6 +1,6 @@
 /** One request under way: its fields, where its reply is being built, and the completion that the disk answers to. */
 
-import { Command, NBD_MAX_PAYLOAD } from '../nbd/constants.ts';
+import { Command, HASH_LENGTH, NBD_MAX_PAYLOAD } from '../nbd/constants.ts';
 import type { RequestParser } from '../nbd/request-parser.ts';
 import type { Answered } from '../nbd/server-replies.ts';
 import type { Extent } from '../store/completion.ts';
@@ -25,7 +25,7 @@ export class Request implements RequestFields, Answered {
   readonly cookieLow: number;
   /** It has been counted by Export.writeBegan. */
   counted = false;
-  /** Of a READ: where its reply is built, from `start` on. */
+  /** Of a READ or XNBD_HASH: where its reply is built, from `start` on. */
   slab: Slab | undefined;
   start = 0;
   readonly #owner: RequestOwner;
@@ -46,6 +46,18 @@ export class Request implements RequestFields, Answered {
   get cost(): number {
     const carries = this.type === Command.READ || this.type === Command.WRITE;
     return REQUEST_COST + (carries ? Math.min(this.length, NBD_MAX_PAYLOAD) : 0);
+  }
+
+  /** Bytes that its answer brings: those of a READ, a digest for XNBD_HASH. */
+  get dataLength(): number {
+    return this.type === Command.XNBD_HASH ? HASH_LENGTH : this.length;
+  }
+
+  /** Once structured replies are agreed it never gets a simple one. */
+  get chunked(): boolean {
+    return (
+      this.type === Command.READ || this.type === Command.BLOCK_STATUS || this.type === Command.XNBD_HASH
+    );
   }
 
   /** Completion and ExtentsCompletion in one. */
