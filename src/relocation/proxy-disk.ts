@@ -107,6 +107,10 @@ export class ProxyDisk implements Disk {
     this.#refusing = false;
   }
 
+  endBatch(): void {
+    this.#image.endBatch();
+  }
+
   read(into: Buffer, offset: number, done: Completion): void {
     if (this.#complete) {
       this.#image.read(into, offset, done);
