@@ -1,14 +1,16 @@
 /** What a client may ask of an export during its handshake: that it is named, that it is served, that it is lent. */
 import { OptionReply } from '../nbd/constants.ts';
 import { printable, type Refusal, ServerHandshake } from '../nbd/server-handshake.ts';
+import { diskName } from '../store/record.ts';
 import type { Client, Export } from './export.ts';
 
 export function handshakeWith(served: Export, client: Client): ServerHandshake {
+  const known = diskName(served.name);
   return new ServerHandshake({
-    names: () => (served.lender.refusesClients() === undefined ? [served.name] : []),
-    find: (name) => (name === '' || name === served.name ? served.offer() : unknownExport(name)),
+    names: () => (served.lender.refusesClients() === undefined ? [known] : []),
+    find: (name) => (name === '' || name === known ? served.offer() : unknownExport(name)),
     attach: (request) => {
-      if (request.name !== served.name) return unknownExport(request.name);
+      if (request.name !== known) return unknownExport(request.name);
       return served.lender.attach(client, request);
     },
   });

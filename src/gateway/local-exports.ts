@@ -1,10 +1,12 @@
 /** The exports of this host as the gateway sees them: unix sockets `NAME.sock` in the run directory, each an NBD server. */
+import { existsSync } from 'node:fs';
 import { readdir } from 'node:fs/promises';
 import { connect, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { log } from '../log/log.ts';
+import type { AttachRequest } from '../nbd/attach.ts';
 import { decodeGreeting, GREETING_LENGTH } from '../nbd/option-framing.ts';
-import { checkExportName, readRecord } from '../store/record.ts';
+import { checkExportName, olderName, readRecord } from '../store/record.ts';
 import { readExactly, StreamEnded } from './read-exactly.ts';
 
 const SUFFIX = '.sock';
@@ -21,6 +23,9 @@ export class SleepingExport extends Error {}
 /** The export has retired, and will never serve again. */
 export class RetiredExport extends Error {}
 
+/** Who asks was lent the export, and that is void for good. */
+export class VoidLease extends Error {}
+
 /** Where the exports of a host are. */
 export interface LocalExports {
   /** Directory of the sockets `NAME.sock`. */
@@ -30,14 +35,27 @@ export interface LocalExports {
 }
 
 /**
- * Connects to an export, its greeting read.
- * @throws UnknownExport, SleepingExport or RetiredExport when nobody serves that name; Error when whoever does is no NBD server or silent.
+ * The name under which this host has what a lease holder wants: an older generation than the one that it serves may lie beside that.
  */
-export async function dialExport({ run, records }: LocalExports, name: string): Promise<Socket> {
+export function nameFor({ run }: LocalExports, { name, generation }: AttachRequest): string {
+  const older = olderName(name, generation);
+  return isExportName(older) && existsSync(join(run, older + SUFFIX)) ? older : name;
+}
+
+/**
+ * Connects to an export, its greeting read.
+ * @param lease of who asks, if he has one.
+ * @throws UnknownExport, SleepingExport, RetiredExport or VoidLease when nobody serves that name; Error when whoever does is no NBD server or silent.
+ */
+export async function dialExport(
+  { run, records }: LocalExports,
+  name: string,
+  lease?: string,
+): Promise<Socket> {
   if (!isExportName(name)) throw new UnknownExport(`no export is called '${printable(name)}'`);
   const socket = await connected(join(run, name + SUFFIX), name).catch(async (error: unknown) => {
     if (records === null || !(error instanceof UnknownExport)) throw error;
-    throw await notRunning(records, name, error);
+    throw await notRunning(records, name, lease, error);
   });
   const timer = setTimeout(() => socket.destroy(), GREETING_LIMIT_MS);
   try {
@@ -70,10 +88,20 @@ async function answers(run: string, name: string): Promise<boolean> {
 }
 
 /** Why an export does not run, as far as its record tells. */
-async function notRunning(records: string, name: string, unknown: UnknownExport): Promise<Error> {
+async function notRunning(
+  records: string,
+  name: string,
+  lease: string | undefined,
+  unknown: UnknownExport,
+): Promise<Error> {
   try {
     const record = await readRecord(join(records, name));
     if (record === undefined) return unknown;
+    // He may be writing to what he has: he must not have to wait for that word until a guest is started here.
+    if (lease !== undefined && record.voidLeases.includes(lease))
+      return new VoidLease(
+        `export '${name}' was reclaimed here by an administrator, and what was written elsewhere is void`,
+      );
     if (record.state === 'retired' && record.origin === null)
       return new RetiredExport(`export '${name}' is retired: its disk has moved to another host`);
     return new SleepingExport(`export '${name}' does not run now; it is ${record.state}`);

@@ -10,6 +10,7 @@
  */
 import type { Socket } from 'node:net';
 import { log } from '../log/log.ts';
+import { decodeAttachRequest } from '../nbd/attach.ts';
 import { HandshakeFlag, OPTION_REPLY_HEADER_LENGTH, Option, OptionReply } from '../nbd/constants.ts';
 import {
   CLIENT_FLAGS_LENGTH,
@@ -26,9 +27,11 @@ import {
   dialExport,
   type LocalExports,
   listExports,
+  nameFor,
   RetiredExport,
   SleepingExport,
   UnknownExport,
+  VoidLease,
 } from './local-exports.ts';
 import { readExactly } from './read-exactly.ts';
 import { BadClient, readOption } from './read-option.ts';
@@ -105,11 +108,16 @@ async function answer(
   }
   if (name !== null) {
     try {
-      return { name, stream: await handOver(exports, name, agreed, encodeOption(option, data)) };
+      const attach = option === Option.XNBD_ATTACH ? decodeAttachRequest(data) : undefined;
+      if (attach !== undefined) name = nameFor(exports, attach);
+      const stream = await dialExport(exports, name, attach?.lease);
+      await handOver(stream, name, agreed, encodeOption(option, data));
+      return { name, stream };
     } catch (error) {
       // EXPORT_NAME has no way to say no but to hang up.
       if (option === Option.EXPORT_NAME) throw error;
       if (error instanceof UnknownExport) return reply(OptionReply.ERR_UNKNOWN, error.message);
+      if (error instanceof VoidLease) return reply(OptionReply.XNBD_ERR_VOID, error.message);
       if (error instanceof SleepingExport) return reply(OptionReply.ERR_SHUTDOWN, error.message);
       if (error instanceof RetiredExport) {
         const attaches = option === Option.XNBD_ATTACH;
@@ -137,14 +145,8 @@ async function answer(
   }
 }
 
-/** Connects to the export and brings it to where the client is. */
-async function handOver(
-  exports: LocalExports,
-  name: string,
-  agreed: Agreed,
-  option: Buffer,
-): Promise<Socket> {
-  const stream = await dialExport(exports, name);
+/** Brings a connection to the export to where the client is. */
+async function handOver(stream: Socket, name: string, agreed: Agreed, option: Buffer): Promise<void> {
   try {
     const flags = Buffer.alloc(CLIENT_FLAGS_LENGTH);
     flags.writeUInt32BE(agreed.clientFlags);
@@ -156,7 +158,6 @@ async function handOver(
         throw new Error(`export ${name} refuses option ${agreed.replies}`);
     }
     stream.write(option);
-    return stream;
   } catch (error) {
     stream.destroy();
     throw error;

@@ -7,9 +7,9 @@ import { log } from '../log/log.ts';
 import { formatNbdUri, parseNbdUri } from '../nbd/uri.ts';
 import type { Host } from './host.ts';
 import type { DomainInfo } from './libvirt/domain-xml.ts';
+import { putBack, setAside } from './older.ts';
 import { exportUri, findAtPeers } from './peers.ts';
 import type { RelocationRecord } from './relocation.ts';
-import { setRetiredAside } from './retirement.ts';
 import { checkRoom } from './room.ts';
 
 /**
@@ -98,15 +98,20 @@ async function makeWay(host: Host, name: string): Promise<void> {
       break;
     case 'retired':
     case 'reclaimed':
-      await setRetiredAside(host, record);
+      await setAside(host, record);
       break;
     case 'standby':
       await discard(host, name);
       break;
     case 'fenced':
-      throw new Error(
-        `this host still lends an older copy of disk ${name} (generation ${record.generation}) to the host that it moved to: wait until that copy is complete (xnbdctl status ${name})`,
-      );
+      // Its present map knows its image by its path.
+      if (!record.complete) {
+        throw new Error(
+          `this host still lends an older copy of disk ${name} (generation ${record.generation}) to the host that it moved to, and misses blocks of it itself: wait until that is complete (xnbdctl status ${name})`,
+        );
+      }
+      await setAside(host, record);
+      break;
     case 'serving':
     case 'relocating':
       throw new Error(
@@ -155,4 +160,5 @@ export async function discard(host: Host, name: string): Promise<void> {
   await rm(place.stateDir, { recursive: true, force: true });
   await rm(place.socket, { force: true });
   await rm(place.ctl, { force: true });
+  await putBack(host, name);
 }

@@ -8,7 +8,7 @@ import { type Config, formatAddress } from '../config/config.ts';
 import type { ExportStatus } from '../export/control-protocol.ts';
 import { log } from '../log/log.ts';
 import { originArguments } from '../pki/host-party.ts';
-import type { ExportRecord } from '../store/record.ts';
+import { diskName, type ExportRecord } from '../store/record.ts';
 import { openAnnouncements, sweepAnnouncements } from './announced.ts';
 import { discard, giveUp } from './arrival.ts';
 import { Domains } from './domains.ts';
@@ -17,6 +17,7 @@ import { answerHook } from './hook-policy.ts';
 import { serveHooks } from './hook-server.ts';
 import type { Host } from './host.ts';
 import { Idle } from './idle.ts';
+import { putBack, settleName } from './older.ts';
 import { Publisher } from './publisher.ts';
 import type { RelocationRecord } from './relocation.ts';
 import { Relocations } from './relocations.ts';
@@ -218,6 +219,8 @@ async function tidy(host: Host): Promise<void> {
   for (const name of await host.exports.names()) {
     try {
       const record = await host.exports.record(name);
+      if (record !== undefined && record.name !== name) await settleName(host, name, record);
+      if (name !== diskName(name)) await putBack(host, name);
       if (record?.state === 'retired') await retire(host, name);
       if (record?.state === 'standby' && host.relocations.ofExport(name) === undefined)
         await discard(host, name);

@@ -1,8 +1,6 @@
 /** What becomes of a disk on the host that it has left for good: every block is at the next host, and nobody is served from here. */
-import { rename, rm } from 'node:fs/promises';
-import { join } from 'node:path';
 import { log } from '../log/log.ts';
-import { type ExportRecord, writeRecord } from '../store/record.ts';
+import type { ExportRecord } from '../store/record.ts';
 import type { Host } from './host.ts';
 import { deleteLeftovers } from './leftovers.ts';
 
@@ -24,38 +22,8 @@ export function retire(host: Host, name: string): Promise<void> {
   });
 }
 
-/** Makes the name free for a disk that comes back: what an earlier stay left is deleted or set aside as `NAME@GENERATION`. */
-export function setRetiredAside(host: Host, record: ExportRecord): Promise<void> {
-  return host.turns.run(`disk ${record.name}`, () => setAside(host, record));
-}
-
-async function setAside(host: Host, record: ExportRecord): Promise<void> {
-  if ((await host.exports.record(record.name)) === undefined) return;
-  await host.exports.stop(record.name);
-  // One that was reclaimed may hold what its guest wrote last: that is the administrator's to delete.
-  if (record.state === 'retired' && host.config.relocation.retired === 'delete') {
-    await deleteRetired(host, record);
-    return;
-  }
-  const old = `${record.name}@${record.generation}`;
-  const { image, stateDir } = host.exports.place(record.name);
-  const asideDir = join(host.config.paths.exports, old);
-  await rm(asideDir, { recursive: true, force: true });
-  if (record.image === image) {
-    const asideImage = join(host.config.paths.images, `${old}.img`);
-    await rename(image, asideImage);
-    await writeRecord(stateDir, { ...record, image: asideImage });
-  }
-  await rename(stateDir, asideDir);
-  log.info(
-    `the old copy of disk ${record.name} (generation ${record.generation}) is set aside in ${asideDir}`,
-    {
-      export: record.name,
-    },
-  );
-}
-
-async function deleteRetired(host: Host, record: ExportRecord): Promise<void> {
+/** Deletes what is left of it, with a word in the log. */
+export async function deleteRetired(host: Host, record: ExportRecord): Promise<void> {
   const image = await deleteLeftovers(host.config.paths, record.name, record);
   log.info(`disk ${record.name} has moved away completely; ${image}`, { export: record.name });
 }

@@ -69,11 +69,24 @@ const fileName = 'export.json';
 /** A name must be fit for a file name, a socket name, a D-Bus path (escaped) and an NBD string. */
 export function checkExportName(name: string): void {
   if (name === 'hook') throw new Error("export name 'hook' is taken: hook.sock is the daemon's own socket");
-  if (!/^[A-Za-z0-9_][A-Za-z0-9_.+-]{0,99}$/.test(name)) {
+  if (!/^[A-Za-z0-9_][A-Za-z0-9_.+-]{0,99}(@[0-9]{1,16})?$/.test(name)) {
     throw new Error(
       `export name '${name.slice(0, 120)}' is not usable: 1 to 100 letters, digits, '_', '.', '+', '-', not starting with '.', '+' or '-'`,
     );
   }
+}
+
+/**
+ * An older generation of a disk that a host keeps beside the one that it serves: an origin to which the disk comes back before it was complete
+ * elsewhere, or an old copy. It has its own record, image and sockets; to NBD clients it goes by the disk's name.
+ */
+export function olderName(name: string, generation: number): string {
+  return `${name}@${generation}`;
+}
+
+/** The name of the disk, of whichever generation. */
+export function diskName(name: string): string {
+  return name.replace(/@[0-9]+$/, '');
 }
 
 /** The record of a disk that has never moved. */

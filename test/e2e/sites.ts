@@ -49,11 +49,15 @@ export interface Sites {
   readonly lab: Lab;
   readonly a: Site;
   readonly b: Site;
+  /** a, b, and the third where it was asked for. */
+  readonly all: readonly Site[];
   readonly signals: Signal[];
   destroy(): Promise<void>;
 }
 
 export interface SitesOptions {
+  /** A third site. */
+  third?: boolean;
   /** More of xnbd.conf. */
   config?: string;
   /** Done before any program of ours starts. */
@@ -71,6 +75,9 @@ export function useSites(options: SitesOptions = {}): () => Sites {
     }
     sites = await createSites(options);
   });
+  afterEach(async function () {
+    if (this.currentTest?.isFailed() === true && sites !== undefined) await printLogs(sites.all);
+  });
   after(() => sites?.destroy());
   return () => {
     if (sites === undefined) throw new Error('the sites are there only while tests run');
@@ -78,11 +85,27 @@ export function useSites(options: SitesOptions = {}): () => Sites {
   };
 }
 
+/** For who has to find out why a test failed. */
+async function printLogs(all: readonly Site[]): Promise<void> {
+  for (const { host, daemon } of all) {
+    const run = host.outside('/run/xnbd');
+    const logs = (await readdir(run)).filter((name) => name.endsWith('.log')).map((name) => join(run, name));
+    for (const path of [daemon.log, ...logs]) {
+      const text = await readFile(path, 'utf8').catch(() => '');
+      console.log(`--- ${host.name}: ${path}\n${text.trim().split('\n').slice(-40).join('\n')}`);
+    }
+  }
+}
+
 export async function createSites(options: SitesOptions = {}): Promise<Sites> {
   if (!existsSync(join(bin, 'xnbdd'))) {
     await run([process.execPath, join(top, 'scripts/build.ts')], { env: process.env });
   }
-  const lab = await createLab({ hook: join(top, 'hooks/qemu'), path: [bin] });
+  const lab = await createLab({
+    hook: join(top, 'hooks/qemu'),
+    path: [bin],
+    third: options.third ?? false,
+  });
   const signals: Signal[] = [];
   const buses: dbus.MessageBus[] = [];
   const destroy = async (): Promise<void> => {
@@ -91,9 +114,9 @@ export async function createSites(options: SitesOptions = {}): Promise<Sites> {
   };
   try {
     await options.prepare?.(lab);
-    const [a, b] = await Promise.all([lab.a, lab.b].map((host) => createSite(host, options.config ?? '')));
-    for (const site of [a!, b!]) buses.push(await listen(site.host, signals));
-    return { lab, a: a!, b: b!, signals, destroy };
+    const all = await Promise.all(lab.hosts.map((host) => createSite(host, options.config ?? '')));
+    for (const site of all) buses.push(await listen(site.host, signals));
+    return { lab, a: all[0]!, b: all[1]!, all, signals, destroy };
   } catch (error) {
     await destroy();
     throw error;

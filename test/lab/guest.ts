@@ -32,7 +32,7 @@ export class Guest {
 
   /** Use `defineGuest`. */
   constructor(spec: GuestSpec, lab: Lab) {
-    const hosts = [lab.a, lab.b];
+    const { hosts } = lab;
     this.name = spec.name;
     this.spec = spec;
     this.#hosts = hosts;
@@ -180,7 +180,7 @@ export async function defineGuest(lab: Lab, host: Host, spec: GuestSpec): Promis
   const xml = domainXml(spec, await guestSystem());
   const path = `/run/lab/${spec.name}.xml`;
   await writeFile(host.outside(path), xml);
-  for (const each of [lab.a, lab.b]) await rm(each.outside(consolePath(spec.name)), { force: true });
+  for (const each of lab.hosts) await rm(each.outside(consolePath(spec.name)), { force: true });
   await host.virsh('define', path);
   return new Guest(spec, lab);
 }

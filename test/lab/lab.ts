@@ -25,7 +25,7 @@ import { guestSystem } from './guest-system.ts';
 import { createHost, type Host } from './host.ts';
 import { run } from './processes.ts';
 
-const ADDRESSES = { a: '10.77.0.1', b: '10.77.0.2' };
+const ADDRESSES = { a: '10.77.0.1', b: '10.77.0.2', c: '10.77.0.3' };
 
 const PROGRAMS = [
   'unshare',
@@ -49,15 +49,21 @@ export type LabOptions = {
   path?: readonly string[];
   /** Rate of the link between the hosts in each direction, Mbit/s. Default: as fast as it goes. */
   rateMbit?: number;
+  /** A third host, `c`. */
+  third?: boolean;
 };
 
 export type Lab = {
   readonly a: Host;
   readonly b: Host;
+  /** All of them: a, b, and c where it was asked for. */
+  readonly hosts: readonly Host[];
   /** Aborted when the lab is destroyed. */
   readonly ended: AbortSignal;
   /** Limits the link to so many Mbit/s in each direction; undefined: as fast as it goes. */
   readonly setRate: (mbit: number | undefined) => Promise<void>;
+  /** Takes a host's cable out, or puts it back. */
+  readonly setCable: (host: Host, plugged: boolean) => Promise<void>;
   /** Ends both hosts with everything that runs there, and removes their files. */
   readonly destroy: () => Promise<void>;
 };
@@ -74,7 +80,7 @@ export async function createLab(options: LabOptions = {}): Promise<Lab> {
   };
   try {
     const { hook, path } = options;
-    for (const name of ['a', 'b'])
+    for (const name of options.third === true ? ['a', 'b', 'c'] : ['a', 'b'])
       hosts.push(
         await createHost({
           dir: join(dir, name),
@@ -85,50 +91,61 @@ export async function createLab(options: LabOptions = {}): Promise<Lab> {
         }),
       );
     const [a, b] = hosts as [Host, Host];
-    await link(a, b);
+    const cables: Cable[] = [];
+    for (const [index, host] of hosts.entries())
+      for (const other of hosts.slice(index + 1)) cables.push(await connect(host, other, cables));
+    const ends = cables.flatMap((cable) => cable.ends);
     const setRate = async (mbit: number | undefined): Promise<void> => {
-      await Promise.all([limit(a, mbit), limit(b, mbit)]);
+      await Promise.all(ends.map(({ host, device }) => limit(host, device, mbit)));
+    };
+    const setCable = async (host: Host, plugged: boolean): Promise<void> => {
+      for (const { device } of ends.filter((end) => end.host === host))
+        await host.exec(['ip', 'link', 'set', device, plugged ? 'up' : 'down']);
     };
     if (options.rateMbit !== undefined) await setRate(options.rateMbit);
     await Promise.all(
-      [a, b].map(async (host) => {
+      hosts.map(async (host) => {
         await giveCapabilities(host);
         await host.startDaemons();
         await keepCapabilities(host);
       }),
     );
-    return { a, b, ended: ended.signal, setRate, destroy };
+    return { a, b, hosts, ended: ended.signal, setRate, setCable, destroy };
   } catch (error) {
     await destroy();
     throw error;
   }
 }
 
-async function link(a: Host, b: Host): Promise<void> {
-  await a.exec([
-    'ip',
-    'link',
-    'add',
-    'eth0',
-    'type',
-    'veth',
-    'peer',
-    'name',
-    'eth0',
-    'netns',
-    String(b.anchorPid),
-  ]);
-  for (const host of [a, b]) {
-    await host.exec(['ip', 'address', 'add', `${host.address}/24`, 'dev', 'eth0']);
-    await host.exec(['ip', 'link', 'set', 'eth0', 'up']);
-  }
+interface Cable {
+  ends: readonly [{ host: Host; device: string }, { host: Host; device: string }];
 }
 
-async function limit(host: Host, mbit: number | undefined): Promise<void> {
-  await host.exec(['tc', 'qdisc', 'del', 'dev', 'eth0', 'root'], { check: false });
+/** Joins two hosts; the devices are eth0, eth1, ... */
+async function connect(one: Host, other: Host, cables: readonly Cable[]): Promise<Cable> {
+  const next = (host: Host): string =>
+    `eth${cables.filter(({ ends }) => ends.some((end) => end.host === host)).length}`;
+  const ends = [
+    { host: one, device: next(one) },
+    { host: other, device: next(other) },
+  ] as const;
+  const peer = ['peer', 'name', ends[1].device, 'netns', String(other.anchorPid)];
+  await one.exec(['ip', 'link', 'add', ends[0].device, 'type', 'veth', ...peer]);
+  for (const [{ host, device }, far] of [
+    [ends[0], other],
+    [ends[1], one],
+  ] as const) {
+    await host.exec(['ip', 'address', 'add', host.address, 'peer', `${far.address}/32`, 'dev', device]);
+    await host.exec(['ip', 'link', 'set', device, 'up']);
+  }
+  return { ends };
+}
+
+async function limit(host: Host, device: string, mbit: number | undefined): Promise<void> {
+  await host.exec(['tc', 'qdisc', 'del', 'dev', device, 'root'], { check: false });
   if (mbit === undefined) return;
   const shape = ['rate', `${mbit}mbit`, 'burst', '64kb', 'latency', '200ms'];
-  await host.exec(['tc', 'qdisc', 'add', 'dev', 'eth0', 'root', 'tbf', ...shape]);
+  await host.exec(['tc', 'qdisc', 'add', 'dev', device, 'root', 'tbf', ...shape]);
 }
 
 let reason: Promise<string | undefined> | undefined;

@@ -8,6 +8,8 @@ auth_unix_ro = "none"
 auth_unix_rw = "none"
 host_uuid = "${randomUUID()}"
 log_outputs = "3:stderr"
+keepalive_interval = 2
+keepalive_count = 5
 `;
 
 export const qemuConf = (): string => `security_driver = "none"
@@ -18,6 +20,8 @@ remember_owner = 0
 cgroup_controllers = []
 namespaces = []
 stdio_handler = "file"
+keepalive_interval = 2
+keepalive_count = 5
 `;
 
 /** A bus of type system on which everybody may do everything, unless a file in /run/dbus/policy.d says otherwise. */

@@ -1,0 +1,73 @@
+/**
+ * A disk that comes back finds its older generation here: an old copy, or, when it comes back before it was complete elsewhere, the very
+ * origin that the host which it comes from still reads. That goes by `NAME@GENERATION` from then on, beside what arrives, and is served on to
+ * who holds its lease (gateway/local-exports.ts finds it by the generation that he asks for). A disk that does not arrive after all leaves its name
+ * to the older generation again.
+ */
+import { link, readdir, rename, rm } from 'node:fs/promises';
+import { log } from '../log/log.ts';
+import { diskName, type ExportRecord, olderName, syncDirectory, writeRecord } from '../store/record.ts';
+import type { Host } from './host.ts';
+import { deleteRetired } from './retirement.ts';
+
+/** Makes the name free: what an earlier stay left is deleted (if it is retired, and configured so) or set aside, and served on if it is fenced. */
+export function setAside(host: Host, record: ExportRecord): Promise<void> {
+  return host.turns.run(`disk ${record.name}`, async () => {
+    if ((await host.exports.record(record.name)) === undefined) return;
+    await host.exports.stop(record.name);
+    // One that was reclaimed may hold what its guest wrote last: that is the administrator's to delete.
+    if (record.state === 'retired' && host.config.relocation.retired === 'delete') {
+      await deleteRetired(host, record);
+      return;
+    }
+    const older = olderName(record.name, record.generation);
+    const asideDir = await giveName(host, record, older);
+    log.info(
+      `the old copy of disk ${record.name} (generation ${record.generation}, ${record.state}) is set aside in ${asideDir}`,
+      { export: record.name },
+    );
+    if (record.state === 'fenced') await host.exports.ensure(older);
+  });
+}
+
+/** Gives its name back to the last generation that was set aside, if nothing else has that now. */
+export function putBack(host: Host, name: string): Promise<void> {
+  const disk = diskName(name);
+  return host.turns.run(`disk ${disk}`, async () => {
+    if ((await host.exports.record(disk)) !== undefined) return;
+    const generations = (await readdir(host.config.paths.exports))
+      .filter((each) => each !== disk && diskName(each) === disk)
+      .map((each) => Number(each.slice(disk.length + 1)));
+    if (generations.length === 0) return;
+    const older = olderName(disk, Math.max(...generations));
+    const record = await host.exports.record(older);
+    if (record === undefined) return;
+    await host.exports.stop(older);
+    await giveName(host, record, disk);
+    log.info(`disk ${disk} is what was set aside as ${older} again (${record.state})`, { export: disk });
+    if (record.state === 'fenced') await host.exports.ensure(disk);
+  });
+}
+
+/** An export that does not run gets another name: its image, if that lies where its name puts it, and its record. @returns its state directory */
+async function giveName(host: Host, record: ExportRecord, name: string): Promise<string> {
+  const [from, to] = [host.exports.place(record.name), host.exports.place(name)];
+  await rm(to.stateDir, { recursive: true, force: true });
+  const image = record.image === from.image ? to.image : record.image;
+  if (image !== record.image) {
+    await rm(image, { force: true });
+    await link(record.image, image);
+    await syncDirectory(host.config.paths.images);
+  }
+  await writeRecord(from.stateDir, { ...record, name, image });
+  return await settleName(host, record.name, { ...record, name, image });
+}
+
+/** The second half, also for a daemon that finds a record under another name than its own. @param was the name of the directory */
+export async function settleName(host: Host, was: string, record: ExportRecord): Promise<string> {
+  const [from, to] = [host.exports.place(was), host.exports.place(record.name)];
+  await rename(from.stateDir, to.stateDir);
+  await syncDirectory(host.config.paths.exports);
+  if (record.image === to.image) await rm(from.image, { force: true });
+  return to.stateDir;
+}

@@ -1,0 +1,166 @@
+/** A host that is lost after the takeover: nobody starts the guest twice, and an administrator takes its disks back. */
+import assert from 'node:assert/strict';
+import { constants } from 'node:fs';
+import { copyFile, writeFile } from 'node:fs/promises';
+import type { DiskReport, Guest } from '../lab/guest.ts';
+import { differences } from '../lab/pattern.ts';
+import { waitFor } from '../lab/processes.ts';
+import { logTells } from './midway.ts';
+import { announced, guestWithDisks, type Site, useSites } from './sites.ts';
+
+const DISKS = ['vm1-vda', 'vm1-vdb'];
+
+describe('a host that is lost after the takeover', function () {
+  this.timeout(240_000);
+  const sites = useSites();
+  let guest: Guest;
+  /** What the guest had written when it left A. */
+  let left: Map<string, DiskReport>;
+
+  before(async () => {
+    guest = await guestWithDisks(sites(), 'vm1', ['rewrite', 'write-only'], 64);
+    await guest.start(sites().a.host);
+    await announced(sites().a, guest);
+    await guest.progress();
+  });
+
+  const xnbdctl = (site: Site, ...args: string[]) => site.host.exec(['xnbdctl', ...args], { check: false });
+  const states = (site: Site) => Promise.all(DISKS.map(async (name) => (await site.status(name))?.state));
+
+  async function refusedAtA(pattern: RegExp): Promise<void> {
+    await assert.rejects(sites().a.host.virsh('start', guest.name), pattern);
+    assert.deepEqual(await states(sites().a), ['fenced', 'fenced']);
+  }
+
+  it('the guest moves, and writes there', async () => {
+    const { lab, a, b } = sites();
+    // Resting while it moves: so it is known what A's images hold from then on.
+    left = await guest.stop();
+    await lab.setRate(100);
+    await guest.migrate(a.host, b.host, '--live', '--persistent');
+    await lab.setRate(10);
+    await guest.go();
+    await guest.progress();
+    assert.deepEqual(await states(b), ['relocating', 'relocating']);
+  });
+
+  it('it is not started at A: virsh says where it is and what to do', async () => {
+    await refusedAtA(
+      /xnbd: disk vm1-vda of vm1 moved to b:10809 at 20\S+Z, which still copies from here; start vm1 there, or, if that host is lost for good: xnbdctl reclaim vm1-vda --force/,
+    );
+    await guest.progress();
+  });
+
+  it('its disks are not taken from a host that is alive, not by force either', async () => {
+    const { a } = sites();
+    for (const force of [[], ['--force']]) {
+      const { code, stdout, stderr } = await xnbdctl(a, 'reclaim', 'vm1-vda', ...force);
+      assert.equal(code, 1);
+      assert.match(stdout, /^vm1-vda moved to b:10809 at 20\S+Z \(fenced here\)\.$/m);
+      assert.match(stderr, /^xnbdctl: b:10809 serves vm1-vda: it is not lost\. .*nothing was changed$/m);
+    }
+    assert.deepEqual(await states(a), ['fenced', 'fenced']);
+    await guest.progress();
+    assert.deepEqual(guest.errors, []);
+  });
+
+  it('the host is gone at once: A stays fenced until an administrator takes the disks back', async () => {
+    const { lab, a, b } = sites();
+    await lab.setCable(b.host, false);
+    process.kill(await b.host.qemuPid(guest.name), 'SIGKILL');
+    await b.daemon.end('SIGKILL');
+    await b.gateway.end('SIGKILL');
+    for (const pid of (await b.processes()).keys()) process.kill(pid, 'SIGKILL');
+    await refusedAtA(/moved to b:10809/);
+
+    const asked = await xnbdctl(a, 'reclaim', 'vm1-vda');
+    assert.equal(asked.code, 1);
+    assert.match(
+      asked.stdout,
+      /Whatever its guest has written since is there alone, and is given up by a reclaim\.$/m,
+    );
+    assert.match(asked.stdout, /^b:10809: b:10809 /m);
+    assert.match(
+      asked.stderr,
+      /nothing was changed\. If b:10809 is lost for good: xnbdctl reclaim vm1-vda --force; /,
+    );
+    assert.deepEqual(await states(a), ['fenced', 'fenced']);
+
+    for (const name of DISKS) {
+      const { code, stdout, stderr } = await xnbdctl(a, 'reclaim', name, '--force');
+      assert.equal(code, 0, stderr);
+      assert.match(stdout, /: reclaimed; this host owns the disk, as it was when it left$/m);
+      await logTells(a, /reclaimed from b:10809 \(lease \S+\), generation 3 now/, name);
+    }
+    for (const { target, export: disk } of guest.spec.disks) {
+      const { sizeBytes, writes } = left.get(target)!;
+      assert.deepEqual(await differences(a.image(disk), { exportName: disk, sizeBytes, writes }), []);
+    }
+  });
+
+  it('the guest starts at A, and works', async () => {
+    const { a } = sites();
+    // Started anew it knows nothing of what it wrote before.
+    const xml = await a.host.virsh('dumpxml', '--inactive', guest.name);
+    const path = a.host.outside('/run/lab/again.xml');
+    await writeFile(path, xml.replaceAll(/(xnbd\.vd\w=[\w-]+:[0-9a-f]+):pattern/g, '$1'));
+    await a.host.virsh('define', '/run/lab/again.xml');
+    for (const { export: disk } of guest.spec.disks)
+      await copyFile(
+        a.image(disk),
+        a.host.outside(`/var/lib/xnbd/${disk}.before`),
+        constants.COPYFILE_FICLONE,
+      );
+    guest.errors.length = 0;
+    await guest.start(a.host);
+    await guest.progress();
+  });
+
+  it('the lost host comes back: its copies are void, nobody is served from them, and it says how to delete them', async () => {
+    const { lab, a, b } = sites();
+    await lab.setRate(undefined);
+    await lab.setCable(b.host, true);
+    await b.startGateway();
+    await b.startDaemon();
+    for (const name of DISKS) {
+      await logTells(
+        b,
+        /was reclaimed here by an administrator, .*; what is here is void, and is served no more/,
+        name,
+      );
+      await waitFor(`the end of ${name} at B`, async () => (await b.processes()).size === 0, 60_000);
+      const { stdout } = await xnbdctl(b, 'status', name);
+      assert.match(stdout, /^state +reclaimed, not running$/m);
+      assert.match(
+        stdout,
+        new RegExp(`^error .*reclaimed here by an administrator.*xnbdctl delete ${name} --force$`, 'm'),
+      );
+    }
+    await assert.rejects(
+      b.host.virsh('start', guest.name),
+      /disk vm1-vda of vm1 is void here: the host that it came from has taken it back/,
+    );
+    for (const name of DISKS) {
+      assert.match(
+        (await xnbdctl(b, 'delete', name)).stderr,
+        /may hold what the guest of .* wrote here last/,
+      );
+      const { code, stdout } = await xnbdctl(b, 'delete', name, '--force');
+      assert.equal(code, 0);
+      assert.match(stdout, /^vm1-vd.: its old image \S+ is deleted$/m);
+    }
+    assert.deepEqual(await b.leftovers(), []);
+    assert.equal((await b.processes()).size, 0);
+    await guest.progress();
+    const reports = await guest.powerOff();
+    assert.deepEqual(guest.errors, []);
+    for (const { target, export: disk } of guest.spec.disks) {
+      const { sizeBytes, writes } = reports.get(target)!;
+      const initialImage = a.host.outside(`/var/lib/xnbd/${disk}.before`);
+      assert.deepEqual(
+        await differences(a.image(disk), { exportName: disk, sizeBytes, writes, initialImage }),
+        [],
+      );
+    }
+  });
+});
