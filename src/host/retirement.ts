@@ -1,7 +1,9 @@
 /** What becomes of a disk on the host that it has left for good: every block is at the next host, and nobody is served from here. */
-import { lstat, rename, rm } from 'node:fs/promises';
+import { existsSync } from 'node:fs';
+import { lstat, rename } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { log } from '../log/log.ts';
+import { removeDurably, syncDirectory } from '../store/directory.ts';
 import { type ExportRecord, writeRecord } from '../store/record.ts';
 import type { Host } from './host.ts';
 
@@ -38,13 +40,16 @@ async function setAside(host: Host, record: ExportRecord): Promise<void> {
   const old = `${record.name}@${record.generation}`;
   const { image, stateDir } = host.exports.place(record.name);
   const asideDir = join(host.config.paths.exports, old);
-  await rm(asideDir, { recursive: true, force: true });
+  await removeDurably(asideDir);
   if (record.image === image) {
     const asideImage = join(host.config.paths.images, `${old}.img`);
-    await rename(image, asideImage);
+    // Whoever died in between has moved the image already.
+    if (existsSync(image) || !existsSync(asideImage)) await rename(image, asideImage);
+    await syncDirectory(host.config.paths.images);
     await writeRecord(stateDir, { ...record, image: asideImage });
   }
   await rename(stateDir, asideDir);
+  await syncDirectory(host.config.paths.exports);
   log.info(
     `the old copy of disk ${record.name} (generation ${record.generation}) is set aside in ${asideDir}`,
     {
@@ -57,8 +62,9 @@ async function setAside(host: Host, record: ExportRecord): Promise<void> {
 async function deleteRetired(host: Host, record: ExportRecord): Promise<void> {
   const found = await lstat(record.image).catch(() => undefined);
   const ours = found?.isFile() === true && dirname(record.image) === host.config.paths.images;
-  if (ours) await rm(record.image);
-  await rm(host.exports.place(record.name).stateDir, { recursive: true, force: true });
+  // The record last: it tells whose the image is.
+  if (ours) await removeDurably(record.image);
+  await removeDurably(host.exports.place(record.name).stateDir);
   const image = ours ? `its old image ${record.image} is deleted` : `${record.image} is left as it is`;
   log.info(`disk ${record.name} has moved away completely; ${image}`, { export: record.name });
 }

@@ -11,10 +11,10 @@
  * | serving, no origin | a target | - |
  * | retired, origin known | moved on before it was complete | tells its own origin to retire |
  */
-import { rm } from 'node:fs/promises';
 import type { RecordKeeper } from '../export/record-keeper.ts';
 import { log } from '../log/log.ts';
 import { Command, Errno } from '../nbd/constants.ts';
+import { removeDurably } from '../store/directory.ts';
 import type { Image } from '../store/image.ts';
 import { PresentMap } from '../store/present-map.ts';
 import type { ExportRecord } from '../store/record.ts';
@@ -192,7 +192,8 @@ export class Relocation {
       });
     }
     await this.stop();
-    if (this.#record.imageCreated) await rm(this.#options.image.path, { force: true });
+    // Before the record goes: whoever comes next knows by it whose the image is.
+    if (this.#record.imageCreated) await removeDurably(this.#options.image.path);
     await PresentMap.remove(this.#options.stateDir);
     log.info(`${name}: abandoned; the origin has its disk back`);
   }

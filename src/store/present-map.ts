@@ -21,7 +21,7 @@ import { log } from '../log/log.ts';
 import { Errno } from '../nbd/constants.ts';
 import { Bitmap } from './bitmap.ts';
 import type { Completion } from './completion.ts';
-import { syncDirectory } from './record.ts';
+import { syncDirectory } from './directory.ts';
 
 /** Bytes of a block. */
 export const BLOCK_SIZE = 4096;

@@ -1,7 +1,7 @@
 /** One process an export: a lock on its state directory, which the kernel releases when the process ends, however it ends. */
-import { mkdir, open } from 'node:fs/promises';
-import { dirname, join } from 'node:path';
-import { syncDirectory } from './record.ts';
+import { open } from 'node:fs/promises';
+import { join } from 'node:path';
+import { makeDirectory } from './directory.ts';
 import { lockExclusively } from './syscalls.ts';
 
 export interface StateLock {
@@ -12,8 +12,7 @@ export interface StateLock {
 export async function lockState(stateDir: string): Promise<StateLock> {
   const path = join(stateDir, 'lock');
   try {
-    const made = await mkdir(stateDir, { recursive: true, mode: 0o700 });
-    if (made !== undefined) await syncDirectory(dirname(stateDir));
+    await makeDirectory(stateDir);
     const file = await open(path, 'a', 0o600);
     if (lockExclusively(file.fd) === 0) return { release: () => file.close() };
     await file.close();
