@@ -72,6 +72,8 @@ export async function newRelocation(
 /** The relocations of a directory. A file that is none is left out, with a word in the log. */
 export async function readRelocations(dir: string): Promise<RelocationRecord[]> {
   await makeDirectory(dir);
+  // What an earlier daemon wrote and did not live to sync.
+  await syncDirectory(dir);
   const found: RelocationRecord[] = [];
   for (const file of await readdir(dir)) {
     if (!file.endsWith('.json')) continue;

@@ -118,20 +118,17 @@ function oldstyle({ allowOldstyle = false }: ProxyOptions): { allowOldstyle: boo
 /** @throws Error when the image of a proxy is not what its record says. */
 async function openKnownImage(path: string, record: ExportRecord): Promise<Image> {
   const { name, sizeBytes, state, imageCreated } = record;
-  const image = await Image.open(path, {}).catch((error: unknown) => {
-    // An earlier process ended between its record and its image. In standby there is nothing in it yet.
-    if (state === 'standby' && imageCreated && !existsSync(path)) return null;
-    throw error;
-  });
-  if (image?.size === sizeBytes) return image;
-  await image?.close();
-  if (image !== null && !(state === 'standby' && imageCreated)) {
-    throw new Error(
-      `image ${path} has ${image.size} bytes, its record says ${sizeBytes}: it is not the image of '${name}'`,
-    );
+  if (state === 'standby' && imageCreated) {
+    // Nothing in it counts, and who knows how far an earlier process came with making it.
+    await rm(path, { force: true });
+    return await Image.create(path, sizeBytes);
   }
-  await rm(path, { force: true });
-  return await Image.create(path, sizeBytes);
+  const image = await Image.open(path, {});
+  if (image.size === sizeBytes) return image;
+  await image.close();
+  throw new Error(
+    `image ${path} has ${image.size} bytes, its record says ${sizeBytes}: it is not the image of '${name}'`,
+  );
 }
 
 /** A file that does not exist is for us to make; one that exists must be as large as the origin. */

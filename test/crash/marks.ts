@@ -51,7 +51,7 @@ export class Marks {
     const { source, destination } = this.at(moment);
     return (
       ['serving', 'fenced', 'retired'].includes(source) &&
-      ['absent', 'standby', 'taken over'].includes(destination)
+      ['absent', 'starting', 'standby', 'taken over'].includes(destination)
     );
   }
 
