@@ -91,6 +91,7 @@ function requests(style: ReplyStyle, attached: boolean): Buffer[] {
       encode(type, 0, 10n, 0, 0),
     ),
     encode(Command.READ, 0, 11n, 299_999, 1),
+    ...(attached ? [encode(Command.XNBD_HASH, 0, 13n, 4096, 65_536)] : []),
     encode(Command.DISC, 0, 12n, 0, 0),
   ];
 }

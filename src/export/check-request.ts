@@ -1,5 +1,5 @@
 /** The one place where a request is judged before it reaches a disk: the range first, then the flags. */
-import { Command, CommandFlag, Errno, NBD_MAX_PAYLOAD } from '../nbd/constants.ts';
+import { Command, CommandFlag, Errno, HASH_MAX, NBD_MAX_PAYLOAD } from '../nbd/constants.ts';
 
 export interface RequestFields {
   type: number;
@@ -42,6 +42,8 @@ const allowedFlags = new Map<number, number>([
   [Command.XNBD_GIVE_BACK, 0],
   [Command.XNBD_RETIRE, 0],
   [Command.XNBD_WAIT_GONE, 0],
+  [Command.XNBD_HASH, 0],
+  [Command.XNBD_PING, 0],
 ]);
 
 const commandNames = new Map<number, string>(Object.entries(Command).map(([name, number]) => [number, name]));
@@ -64,11 +66,13 @@ function checkRange(request: RequestFields, limits: RequestLimits): RequestFault
     case Command.CACHE:
     case Command.WRITE_ZEROES:
     case Command.BLOCK_STATUS:
+    case Command.XNBD_HASH:
       break;
     case Command.XNBD_TAKEOVER:
     case Command.XNBD_GIVE_BACK:
     case Command.XNBD_RETIRE:
     case Command.XNBD_WAIT_GONE:
+    case Command.XNBD_PING:
       return offset === 0 && length === 0 ? undefined : fault(request, Errno.EINVAL, 'takes no range');
     default:
       return undefined;
@@ -80,6 +84,9 @@ function checkRange(request: RequestFields, limits: RequestLimits): RequestFault
   }
   if (type === Command.READ && length > NBD_MAX_PAYLOAD) {
     return fault(request, Errno.EOVERFLOW, `asks for more than ${NBD_MAX_PAYLOAD} bytes`);
+  }
+  if (type === Command.XNBD_HASH && length > HASH_MAX) {
+    return fault(request, Errno.EOVERFLOW, `asks for more than ${HASH_MAX} bytes`);
   }
   return undefined;
 }
@@ -104,6 +111,8 @@ function checkFlags(request: RequestFields, limits: RequestLimits): RequestFault
   }
   if (type >= Command.XNBD_TAKEOVER && !limits.attached)
     return fault(request, Errno.EINVAL, 'without a lease');
+  if (type === Command.XNBD_HASH && !limits.structured)
+    return fault(request, Errno.EINVAL, 'without structured replies');
   return undefined;
 }
 

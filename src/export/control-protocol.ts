@@ -23,6 +23,15 @@ export interface RelocationCounters {
   secondsSinceTakeover: number;
 }
 
+/** A stretch of a disk that cannot be copied. */
+export interface BadRange {
+  /** Bytes. */
+  offset: number;
+  length: number;
+  /** Who fails. */
+  at: 'origin' | 'image';
+}
+
 export interface ExportStatus extends RelocationCounters {
   name: string;
   uuid: string;
@@ -38,6 +47,16 @@ export interface ExportStatus extends RelocationCounters {
   originReachable: boolean;
   /** ISO 8601 time since when the origin cannot be reached, or null. */
   originUnreachableSince: string | null;
+  /** Why the origin cannot be reached, one line, or null. */
+  originUnreachableReason: string | null;
+  /** How long a client's request may wait for the origin before it gets EIO; null: for ever. */
+  originTimeoutSeconds: number | null;
+  /** Why the background copy pauses (no room), one line, or null. */
+  copyPaused: string | null;
+  /** Bytes that could not be copied so far, because the origin cannot read them or the image cannot take them. */
+  badBytes: number;
+  /** Where those are, the first few. */
+  badRanges: BadRange[];
   /** In standby: bytes of data at the origin, as far as it tells (what the destination will need at most); else null. */
   originDataBytes: number | null;
   image: string;
@@ -57,13 +76,26 @@ export interface ExportStatus extends RelocationCounters {
  * - `takeover`: fence the origin and begin to keep blocks; answers once that is so (at once where it is so already).
  * - `source-gone`: the guest that used this export as its disk is gone; tells the lease holder.
  * - `abandon`: give the origin back and delete image, map and record; refused once a write has been acknowledged. The process ends.
+ * - `origin-timeout`: how long a client's request may wait for the origin, `"timeout"`: seconds (1 to 86400), "none", or "default".
  * - `stop`: finish requests, sync, end. Nothing is deleted.
  */
-export type ControlMethod = 'status' | 'watch' | 'takeover' | 'source-gone' | 'abandon' | 'stop';
+export type ControlMethod =
+  | 'status'
+  | 'watch'
+  | 'takeover'
+  | 'source-gone'
+  | 'abandon'
+  | 'origin-timeout'
+  | 'stop';
+
+/** Seconds from 1 to 86400; 'none': for ever; 'default': as the export was started. */
+export type OriginTimeout = number | 'none' | 'default';
 
 export interface ControlRequest {
   id: number;
   method: ControlMethod;
+  /** Of `origin-timeout`. */
+  timeout?: OriginTimeout;
 }
 
 export type ControlResponse = { id: number; result: unknown } | { id: number; error: string };

@@ -1,5 +1,6 @@
 /** One request under way: its fields, where its reply is being built, and the completion that the disk answers to. */
 
+import { Command, HASH_LENGTH } from '../nbd/constants.ts';
 import type { RequestParser } from '../nbd/request-parser.ts';
 import type { Answered } from '../nbd/server-replies.ts';
 import type { Extent } from '../store/completion.ts';
@@ -22,7 +23,7 @@ export class Request implements RequestFields, Answered {
   readonly cookieLow: number;
   /** It has been counted by Export.writeBegan. */
   counted = false;
-  /** Of a READ: where its reply is built, from `start` on. */
+  /** Of a READ or XNBD_HASH: where its reply is built, from `start` on. */
   slab: Slab | undefined;
   start = 0;
   readonly #owner: RequestOwner;
@@ -37,6 +38,18 @@ export class Request implements RequestFields, Answered {
     this.offsetLow = parsed.offsetLow;
     this.cookieHigh = parsed.cookieHigh;
     this.cookieLow = parsed.cookieLow;
+  }
+
+  /** Bytes that its answer brings: those of a READ, a digest for XNBD_HASH. */
+  get dataLength(): number {
+    return this.type === Command.XNBD_HASH ? HASH_LENGTH : this.length;
+  }
+
+  /** Once structured replies are agreed it never gets a simple one. */
+  get chunked(): boolean {
+    return (
+      this.type === Command.READ || this.type === Command.BLOCK_STATUS || this.type === Command.XNBD_HASH
+    );
   }
 
   /** Completion and ExtentsCompletion in one. */

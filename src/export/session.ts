@@ -213,7 +213,7 @@ export class Session implements Client, RequestOwner {
   }
 
   #submit(request: Request, payload: Buffer): void {
-    const { disk, lender } = this.#export;
+    const { disk, lender, digests } = this.#export;
     const { type, offset, length } = request;
     const fua = (request.flags & CommandFlag.FUA) !== 0;
     switch (type) {
@@ -255,8 +255,11 @@ export class Session implements Client, RequestOwner {
       case Command.XNBD_WAIT_GONE:
         lender.waitGone(this, request);
         break;
+      case Command.XNBD_HASH:
+        if (this.#admitted(request, 'read')) digests.digest(this.#roomForData(request), request, this);
+        break;
       default:
-        request.complete(Errno.EINVAL);
+        request.complete(type === Command.XNBD_PING ? 0 : Errno.EINVAL);
     }
   }
 
@@ -285,10 +288,10 @@ export class Session implements Client, RequestOwner {
 
   #roomForData(request: Request): Buffer {
     const header = dataHeaderLength(this.#style);
-    const slab = this.#replies.reserve(header + request.length);
+    const slab = this.#replies.reserve(header + request.dataLength);
     request.slab = slab;
-    request.start = slab.used - request.length - header;
-    return slab.bytes.subarray(slab.used - request.length, slab.used);
+    request.start = slab.used - request.dataLength - header;
+    return slab.bytes.subarray(slab.used - request.dataLength, slab.used);
   }
 
   finished(request: Request, errno: number, extents: readonly Extent[] | undefined): void {
@@ -306,7 +309,7 @@ export class Session implements Client, RequestOwner {
   }
 
   #replyWithData(request: Request): void {
-    const { slab, start, length } = request;
+    const { slab, start, dataLength: length } = request;
     if (slab === undefined) return;
     const header = writeDataHeader(slab.bytes, start, this.#style, request, length);
     this.#replies.send(slab, start, start + header + length);
@@ -326,12 +329,10 @@ export class Session implements Client, RequestOwner {
 
   #replyWithErrno(request: Request, errno: number): void {
     if (request.slab !== undefined) this.#replies.release(request.slab);
-    // Once structured replies are agreed a READ never gets a simple one.
-    const chunk = request.type === Command.READ || request.type === Command.BLOCK_STATUS;
-    const length = statusLength(this.#style, errno, chunk);
+    const length = statusLength(this.#style, errno, request.chunked);
     const slab = this.#replies.reserve(length);
     const start = slab.used - length;
-    writeStatus(slab.bytes, start, this.#style, request, errno, chunk);
+    writeStatus(slab.bytes, start, this.#style, request, errno, request.chunked);
     this.#replies.send(slab, start, start + length);
   }
 
@@ -370,6 +371,7 @@ export class Session implements Client, RequestOwner {
     this.#closed = true;
     clearTimeout(this.#handshakeTimer);
     this.#replies.close();
+    this.#export.digests.forget(this);
     this.#export.left(this, this.#orderly);
   }
 

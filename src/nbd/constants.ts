@@ -24,6 +24,10 @@ export const NBD_MAX_STRING = 4096;
 /** Largest READ or WRITE that we accept and send, in bytes: what every known client stays within. */
 export const NBD_MAX_PAYLOAD = 32 * 1024 * 1024;
 
+/** Largest range of an XNBD_HASH, and length of its answer, in bytes. */
+export const HASH_MAX = 1024 * 1024;
+export const HASH_LENGTH = 32;
+
 export const REQUEST_HEADER_LENGTH = 28;
 export const EXTENDED_REQUEST_HEADER_LENGTH = 32;
 export const SIMPLE_REPLY_LENGTH = 16;
@@ -107,6 +111,10 @@ export const Command = {
   XNBD_RETIRE: 0x5803,
   /** Private: answered when the source's client is gone (at once if it is already). */
   XNBD_WAIT_GONE: 0x5804,
+  /** Private: the SHA-256 of a range instead of its data. */
+  XNBD_HASH: 0x5805,
+  /** Private: answered at once. */
+  XNBD_PING: 0x5806,
 } as const;
 
 export const CommandFlag = {

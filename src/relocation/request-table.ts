@@ -5,12 +5,17 @@ import type { Extent } from '../nbd/extent.ts';
 import { ReplyError, type ReplyReceiver } from '../nbd/reply-parser.ts';
 import type { Completion, ExtentsCompletion } from '../store/completion.ts';
 
-/** Who waits for a request, and, for a READ, for what. */
+/** Who waits for a request, and, for one that brings data, for what. */
 export interface Awaiting {
   into?: Buffer;
+  /** The data come in chunks alone: a simple reply brings none, only an error. */
+  chunked?: boolean;
   done?: Completion;
   extentsDone?: ExtentsCompletion;
 }
+
+/** Pieces of one READ that may arrive out of order: one for each sector of our longest. More is an attack on our memory. */
+const MOST_AHEAD = 2048;
 
 class Pending {
   readonly offset: number;
@@ -19,8 +24,8 @@ class Pending {
   extents: Extent[] | null = null;
   /** Bytes of a READ that have arrived in a row from its start. */
   contiguous = 0;
-  /** Pieces of a READ that arrived ahead of that. */
-  ahead: { start: number; end: number }[] = [];
+  /** Pieces of a READ that arrived ahead of that: where each begins and ends. */
+  readonly #ahead = new Map<number, number>();
 
   constructor(offset: number, awaiting: Awaiting) {
     this.offset = offset;
@@ -29,16 +34,19 @@ class Pending {
 
   arrived(start: number, end: number): void {
     if (start !== this.contiguous) {
-      this.ahead.push({ start, end });
+      if (this.#ahead.has(start) || this.#ahead.size === MOST_AHEAD)
+        throw new ReplyError(`a READ at ${this.offset} is answered in too many pieces, or twice`);
+      this.#ahead.set(start, end);
       return;
     }
     this.contiguous = end;
-    for (let next = this.#takeNext(); next !== undefined; next = this.#takeNext()) this.contiguous = next.end;
+    for (let next = this.#takeNext(); next !== undefined; next = this.#takeNext()) this.contiguous = next;
   }
 
-  #takeNext(): { start: number; end: number } | undefined {
-    const at = this.ahead.findIndex((piece) => piece.start === this.contiguous);
-    return at === -1 ? undefined : this.ahead.splice(at, 1)[0];
+  #takeNext(): number | undefined {
+    const end = this.#ahead.get(this.contiguous);
+    this.#ahead.delete(this.contiguous);
+    return end;
   }
 }
 
@@ -50,6 +58,11 @@ export class RequestTable implements ReplyReceiver {
 
   constructor(context: number | null) {
     this.#context = context;
+  }
+
+  /** How many requests are under way. */
+  get size(): number {
+    return this.#pending.size;
   }
 
   /** @returns the cookie for the request. */
@@ -67,7 +80,7 @@ export class RequestTable implements ReplyReceiver {
 
   simplePayload(cookie: bigint): Buffer | null {
     const pending = this.#find(cookie);
-    const into = pending.awaiting.into ?? null;
+    const into = pending.awaiting.chunked === true ? null : (pending.awaiting.into ?? null);
     if (into !== null) pending.contiguous = into.length;
     return into;
   }
@@ -103,7 +116,9 @@ export class RequestTable implements ReplyReceiver {
     const pending = this.#find(cookie);
     const { into, done, extentsDone } = pending.awaiting;
     if (pending.errno === 0 && into !== undefined && pending.contiguous !== into.length) {
-      throw new ReplyError(`a READ of ${into.length} bytes was answered with ${pending.contiguous} in a row`);
+      throw new ReplyError(
+        `a request for ${into.length} bytes was answered with ${pending.contiguous} in a row`,
+      );
     }
     this.#pending.delete(cookie);
     done?.complete(pending.errno);

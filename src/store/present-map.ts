@@ -11,38 +11,38 @@
  *
  * Bits only ever go from 0 to 1, so a torn page of the map is a map of a moment in between, and as true as its neighbours.
  *
- * Each file begins with a page of JSON that says whose map it is: the disk, the image file, the origin. Another disk's map is refused.
+ * The written map (written-map.ts) goes with it: made, opened, closed and removed together.
  */
 
 import { writeSync } from 'node:fs';
-import { type FileHandle, open, readFile, rename, rm } from 'node:fs/promises';
+import { type FileHandle, open, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { log } from '../log/log.ts';
 import { Errno } from '../nbd/constants.ts';
 import { Bitmap } from './bitmap.ts';
 import type { Completion } from './completion.ts';
 import { syncDirectory } from './directory.ts';
+import {
+  bootId,
+  checkIdentity,
+  createMapFile,
+  HEADER_LENGTH,
+  type MapIdentity,
+  mapHeader,
+  readMapFile,
+} from './map-file.ts';
+import { WrittenMap } from './written-map.ts';
+
+export type { MapIdentity };
 
 /** Bytes of a block. */
 export const BLOCK_SIZE = 4096;
-
-/** Whose map it is. All of it must match for a map to be used. */
-export interface MapIdentity {
-  uuid: string;
-  sizeBytes: number;
-  /** Absolute path of the image, and its inode where it is a file (0 for a device). */
-  image: string;
-  inode: number;
-  /** The origin: its uuid and generation, or the URI of a plain NBD server. */
-  origin: string;
-}
 
 /** What a checkpoint needs of an image. */
 export interface Syncable {
   sync(done: Completion): void;
 }
 
-const HEADER_LENGTH = 4096;
 const PAGE = 4096;
 const FORMAT = 'xnbd present map 1';
 const durableName = 'present.map';
@@ -52,6 +52,8 @@ export class PresentMap {
   /** Blocks of the image, the last one perhaps short. */
   readonly blocks: number;
   readonly sizeBytes: number;
+  /** Which blocks a guest has written. */
+  readonly written: WrittenMap;
   readonly #bits: Bitmap;
   readonly #durable: FileHandle;
   readonly #live: FileHandle;
@@ -63,12 +65,14 @@ export class PresentMap {
 
   private constructor(
     bits: Bitmap,
+    written: WrittenMap,
     sizeBytes: number,
     durable: FileHandle,
     live: FileHandle,
     image: Syncable,
   ) {
     this.#bits = bits;
+    this.written = written;
     this.blocks = bits.length;
     this.sizeBytes = sizeBytes;
     this.#durable = durable;
@@ -79,10 +83,19 @@ export class PresentMap {
   /** Makes an empty map, durably; an older one in the directory is replaced. */
   static async create(stateDir: string, identity: MapIdentity, image: Syncable): Promise<PresentMap> {
     const bits = new Bitmap(Math.ceil(identity.sizeBytes / BLOCK_SIZE));
-    const durable = await createFile(join(stateDir, durableName), header(identity, null), bits.bytes);
-    const live = await createFile(join(stateDir, liveName), header(identity, await bootId()), bits.bytes);
+    const written = await WrittenMap.create(stateDir, identity, bits.length);
+    const durable = await createMapFile(
+      join(stateDir, durableName),
+      mapHeader(FORMAT, identity, null),
+      bits.bytes,
+    );
+    const live = await createMapFile(
+      join(stateDir, liveName),
+      mapHeader(FORMAT, identity, await bootId()),
+      bits.bytes,
+    );
     await syncDirectory(stateDir);
-    return new PresentMap(bits, identity.sizeBytes, durable, live, image);
+    return new PresentMap(bits, written, identity.sizeBytes, durable, live, image);
   }
 
   /**
@@ -93,20 +106,21 @@ export class PresentMap {
     const bits = new Bitmap(Math.ceil(identity.sizeBytes / BLOCK_SIZE));
     const durablePath = join(stateDir, durableName);
     const livePath = join(stateDir, liveName);
-    const stored = await readMap(durablePath);
+    const stored = await readMapFile(durablePath, FORMAT);
     checkIdentity(durablePath, identity, stored.identity);
     bits.load(stored.bits);
     const durableCount = bits.count;
-    const live = await readMap(livePath).catch(() => undefined);
+    const live = await readMapFile(livePath, FORMAT).catch(() => undefined);
     const boot = await bootId();
     if (live?.boot === boot) {
       checkIdentity(livePath, identity, live.identity);
       bits.load(live.bits);
     }
+    const written = await WrittenMap.open(stateDir, identity, bits);
     // Begin a live file of this boot with all that is known: what the next kill -9 leaves must not depend on the durable one.
-    const liveFile = await createFile(livePath, header(identity, boot), bits.bytes);
+    const liveFile = await createMapFile(livePath, mapHeader(FORMAT, identity, boot), bits.bytes);
     const durableFile = await open(durablePath, 'r+');
-    const map = new PresentMap(bits, identity.sizeBytes, durableFile, liveFile, image);
+    const map = new PresentMap(bits, written, identity.sizeBytes, durableFile, liveFile, image);
     if (bits.count !== durableCount) {
       for (let page = 0; page * PAGE < bits.bytes.length; page++) map.#dirty.add(page);
     }
@@ -119,6 +133,7 @@ export class PresentMap {
       await rm(join(stateDir, name), { force: true });
       await rm(join(stateDir, `${name}.new`), { force: true });
     }
+    await WrittenMap.remove(stateDir);
   }
 
   /** Bytes of the image that are present. */
@@ -201,6 +216,7 @@ export class PresentMap {
   async close(): Promise<void> {
     await this.#durable.close();
     await this.#live.close();
+    await this.written.close();
   }
 
   #startCheckpoint(waiting: Completion[]): void {
@@ -253,64 +269,4 @@ export class PresentMap {
 interface Checkpoint {
   pages: { page: number; bytes: Buffer }[];
   waiting: Completion[];
-}
-
-function header(identity: MapIdentity, boot: string | null): Buffer {
-  const page = Buffer.alloc(HEADER_LENGTH);
-  const text = `${JSON.stringify({ format: FORMAT, boot, ...identity })}\n`;
-  if (Buffer.byteLength(text) > HEADER_LENGTH)
-    throw new Error(`the present map's header is too long: ${text.slice(0, 200)}...`);
-  page.write(text);
-  return page;
-}
-
-/** Makes a file, or replaces one: whoever dies meanwhile leaves the old one, whose marks count. */
-async function createFile(path: string, head: Buffer, bits: Buffer): Promise<FileHandle> {
-  const aside = `${path}.new`;
-  await rm(aside, { force: true });
-  const file = await open(aside, 'wx+', 0o600);
-  try {
-    // Written out, not sparse: a full disk must not hinder a mark later.
-    await file.writeFile(Buffer.concat([head, bits]));
-    await file.sync();
-    await rename(aside, path);
-    return file;
-  } catch (error) {
-    await file.close();
-    throw error;
-  }
-}
-
-async function readMap(
-  path: string,
-): Promise<{ identity: Record<string, unknown>; boot: unknown; bits: Buffer }> {
-  const bytes = await readFile(path);
-  const end = bytes.indexOf('\n');
-  let fields: unknown;
-  try {
-    fields = JSON.parse(bytes.toString('utf8', 0, end === -1 || end > HEADER_LENGTH ? 0 : end));
-  } catch {
-    fields = null;
-  }
-  if (typeof fields !== 'object' || fields === null || !('format' in fields) || fields.format !== FORMAT) {
-    throw new Error(`${path} is not a present map`);
-  }
-  const identity = fields as Record<string, unknown>;
-  return { identity, boot: identity['boot'], bits: bytes.subarray(HEADER_LENGTH) };
-}
-
-function checkIdentity(path: string, expected: MapIdentity, found: Record<string, unknown>): void {
-  for (const [key, value] of Object.entries(expected)) {
-    if (found[key] !== value) {
-      throw new Error(
-        `${path} is the map of another disk: its ${key} is ${JSON.stringify(found[key])}, here it is ${JSON.stringify(value)}; ` +
-          'use the state directory that belongs to this image, or begin anew with an empty one',
-      );
-    }
-  }
-}
-
-/** The kernel's name for the time since it started: what was in the page cache then is there still. */
-async function bootId(): Promise<string> {
-  return (await readFile('/proc/sys/kernel/random/boot_id', 'utf8')).trim();
 }

@@ -1,0 +1,218 @@
+/**
+ * The written map: one bit for each block of an image, set before a guest's write, trim or zeroing since the takeover touches the block.
+ * What it lacks should be at the origin as it is here: that is what a self-check compares (docs/safety.md).
+ *
+ * A bit too many means a block that is not compared. A bit too few is a false alarm, so a bit is set before the block is changed, and as with
+ * the present map (present-map.ts) two files stand for the two losses:
+ *
+ * - `written.live` is written at once with each mark, never synced, and counts only within the boot that wrote it. After kill -9 it is exact.
+ * - `written.map` is written and synced some seconds later. After a loss of power it says what it can: blocks that it has were written;
+ *   of those that it lacks the latest may have been, too, and their data may have reached the disk all the same.
+ *
+ * So whoever opens the map in another boot than the last one (or after a `written.live` that could not be kept) writes down which blocks were
+ * present then, `written.doubt`: if such a block is equal to the origin's all is well; if it is not, nobody can say whether a write or a fault is the cause.
+ *
+ * A guest is not to fail because of this map. If a mark cannot be written, `written.live` is removed, and what was present then is in doubt.
+ */
+import { rmSync, writeSync } from 'node:fs';
+import { type FileHandle, rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import { log } from '../log/log.ts';
+import { Bitmap } from './bitmap.ts';
+import { syncDirectory } from './directory.ts';
+import {
+  bootId,
+  checkIdentity,
+  createMapFile,
+  HEADER_LENGTH,
+  type MapIdentity,
+  mapHeader,
+  readMapFile,
+} from './map-file.ts';
+
+const PAGE = 4096;
+const FORMAT = 'xnbd written map 1';
+const durableName = 'written.map';
+const liveName = 'written.live';
+const doubtName = 'written.doubt';
+/** How old the durable file may be. */
+const SAVE_MS = 5000;
+
+export class WrittenMap {
+  readonly #bits: Bitmap;
+  readonly #doubt: Bitmap | null;
+  readonly #durable: FileHandle;
+  readonly #live: FileHandle;
+  readonly #livePath: string;
+  /** `written.live` is what it should be. */
+  #exact = true;
+  /** Pages with bits that the durable file lacks. */
+  readonly #dirty = new Set<number>();
+  #timer: NodeJS.Timeout | null = null;
+  #saving: Promise<void> = Promise.resolve();
+
+  private constructor(
+    bits: Bitmap,
+    doubt: Bitmap | null,
+    durable: FileHandle,
+    live: FileHandle,
+    livePath: string,
+  ) {
+    this.#bits = bits;
+    this.#doubt = doubt;
+    this.#durable = durable;
+    this.#live = live;
+    this.#livePath = livePath;
+  }
+
+  /** Makes an empty map; an older one in the directory is replaced. The caller syncs the directory. */
+  static async create(stateDir: string, identity: MapIdentity, blocks: number): Promise<WrittenMap> {
+    await WrittenMap.remove(stateDir);
+    return await WrittenMap.#begin(stateDir, identity, new Bitmap(blocks), null);
+  }
+
+  /**
+   * Opens the map in a state directory; one that is missing, or another disk's, was not kept.
+   * @param present the blocks that are present now.
+   */
+  static async open(stateDir: string, identity: MapIdentity, present: Bitmap): Promise<WrittenMap> {
+    const stored = async (name: string) => {
+      const path = join(stateDir, name);
+      const found = await readMapFile(path, FORMAT).catch(() => undefined);
+      if (found !== undefined) checkIdentity(path, identity, found.identity);
+      return found;
+    };
+    const bits = new Bitmap(present.length);
+    const durable = await stored(durableName);
+    if (durable !== undefined) bits.load(durable.bits);
+    const earlier = await stored(doubtName);
+    let doubt: Bitmap | null = null;
+    if (earlier !== undefined) {
+      doubt = new Bitmap(present.length);
+      doubt.load(earlier.bits);
+    }
+    const live = await stored(liveName);
+    if (live?.boot === (await bootId())) bits.load(live.bits);
+    else {
+      doubt ??= new Bitmap(present.length);
+      doubt.load(present.bytes);
+      const file = await createMapFile(
+        join(stateDir, doubtName),
+        mapHeader(FORMAT, identity, null),
+        doubt.bytes,
+      );
+      await file.close();
+      // Before there is a live file of this boot, which vouches for the others.
+      await syncDirectory(stateDir);
+    }
+    return await WrittenMap.#begin(stateDir, identity, bits, doubt);
+  }
+
+  /** Removes the files of a map that is of no more use. */
+  static async remove(stateDir: string): Promise<void> {
+    for (const name of [liveName, durableName, doubtName]) {
+      await rm(join(stateDir, name), { force: true });
+      await rm(join(stateDir, `${name}.new`), { force: true });
+    }
+  }
+
+  /** Blocks that were written, at least. */
+  get count(): number {
+    return this.#bits.count;
+  }
+
+  /** First block in [from, end) that was not written; `end` when there is none. */
+  nextUnwritten(from: number, end: number): number {
+    return this.#bits.nextClear(from, end);
+  }
+
+  /** First block in [from, end) that was written; `end` when there is none. */
+  nextWritten(from: number, end: number): number {
+    return this.#bits.nextSet(from, end);
+  }
+
+  /** A block that the map lacks may have been written all the same, before a loss of power. */
+  isInDoubt(block: number): boolean {
+    return this.#doubt?.has(block) ?? false;
+  }
+
+  /** A guest is about to change these blocks. When this returns, the marks survive the end of this process. */
+  mark(first: number, count: number): void {
+    if (this.#bits.nextClear(first, first + count) === first + count) return;
+    this.#bits.set(first, count);
+    const from = first >>> 3;
+    const to = (first + count - 1) >>> 3;
+    for (let page = Math.floor(from / PAGE); page <= Math.floor(to / PAGE); page++) this.#dirty.add(page);
+    this.#timer ??= setTimeout(() => void this.save(), SAVE_MS).unref();
+    if (!this.#exact) return;
+    try {
+      for (let at = from; at <= to; )
+        at += writeSync(this.#live.fd, this.#bits.bytes, at, to + 1 - at, HEADER_LENGTH + at);
+    } catch (error) {
+      this.#distrustLive(error as Error);
+    }
+  }
+
+  /** Brings the durable file up to now. */
+  save(): Promise<void> {
+    if (this.#timer !== null) clearTimeout(this.#timer);
+    this.#timer = null;
+    this.#saving = this.#saving.then(() => this.#save());
+    return this.#saving;
+  }
+
+  async close(): Promise<void> {
+    await this.save();
+    if (this.#timer !== null) clearTimeout(this.#timer);
+    await this.#durable.close();
+    await this.#live.close();
+  }
+
+  async #save(): Promise<void> {
+    const pages = [...this.#dirty];
+    if (pages.length === 0) return;
+    this.#dirty.clear();
+    try {
+      for (const page of pages) {
+        const bytes = Buffer.from(this.#bits.bytes.subarray(page * PAGE, (page + 1) * PAGE));
+        await this.#durable.write(bytes, 0, bytes.length, HEADER_LENGTH + page * PAGE);
+      }
+      await this.#durable.datasync();
+    } catch (error) {
+      log.warning(`written map cannot be saved: ${(error as Error).message}; trying again`);
+      for (const page of pages) this.#dirty.add(page);
+      this.#timer ??= setTimeout(() => void this.save(), SAVE_MS).unref();
+    }
+  }
+
+  #distrustLive(error: Error): void {
+    this.#exact = false;
+    log.error(
+      `written map: marks cannot be written: ${error.message}; after a restart a self-check cannot tell writes from faults`,
+    );
+    try {
+      rmSync(this.#livePath);
+    } catch (failure) {
+      log.error(
+        `written map: ${this.#livePath} cannot be removed either (${(failure as Error).message}): remove it`,
+      );
+    }
+  }
+
+  /** Makes the files that a running map has: a live one of this boot with all that is known, and the durable one. */
+  static async #begin(
+    stateDir: string,
+    identity: MapIdentity,
+    bits: Bitmap,
+    doubt: Bitmap | null,
+  ): Promise<WrittenMap> {
+    const livePath = join(stateDir, liveName);
+    const live = await createMapFile(livePath, mapHeader(FORMAT, identity, await bootId()), bits.bytes);
+    const durable = await createMapFile(
+      join(stateDir, durableName),
+      mapHeader(FORMAT, identity, null),
+      bits.bytes,
+    );
+    return new WrittenMap(bits, doubt, durable, live, livePath);
+  }
+}
