@@ -4,7 +4,7 @@ import { rm, rmdir } from 'node:fs/promises';
 import { dirname, join, resolve } from 'node:path';
 import type { Served } from '../export/serve.ts';
 import { syncDirectory } from '../store/directory.ts';
-import { checkExportName, readRecord, removeRecord } from '../store/record.ts';
+import { checkExportName, readRecord, removeRecord, secondsSinceTakeover } from '../store/record.ts';
 import { lockState } from '../store/state-lock.ts';
 import { openProxy, type ProxyOptions } from './open-proxy.ts';
 import { Relocation } from './relocation.ts';
@@ -27,15 +27,20 @@ export async function openServedProxy(options: ProxyOptions): Promise<ServedProx
       await removeState(options.stateDir);
     throw error;
   });
-  const { stateDir, originTimeout = null } = options;
-  const relocation = await Relocation.open({ keeper, image, link, stateDir, originTimeout }).catch(
-    async (error: unknown) => {
-      link?.close();
-      await image.close();
-      await lock.release();
-      throw error;
-    },
-  );
+  const { stateDir, originTimeout = null, awaitsGuest = false } = options;
+  const relocation = await Relocation.open({
+    keeper,
+    image,
+    link,
+    stateDir,
+    originTimeout,
+    awaitsGuest,
+  }).catch(async (error: unknown) => {
+    link?.close();
+    await image.close();
+    await lock.release();
+    throw error;
+  });
   const { record } = keeper;
   return {
     relocation,
@@ -60,10 +65,13 @@ export async function openServedProxy(options: ProxyOptions): Promise<ServedProx
       badBytes: relocation.copying?.bad.bytes ?? 0,
       badRanges: relocation.copying?.bad.ranges ?? [],
       ...relocation.counters,
-      secondsSinceTakeover: relocation.secondsSinceTakeover,
+      secondsSinceTakeover: secondsSinceTakeover(record),
       error: relocation.error,
     }),
-    takeover: () => relocation.takeOver("an administrator's or the daemon's word"),
+    takeover: () => {
+      relocation.arrived();
+      return relocation.takeOver("an administrator's or the daemon's word");
+    },
     setOriginTimeout: async (timeout) => {
       await keeper.update({ originTimeout: timeout === 'default' ? undefined : timeout });
       relocation.waits.choose(timeout);
