@@ -76,13 +76,26 @@ export interface ExportStatus extends RelocationCounters {
  * - `takeover`: fence the origin and begin to keep blocks; answers once that is so (at once where it is so already).
  * - `source-gone`: the guest that used this export as its disk is gone; tells the lease holder.
  * - `abandon`: give the origin back and delete image, map and record; refused once a write has been acknowledged. The process ends.
+ * - `origin-timeout`: how long a client's request may wait for the origin, `"timeout"`: seconds (1 to 86400), "none", or "default".
  * - `stop`: finish requests, sync, end. Nothing is deleted.
  */
-export type ControlMethod = 'status' | 'watch' | 'takeover' | 'source-gone' | 'abandon' | 'stop';
+export type ControlMethod =
+  | 'status'
+  | 'watch'
+  | 'takeover'
+  | 'source-gone'
+  | 'abandon'
+  | 'origin-timeout'
+  | 'stop';
+
+/** Seconds from 1 to 86400; 'none': for ever; 'default': as the export was started. */
+export type OriginTimeout = number | 'none' | 'default';
 
 export interface ControlRequest {
   id: number;
   method: ControlMethod;
+  /** Of `origin-timeout`. */
+  timeout?: OriginTimeout;
 }
 
 export type ControlResponse = { id: number; result: unknown } | { id: number; error: string };

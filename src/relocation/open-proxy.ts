@@ -24,6 +24,8 @@ export interface ProxyOptions {
   /** The origin may be a server that speaks oldstyle. */
   allowOldstyle?: boolean;
   stateDir: string;
+  /** How long a client's request may wait for the origin, seconds; null, the default: for ever. */
+  originTimeout?: number | null;
   /** For an nbds origin. */
   tls?: TlsParty | undefined;
 }

@@ -18,19 +18,16 @@ import { Command, Errno } from '../nbd/constants.ts';
 import type { Image } from '../store/image.ts';
 import { PresentMap } from '../store/present-map.ts';
 import type { ExportRecord } from '../store/record.ts';
-import { BackgroundCopy } from './background-copy.ts';
 import { BlockLocks } from './block-locks.ts';
-import { Fetcher } from './fetcher.ts';
+import { Copying } from './copying.ts';
 import { giveBack } from './give-back.ts';
+import { GuestWaits } from './guest-waits.ts';
 import { letGo } from './let-go.ts';
 import { mapIdentity } from './map-identity.ts';
 import { countData } from './origin-data.ts';
 import type { OriginLink } from './origin-link.ts';
-import { OriginMap } from './origin-map.ts';
 import { ProxyDisk } from './proxy-disk.ts';
 
-/** How much may be fetched again after a loss of power. */
-const CHECKPOINT_MS = 5000;
 const ASK_AGAIN_MS = 1000;
 
 type Counters = Pick<ExportRecord, 'onDemandBytes' | 'backgroundBytes' | 'skippedBytes'>;
@@ -41,10 +38,14 @@ export interface RelocationOptions {
   image: Image;
   /** The origin; null when the record has none any more. */
   link: OriginLink | null;
+  /** How long a client's request may wait for the origin, seconds; null: for ever. What the record says of it comes first. */
+  originTimeout: number | null;
 }
 
 export class Relocation {
   readonly disk: ProxyDisk;
+  /** Clients' requests that wait for the origin. */
+  readonly waits: GuestWaits;
   /** Told on each change of state, and when the origin comes or goes. */
   onChange: (() => void) | null = null;
   readonly #options: RelocationOptions;
@@ -52,9 +53,7 @@ export class Relocation {
   /** The counters of earlier processes. */
   readonly #before: Counters;
   #link: OriginLink | null;
-  #map: PresentMap | null = null;
-  #fetcher: Fetcher | null = null;
-  #background: BackgroundCopy | null = null;
+  #copying: Copying | null = null;
   #takeover: Promise<void> | null = null;
   /** The origin may have been fenced by this process. */
   #askedToFence = false;
@@ -62,9 +61,9 @@ export class Relocation {
   readonly #locks = new BlockLocks();
   #finished: Promise<void> | null = null;
   #lettingGo: Promise<void> | null = null;
-  #checkpointTimer: NodeJS.Timeout | null = null;
   #originDataBytes: number | null = null;
   #error: string | null = null;
+  #mapClosed = false;
   #stopped = false;
 
   private constructor(options: RelocationOptions) {
@@ -73,7 +72,9 @@ export class Relocation {
     this.#record = options.keeper.record;
     this.#before = { ...this.#record };
     this.#link = link;
-    this.disk = new ProxyDisk(options.image, this.#record.complete ? null : link);
+    this.waits = new GuestWaits(this.#record.name, options.originTimeout);
+    this.waits.choose(this.#record.originTimeout ?? 'default');
+    this.disk = new ProxyDisk(options.image, this.#record.complete ? null : link, this.waits);
     this.disk.onFirstChange = () => this.takeOver('the first write of the guest');
     if (link !== null) link.onChange = () => this.onChange?.();
   }
@@ -97,17 +98,17 @@ export class Relocation {
 
   /** Bytes of the image that are local. */
   get presentBytes(): number {
-    return this.#record.complete ? this.#record.sizeBytes : (this.#map?.presentBytes ?? 0);
+    return this.#record.complete ? this.#record.sizeBytes : (this.#copying?.map.presentBytes ?? 0);
   }
 
-  /** Since when the origin cannot be reached; null while it can, or where there is none. */
-  get originUnreachableSince(): Date | null {
-    return this.#link?.unreachableSince ?? null;
+  /** The link to the origin, while there is one. */
+  get link(): OriginLink | null {
+    return this.#link;
   }
 
-  /** Why it cannot, in one line. */
-  get originUnreachableReason(): string | null {
-    return this.#link?.unreachableReason ?? null;
+  /** What copies, from the takeover until the disk is complete. */
+  get copying(): Copying | null {
+    return this.#record.complete ? null : this.#copying;
   }
 
   get originDataBytes(): number | null {
@@ -117,16 +118,16 @@ export class Relocation {
   get error(): string | null {
     const refusal = this.#link?.refusal ?? null;
     if (refusal !== null) return `the origin refuses us: ${refusal}`;
-    return (this.#record.complete ? null : this.#background?.error) ?? this.#error;
+    return this.copying?.error ?? this.#error;
   }
 
   /** The counters of the relocation, with what happened before a restart. */
   get counters(): Counters {
     const { onDemandBytes, backgroundBytes, skippedBytes } = this.#before;
     return {
-      onDemandBytes: onDemandBytes + (this.#fetcher?.onDemandBytes ?? 0),
-      backgroundBytes: backgroundBytes + (this.#fetcher?.backgroundBytes ?? 0),
-      skippedBytes: skippedBytes + (this.#background?.skippedBytes ?? 0),
+      onDemandBytes: onDemandBytes + (this.#copying?.fetcher.onDemandBytes ?? 0),
+      backgroundBytes: backgroundBytes + (this.#copying?.fetcher.backgroundBytes ?? 0),
+      skippedBytes: skippedBytes + (this.#copying?.skippedBytes ?? 0),
     };
   }
 
@@ -164,7 +165,7 @@ export class Relocation {
     this.#abandoning ??= this.#abandon().catch((error: unknown) => {
       this.#abandoning = null;
       this.disk.admitChanges();
-      if (this.#map?.complete === true) void this.#finish();
+      if (this.#copying?.map.complete === true) void this.#finish();
       throw error;
     });
     return this.#abandoning;
@@ -195,7 +196,7 @@ export class Relocation {
 
   /** We are an origin ourselves, and have been told to retire: so is ours. */
   async retire(): Promise<void> {
-    this.#background?.stop();
+    this.#copying?.pause();
     if (this.#link !== null) await this.#letGo();
   }
 
@@ -203,19 +204,19 @@ export class Relocation {
   async stop(): Promise<void> {
     if (this.#stopped) return;
     this.#stopped = true;
-    this.#background?.stop();
+    this.#copying?.pause();
     this.#link?.close();
     // Without the link nothing new begins. What is being written to the image or the record ends before they are closed.
     await this.#takeover?.catch(() => undefined);
     await this.#finished;
     await this.#lettingGo;
     await this.#locks.whenIdle();
-    if (this.#checkpointTimer !== null) clearInterval(this.#checkpointTimer);
-    if (this.#map !== null && !this.#record.complete) {
-      await this.#checkpoint();
+    this.#copying?.stop();
+    if (this.#copying !== null && !this.#record.complete) {
+      await this.#copying.checkpoint();
       await this.#options.keeper.update(this.counters);
     }
-    await this.#map?.close();
+    await this.#closeMap();
   }
 
   /** Standby: waits for the source's guest to be gone, and asks how much data there is. */
@@ -284,28 +285,25 @@ export class Relocation {
   }
 
   #keep(map: PresentMap): void {
-    const { image } = this.#options;
-    const link = this.#link!;
-    const locks = this.#locks;
-    const fetcher = new Fetcher({ link, image, map, locks });
-    const background = new BackgroundCopy({ link, fetcher, image, map, locks });
-    this.#map = map;
-    this.#fetcher = fetcher;
-    this.#background = background;
-    fetcher.onSettled = () => {
-      if (map.complete) void this.#finish();
-      else background.proceed();
-    };
-    this.disk.keep({ map, locks, fetcher, originMap: new OriginMap(link, map.sizeBytes) });
-    this.#checkpointTimer = setInterval(() => void this.#checkpoint(), CHECKPOINT_MS);
-    if (!this.#stopped) background.start();
-    if (map.complete) void this.#finish();
+    const copying = new Copying({
+      name: this.#record.name,
+      link: this.#link!,
+      image: this.#options.image,
+      map,
+      locks: this.#locks,
+      onComplete: () => void this.#finish(),
+      onChange: () => this.onChange?.(),
+    });
+    this.#copying = copying;
+    this.disk.keep(copying.keeping);
+    if (!this.#stopped) copying.start();
   }
 
-  async #checkpoint(): Promise<void> {
-    await completed((done) => this.#map!.flush(done)).catch((error: unknown) => {
-      this.#error = `the present map cannot be saved: ${(error as Error).message}`;
-    });
+  /** Of a disk that is complete, or an export that ends. */
+  async #closeMap(): Promise<void> {
+    if (this.#mapClosed) return;
+    this.#mapClosed = true;
+    await this.#copying?.map.close();
   }
 
   /** Every block is present: durably so, then we are a target, then the origin may go. */
@@ -318,9 +316,8 @@ export class Relocation {
   async #finishNow(): Promise<void> {
     const record = this.#record;
     try {
-      clearInterval(this.#checkpointTimer!);
-      this.#background!.stop();
-      await completed((done) => this.#map!.flush(done));
+      this.#copying!.stop();
+      await completed((done) => this.#copying!.map.flush(done));
       // The next host may be fencing the disk right now.
       await this.#options.keeper.update(({ state }) => ({
         ...this.counters,
@@ -363,10 +360,7 @@ export class Relocation {
       link,
       keeper: this.#options.keeper,
       stateDir: this.#options.stateDir,
-      closeMap: async () => {
-        await this.#map?.close();
-        this.#map = null;
-      },
+      closeMap: () => this.#closeMap(),
       stopped: () => this.#stopped,
       hindered: (reason) => {
         if (this.#error !== reason) log.error(`${this.#record.name}: ${reason}`);

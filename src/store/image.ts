@@ -13,6 +13,7 @@ import { type FileHandle, open } from 'node:fs/promises';
 import { resolve } from 'node:path';
 import { log } from '../log/log.ts';
 import { Errno } from '../nbd/constants.ts';
+import { ColdReads } from './cold-reads.ts';
 import type { Completion, Extent } from './completion.ts';
 import { extentsOf } from './image-extents.ts';
 import { Pace } from './pace.ts';
@@ -47,20 +48,23 @@ export class Image {
   readonly readOnly: boolean;
   readonly #file: FileHandle;
   readonly #fd: number;
-  readonly #blockDevice: boolean;
+  /** A block device, not a file. */
+  readonly isBlockDevice: boolean;
   #nowait = true;
   #readPace = new Pace();
   #writePace = new Pace();
   #syncs: SyncQueue;
+  readonly #cold: ColdReads;
   #reported = new Set<string>();
 
   private constructor(path: string, file: FileHandle, size: number, readOnly: boolean, blockDevice: boolean) {
     this.path = path;
     this.size = size;
     this.readOnly = readOnly;
-    this.#blockDevice = blockDevice;
+    this.isBlockDevice = blockDevice;
     this.#file = file;
     this.#fd = file.fd;
+    this.#cold = new ColdReads(file.fd, (...read) => this.#readInPool(...read));
     this.#syncs = new SyncQueue(file.fd, (error) =>
       this.#report('fdatasync', 0, error.code ?? error.message),
     );
@@ -110,7 +114,7 @@ export class Image {
       if (count === into.length) done.complete(0);
       else {
         if (count === -SystemErrno.EOPNOTSUPP || count === -SystemErrno.EINVAL) this.#nowait = false;
-        this.#readInPool(into, Math.max(count, 0), position, done);
+        this.#cold.read(into, Math.max(count, 0), position, done);
       }
       return;
     }
@@ -129,6 +133,11 @@ export class Image {
     this.#readPace.measured(before, performance.now(), into.length);
     if (count === into.length) done.complete(0);
     else this.#readInPool(into, count, position, done);
+  }
+
+  /** No more requests are at hand for now: reads that were held back to be made together are made. */
+  endBatch(): void {
+    this.#cold.endBatch();
   }
 
   #readInPool(into: Buffer, from: number, position: number, done: Completion): void {
@@ -177,7 +186,7 @@ export class Image {
    * cannot: then it is ENOTSUP, with nothing changed. (A block device zeroes without unmapping by writing, so that is never fast.)
    */
   zero(position: number, length: number, how: ZeroOptions, done: Completion): void {
-    if (how.fast && how.noHole && this.#blockDevice) done.complete(Errno.ENOTSUP);
+    if (how.fast && how.noHole && this.isBlockDevice) done.complete(Errno.ENOTSUP);
     else if (how.noHole) this.allocateZeros(position, length, done, how.fast);
     else this.punch(position, length, done, how.fast);
   }
@@ -217,7 +226,7 @@ export class Image {
   /** A block device clears whole sectors only, and calls anything else invalid. */
   #cannotClear(errno: number): boolean {
     const { EOPNOTSUPP, ENOSYS, EINVAL } = SystemErrno;
-    return errno === EOPNOTSUPP || errno === ENOSYS || (errno === EINVAL && this.#blockDevice);
+    return errno === EOPNOTSUPP || errno === ENOSYS || (errno === EINVAL && this.isBlockDevice);
   }
 
   /** Has the range read into the page cache, as much of it as the kernel sees fit; completes without waiting for that. */
