@@ -7,7 +7,7 @@
  * meets with success: each time in vain doubles the number of times that we do not even try, so that a client that thinks for
  * longer, or needs our processor to do so, costs nothing.
  */
-import { receiveNow } from '../store/syscalls.ts';
+import { receiveNow, SystemErrno } from '../store/syscalls.ts';
 
 /** What nbdkit spends on a request of 4 KiB is half of that. */
 const PATIENCE_MS = 0.05;
@@ -30,8 +30,8 @@ export class Anticipation {
         this.#skipping = 0;
         return count;
       }
-      // The end of the connection is the stream's to find.
-      if (count === 0) return 0;
+      // An end or an error is the stream's to find.
+      if (count !== -SystemErrno.EAGAIN) return 0;
     } while (performance.now() < until);
     this.#skipping = Math.min(Math.max(1, this.#skipping * 2), MOST_SKIPPED);
     this.#left = this.#skipping;

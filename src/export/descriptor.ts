@@ -5,6 +5,9 @@ export interface Descriptor {
   readonly fd: number;
 }
 
+const NONE: Descriptor = { fd: -1 };
+
+/** @returns what is -1 for a stream that the kernel knows nothing of */
 export function descriptorOf(socket: Socket): Descriptor {
-  return (socket as unknown as { _handle: Descriptor })._handle;
+  return (socket as unknown as { _handle?: Descriptor })._handle ?? NONE;
 }

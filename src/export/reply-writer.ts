@@ -55,7 +55,8 @@ export class ReplyWriter {
     this.#drained = drained;
     this.#descriptor = descriptorOf(socket);
     // TCP finds its own size, by the length of the line.
-    if (socket.remoteAddress === undefined) setSendBuffer(this.#descriptor.fd, SEND_BUFFER);
+    if (this.#descriptor.fd >= 0 && socket.remoteAddress === undefined)
+      setSendBuffer(this.#descriptor.fd, SEND_BUFFER);
   }
 
   /** Until `flush` is called nothing needs to be scheduled. */

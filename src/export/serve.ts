@@ -126,6 +126,10 @@ export async function serve(options: ServeOptions, served: Served): Promise<Runn
         return served.abandon();
       case 'source-gone':
         return { told: running.lender.sourceGone() };
+      case 'new-guest':
+        return running.lender.newGuest();
+      case 'reclaim':
+        return running.lender.reclaim();
       case 'stop':
         if ((await stop()) !== 0)
           throw new Error(`export ${running.name} stopped, but its last flush failed`);
@@ -176,6 +180,8 @@ function status(options: ServeOptions, served: Served, running: Export): ExportS
     socket: options.socket,
     clients: running.clients,
     lease: lender.lease,
+    movedTo: record.movedTo?.host ?? null,
+    movedAt: record.movedTo?.at ?? null,
     writtenBytes: running.writtenBytes,
     error: null,
     ...served.describe(),

@@ -55,7 +55,7 @@ const LOCK_EX_NB = 2 | 4;
 export const FallocateMode = { KEEP_SIZE: 1, PUNCH_HOLE: 2, ZERO_RANGE: 16 } as const;
 export const Seek = { END: 2, DATA: 3, HOLE: 4 } as const;
 /** Linux's numbers, which differ from NBD's where NBD has any. */
-export const SystemErrno = { ENXIO: 6, EINVAL: 22, ENOSYS: 38, EOPNOTSUPP: 95 } as const;
+export const SystemErrno = { ENXIO: 6, EAGAIN: 11, EINVAL: 22, ENOSYS: 38, EOPNOTSUPP: 95 } as const;
 
 /** The name of an errno, as in Node's `error.code`. */
 export function errnoName(errno: number): string {

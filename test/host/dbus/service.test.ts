@@ -40,6 +40,8 @@ const status: ExportStatus = {
   clients: 1,
   lease: null,
   writtenBytes: 512,
+  movedTo: null,
+  movedAt: null,
   error: null,
 };
 
@@ -151,6 +153,8 @@ describe('DBusService', () => {
       Socket: status.socket,
       Clients: 1,
       Lease: '',
+      MovedAt: '',
+      MovedTo: '',
       WrittenBytes: 512n,
       Error: '',
     });
