@@ -30,6 +30,7 @@ try {
   const endLog = startResidentLog({ identifier: 'xnbd-gateway', level: config.log.level });
   const gateway = await startGateway({
     run: config.paths.run,
+    records: config.paths.exports,
     tls,
     listen: (visit) => listenPlain(config.gateway.listen, visit),
   });

@@ -43,6 +43,7 @@ const allowedFlags = new Map<number, number>([
   [Command.XNBD_RETIRE, 0],
   [Command.XNBD_WAIT_GONE, 0],
   [Command.XNBD_HASH, 0],
+  [Command.XNBD_PING, 0],
 ]);
 
 const commandNames = new Map<number, string>(Object.entries(Command).map(([name, number]) => [number, name]));
@@ -71,6 +72,7 @@ function checkRange(request: RequestFields, limits: RequestLimits): RequestFault
     case Command.XNBD_GIVE_BACK:
     case Command.XNBD_RETIRE:
     case Command.XNBD_WAIT_GONE:
+    case Command.XNBD_PING:
       return offset === 0 && length === 0 ? undefined : fault(request, Errno.EINVAL, 'takes no range');
     default:
       return undefined;

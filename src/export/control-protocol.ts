@@ -23,6 +23,15 @@ export interface RelocationCounters {
   secondsSinceTakeover: number;
 }
 
+/** A stretch of a disk that cannot be copied. */
+export interface BadRange {
+  /** Bytes. */
+  offset: number;
+  length: number;
+  /** Who fails. */
+  at: 'origin' | 'image';
+}
+
 export interface ExportStatus extends RelocationCounters {
   name: string;
   uuid: string;
@@ -38,6 +47,16 @@ export interface ExportStatus extends RelocationCounters {
   originReachable: boolean;
   /** ISO 8601 time since when the origin cannot be reached, or null. */
   originUnreachableSince: string | null;
+  /** Why the origin cannot be reached, one line, or null. */
+  originUnreachableReason: string | null;
+  /** How long a client's request may wait for the origin before it gets EIO; null: for ever. */
+  originTimeoutSeconds: number | null;
+  /** Why the background copy pauses (no room), one line, or null. */
+  copyPaused: string | null;
+  /** Bytes that could not be copied so far, because the origin cannot read them or the image cannot take them. */
+  badBytes: number;
+  /** Where those are, the first few. */
+  badRanges: BadRange[];
   /** In standby: bytes of data at the origin, as far as it tells (what the destination will need at most); else null. */
   originDataBytes: number | null;
   image: string;

@@ -13,6 +13,17 @@ const CLIENTS_BYTES = 256 * 1024 * 1024;
 const MOST_BYTES = 2 * NBD_MAX_PAYLOAD;
 const LEAST_BYTES = 1024 * 1024;
 
+const STOP_LOOK_MS = 20;
+/** How long requests that have little hope are waited for. */
+const HOPELESS_MS = 500;
+
+export interface StopOptions {
+  /** Clients that do not read their last replies are cut off after this. */
+  limitMs: number;
+  /** What is under way may wait for something that does not come: an origin that cannot be reached. */
+  hopeless: () => boolean;
+}
+
 /** What the export knows of a connection. */
 export interface Client {
   /** It asked for a lease during the handshake, and got it. */
@@ -46,7 +57,6 @@ export class Export {
   readonly #clients = new Set<Client>();
   #writesInFlight = 0;
   #onceDrained: (() => void)[] = [];
-  #stopped: (() => void) | undefined;
 
   constructor(options: ExportOptions) {
     this.name = options.record.name;
@@ -95,7 +105,6 @@ export class Export {
     this.#share();
     if (!client.attached) this.lender.clientLeft(orderly, this.clients);
     this.#changed();
-    if (this.#clients.size === 0) this.#stopped?.();
   }
 
   #share(): void {
@@ -119,29 +128,21 @@ export class Export {
   }
 
   /**
-   * Lets every client finish what is under way (those that do not within `limitMs` are cut off), then makes the disk durable.
+   * Lets every client finish what is under way, then makes the disk durable. Those that do not within `limitMs`, or are left with requests that
+   * cannot end (`hopeless`), are cut off: never acknowledged is what they are told.
    * @returns errno of that
    */
-  async stop(limitMs: number): Promise<number> {
+  async stop({ limitMs, hopeless }: StopOptions): Promise<number> {
     this.lender.stop();
-    if (this.#clients.size > 0) await this.#stopClients(limitMs);
-    // Writes of clients that are gone may be waiting for an origin that is gone too; they were never acknowledged.
-    await Promise.race([this.#drained(), sleep(limitMs, undefined, { ref: false })]);
+    const deadline = performance.now() + limitMs;
+    const hopelessAt = performance.now() + HOPELESS_MS;
+    const over = (): boolean => performance.now() > (hopeless() ? hopelessAt : deadline);
+    for (const client of [...this.#clients]) client.stop();
+    while (this.#clients.size > 0 && !over()) await sleep(STOP_LOOK_MS);
+    for (const client of [...this.#clients]) client.destroy();
+    // Writes of clients that are gone may be waiting for an origin that is gone too.
+    while (this.#writesInFlight > 0 && !over()) await sleep(STOP_LOOK_MS);
     return this.flush();
-  }
-
-  #stopClients(limitMs: number): Promise<void> {
-    return new Promise<void>((resolve) => {
-      const timer = setTimeout(() => {
-        for (const client of [...this.#clients]) client.destroy();
-        resolve();
-      }, limitMs);
-      this.#stopped = () => {
-        clearTimeout(timer);
-        resolve();
-      };
-      for (const client of [...this.#clients]) client.stop();
-    });
   }
 
   /** Makes the disk durable. @returns errno */

@@ -31,6 +31,8 @@ export interface ServeOptions {
 export interface Served extends Pick<LenderOptions, 'baseState' | 'canLend' | 'onRetired'> {
   keeper: RecordKeeper;
   disk: Disk;
+  /** The origin, where there is one, cannot be reached. */
+  originAway?(): boolean;
   /** Status fields that this kind of export knows better. */
   describe(): Partial<ExportStatus>;
   /** Control method `takeover`. @throws Error of one line */
@@ -92,7 +94,10 @@ export async function serve(options: ServeOptions, served: Served): Promise<Runn
   };
   const stop = () =>
     finish(async () => {
-      const errno = await running.stop(STOP_LIMIT_MS);
+      const errno = await running.stop({
+        limitMs: STOP_LIMIT_MS,
+        hopeless: () => served.originAway?.() ?? false,
+      });
       if (errno !== 0)
         log.error(`export ${running.name}: the last flush failed (${errno}); recent writes may be lost`);
       await served.close();
@@ -148,6 +153,11 @@ function status(options: ServeOptions, served: Served, running: Export): ExportS
     origin: record.origin?.uri ?? null,
     originReachable: true,
     originUnreachableSince: null,
+    originUnreachableReason: null,
+    originTimeoutSeconds: null,
+    copyPaused: null,
+    badBytes: 0,
+    badRanges: [],
     originDataBytes: null,
     onDemandBytes: record.onDemandBytes,
     backgroundBytes: record.backgroundBytes,

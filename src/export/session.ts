@@ -259,7 +259,7 @@ export class Session implements Client, RequestOwner {
         if (this.#admitted(request, 'read')) digests.digest(this.#roomForData(request), request, this);
         break;
       default:
-        request.complete(Errno.EINVAL);
+        request.complete(type === Command.XNBD_PING ? 0 : Errno.EINVAL);
     }
   }
 

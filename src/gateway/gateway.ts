@@ -10,6 +10,8 @@ import { receive } from './visit.ts';
 export interface GatewayOptions {
   /** Directory of the sockets `NAME.sock`. */
   run: string;
+  /** Directory of the records, which tell of exports that do not run now; default: nothing tells of them. */
+  records?: string;
   /** Nobody is told anything before TLS and a certificate that this accepts; null: whoever reaches the port is served. */
   tls: TlsParty | null;
   listen(visit: (visitor: Visitor) => void): Promise<Transport>;
@@ -27,7 +29,7 @@ export interface Gateway {
 
 /** @throws Error when the transport cannot listen. */
 export async function startGateway(options: GatewayOptions): Promise<Gateway> {
-  const { run, tls, handshakeLimitMs = 15_000, maxHandshakes = 128 } = options;
+  const { run, records = null, tls, handshakeLimitMs = 15_000, maxHandshakes = 128 } = options;
   /** Those without an export, the oldest first. */
   const handshakes = new Set<Visitor>();
   const visits = new Map<Visitor, Promise<void>>();
@@ -51,7 +53,7 @@ export async function startGateway(options: GatewayOptions): Promise<Gateway> {
       () => showOut(visitor, `it named no export within ${handshakeLimitMs / 1000} s`),
       handshakeLimitMs,
     );
-    const named = await receive(visitor, run, tls).finally(() => {
+    const named = await receive(visitor, { run, records }, tls).finally(() => {
       clearTimeout(timer);
       handshakes.delete(visitor);
     });

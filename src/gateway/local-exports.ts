@@ -2,8 +2,9 @@
 import { readdir } from 'node:fs/promises';
 import { connect, type Socket } from 'node:net';
 import { join } from 'node:path';
+import { log } from '../log/log.ts';
 import { decodeGreeting, GREETING_LENGTH } from '../nbd/option-framing.ts';
-import { checkExportName } from '../store/record.ts';
+import { checkExportName, readRecord } from '../store/record.ts';
 import { readExactly, StreamEnded } from './read-exactly.ts';
 
 const SUFFIX = '.sock';
@@ -11,16 +12,33 @@ const SUFFIX = '.sock';
 const RESERVED = new Set(['hook']);
 const GREETING_LIMIT_MS = 2000;
 
-/** There is no such export here (or it does not run). */
+/** There is no such export here. */
 export class UnknownExport extends Error {}
+
+/** The export is known here and does not run now: whoever waits will find it. */
+export class SleepingExport extends Error {}
+
+/** The export has retired, and will never serve again. */
+export class RetiredExport extends Error {}
+
+/** Where the exports of a host are. */
+export interface LocalExports {
+  /** Directory of the sockets `NAME.sock`. */
+  run: string;
+  /** Directory of the records; null: nothing is known of exports that do not run. */
+  records: string | null;
+}
 
 /**
  * Connects to an export, its greeting read.
- * @throws UnknownExport when nobody serves that name; Error when whoever does is no NBD server or silent.
+ * @throws UnknownExport, SleepingExport or RetiredExport when nobody serves that name; Error when whoever does is no NBD server or silent.
  */
-export async function dialExport(run: string, name: string): Promise<Socket> {
+export async function dialExport({ run, records }: LocalExports, name: string): Promise<Socket> {
   if (!isExportName(name)) throw new UnknownExport(`no export is called '${printable(name)}'`);
-  const socket = await connected(join(run, name + SUFFIX), name);
+  const socket = await connected(join(run, name + SUFFIX), name).catch(async (error: unknown) => {
+    if (records === null || !(error instanceof UnknownExport)) throw error;
+    throw await notRunning(records, name, error);
+  });
   const timer = setTimeout(() => socket.destroy(), GREETING_LIMIT_MS);
   try {
     decodeGreeting(await readExactly(socket, GREETING_LENGTH));
@@ -44,10 +62,24 @@ export async function listExports(run: string): Promise<string[]> {
 
 async function answers(run: string, name: string): Promise<boolean> {
   try {
-    (await dialExport(run, name)).destroy();
+    (await dialExport({ run, records: null }, name)).destroy();
     return true;
   } catch {
     return false;
+  }
+}
+
+/** Why an export does not run, as far as its record tells. */
+async function notRunning(records: string, name: string, unknown: UnknownExport): Promise<Error> {
+  try {
+    const record = await readRecord(join(records, name));
+    if (record === undefined) return unknown;
+    if (record.state === 'retired' && record.origin === null)
+      return new RetiredExport(`export '${name}' is retired: its disk has moved to another host`);
+    return new SleepingExport(`export '${name}' does not run now; it is ${record.state}`);
+  } catch (error) {
+    log.warning(`the record of export ${name} cannot be read: ${(error as Error).message}`);
+    return new SleepingExport(`export '${name}' does not run now`);
   }
 }
 

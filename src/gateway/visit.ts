@@ -22,7 +22,14 @@ import {
   HANDSHAKE_FLAGS,
 } from '../nbd/option-framing.ts';
 import type { TlsParty } from '../pki/tls.ts';
-import { dialExport, listExports, UnknownExport } from './local-exports.ts';
+import {
+  dialExport,
+  type LocalExports,
+  listExports,
+  RetiredExport,
+  SleepingExport,
+  UnknownExport,
+} from './local-exports.ts';
 import { readExactly } from './read-exactly.ts';
 import { BadClient, readOption } from './read-option.ts';
 import { secure } from './secure-visit.ts';
@@ -48,7 +55,11 @@ export interface Named {
  * @returns null when the client left in an orderly way.
  * @throws BadClient, TlsRefused, StreamEnded, or Error when the export failed.
  */
-export async function receive(visitor: Visitor, run: string, tls: TlsParty | null): Promise<Named | null> {
+export async function receive(
+  visitor: Visitor,
+  exports: LocalExports,
+  tls: TlsParty | null,
+): Promise<Named | null> {
   visitor.stream.write(encodeGreeting());
   const clientFlags = (await readExactly(visitor.stream, CLIENT_FLAGS_LENGTH)).readUInt32BE(0);
   if ((clientFlags & ~HANDSHAKE_FLAGS) !== 0) {
@@ -67,7 +78,7 @@ export async function receive(visitor: Visitor, run: string, tls: TlsParty | nul
     if (option !== Option.EXPORT_NAME && (agreed.clientFlags & HandshakeFlag.FIXED_NEWSTYLE) === 0) {
       throw new BadClient(`option ${option} came from a client that knows EXPORT_NAME only`);
     }
-    const named = await answer(client, run, agreed, option, data);
+    const named = await answer(client, exports, agreed, option, data);
     if (named !== null) return named;
   }
   throw new BadClient(`${MAX_OPTIONS} options, and none named an export`);
@@ -76,7 +87,7 @@ export async function receive(visitor: Visitor, run: string, tls: TlsParty | nul
 /** Answers one option, or hands it to the export that it names. */
 async function answer(
   client: Socket,
-  run: string,
+  exports: LocalExports,
   agreed: Agreed,
   option: number,
   data: Buffer,
@@ -94,11 +105,16 @@ async function answer(
   }
   if (name !== null) {
     try {
-      return { name, stream: await handOver(run, name, agreed, encodeOption(option, data)) };
+      return { name, stream: await handOver(exports, name, agreed, encodeOption(option, data)) };
     } catch (error) {
       // EXPORT_NAME has no way to say no but to hang up.
       if (option === Option.EXPORT_NAME) throw error;
       if (error instanceof UnknownExport) return reply(OptionReply.ERR_UNKNOWN, error.message);
+      if (error instanceof SleepingExport) return reply(OptionReply.ERR_SHUTDOWN, error.message);
+      if (error instanceof RetiredExport) {
+        const attaches = option === Option.XNBD_ATTACH;
+        return reply(attaches ? OptionReply.XNBD_ERR_RETIRED : OptionReply.ERR_POLICY, error.message);
+      }
       log.warning((error as Error).message, { export: name });
       return reply(OptionReply.ERR_PLATFORM, (error as Error).message);
     }
@@ -106,7 +122,7 @@ async function answer(
   switch (option) {
     case Option.LIST:
       if (data.length > 0) return reply(OptionReply.ERR_INVALID, 'LIST takes no data');
-      for (const each of await listExports(run)) client.write(encodeListed(each));
+      for (const each of await listExports(exports.run)) client.write(encodeListed(each));
       return reply(OptionReply.ACK);
     case Option.STRUCTURED_REPLY:
     case Option.EXTENDED_HEADERS:
@@ -122,8 +138,13 @@ async function answer(
 }
 
 /** Connects to the export and brings it to where the client is. */
-async function handOver(run: string, name: string, agreed: Agreed, option: Buffer): Promise<Socket> {
-  const stream = await dialExport(run, name);
+async function handOver(
+  exports: LocalExports,
+  name: string,
+  agreed: Agreed,
+  option: Buffer,
+): Promise<Socket> {
+  const stream = await dialExport(exports, name);
   try {
     const flags = Buffer.alloc(CLIENT_FLAGS_LENGTH);
     flags.writeUInt32BE(agreed.clientFlags);

@@ -104,6 +104,8 @@ export async function startDaemon({ config, exportProgram, version }: DaemonOpti
     const { name, state } = status;
     relocations.observe(status);
     publisher.export(status);
+    publisher.originChanged(status, before);
+    logOrigin(status, before);
     if (state === 'lent') idle.lent(name);
     if (state === before?.state && status.origin === before.origin) return;
     if (before !== undefined && before.state !== state) {
@@ -174,6 +176,16 @@ export async function startDaemon({ config, exportProgram, version }: DaemonOpti
       publisher.close();
     },
   };
+}
+
+function logOrigin(status: ExportStatus, before: ExportStatus | undefined): void {
+  const { name, origin, originReachable, originUnreachableReason } = status;
+  if (originReachable === (before?.originReachable ?? true)) return;
+  if (originReachable) log.info(`disk ${name}: its origin can be reached again`, { export: name });
+  else
+    log.warning(`disk ${name}: its origin ${origin} is unreachable: ${originUnreachableReason}`, {
+      export: name,
+    });
 }
 
 function logMove(relocation: RelocationRecord): void {

@@ -76,6 +76,14 @@ export class Publisher {
     if (relocation !== undefined) this.relocation(relocation);
   }
 
+  /** Sends the signal that a disk's origin was lost, or is back, if `status` says so and `before` did not. */
+  originChanged(status: ExportStatus, before: ExportStatus | undefined): void {
+    const wasReachable = before?.originReachable ?? true;
+    if (status.originReachable === wasReachable) return;
+    if (status.originReachable) this.#service?.originReachable(status);
+    else this.#service?.originUnreachable(status);
+  }
+
   removeExport(name: string): void {
     this.#service?.removeExport(name);
   }

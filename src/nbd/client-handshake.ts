@@ -61,9 +61,12 @@ export interface ServerOffer {
 export class HandshakeError extends Error {
   /** The server understood and refused: trying again at once will not help. */
   readonly refused: boolean;
-  constructor(message: string, refused = false) {
+  /** Of an export that is refused: the type of the server's error reply; else 0. */
+  readonly answer: number;
+  constructor(message: string, refused = false, answer = 0) {
     super(message);
     this.refused = refused;
+    this.answer = answer;
   }
 }
 
@@ -172,8 +175,8 @@ function* attach(send: (bytes: Buffer) => void, request: AttachRequest): ByteCor
   if (!answer.accepted) {
     if (answer.error === OptionReply.ERR_UNSUP) return null;
     const why = `the origin refuses to lend '${request.name}': ${answer.text}`;
-    if (answer.error === OptionReply.XNBD_ERR_RETIRED) throw new OriginRetired(why, true);
-    throw new HandshakeError(why, true);
+    if (answer.error === OptionReply.XNBD_ERR_RETIRED) throw new OriginRetired(why, true, answer.error);
+    throw new HandshakeError(why, true, answer.error);
   }
   const reply = answer.replies.find((each) => each.type === OptionReply.XNBD_ATTACHED);
   if (reply === undefined) throw new HandshakeError('the origin acknowledged the lease without its identity');

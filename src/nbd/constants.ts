@@ -113,6 +113,8 @@ export const Command = {
   XNBD_WAIT_GONE: 0x5804,
   /** Private: the SHA-256 of a range instead of its data. */
   XNBD_HASH: 0x5805,
+  /** Private: answered at once. */
+  XNBD_PING: 0x5806,
 } as const;
 
 export const CommandFlag = {

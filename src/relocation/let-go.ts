@@ -1,31 +1,94 @@
 /**
  * The last word to an origin: every block is here, retire.
  *
- * It is said for as long as it takes. The origin may be away, or its export may be being started again, and refuses us meanwhile. It may have
- * retired and its answer been lost: then it says so when we come back, or, where its host has forgotten it, is unknown for good.
+ * It is said for as long as it takes, for until it is heard the origin stays fenced, and nobody else can lift that. The origin may be away, its
+ * gateway may be up before its exports are, a certificate may have run out, its disk may be full: all of that passes, or an
+ * administrator sees it in our status. It is given up only where nobody is left who could hear it: the origin says that it has retired
+ * (its answer was lost), that another lease holds it, or, for UNKNOWN_MS, that there is no such disk on its host.
  */
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { RecordKeeper } from '../export/record-keeper.ts';
 import { log } from '../log/log.ts';
-import { Command, Errno } from '../nbd/constants.ts';
+import { type HandshakeError, OriginRetired } from '../nbd/client-handshake.ts';
+import { Command, Errno, OptionReply } from '../nbd/constants.ts';
+import { PresentMap } from '../store/present-map.ts';
 import type { OriginLink } from './origin-link.ts';
 
-const REFUSED_FOR_GOOD_MS = 30_000;
+/** A host that starts may not have its disks yet. */
+const UNKNOWN_MS = 600_000;
+/** Another lease, generation or disk. */
+const FOREIGN_MS = 30_000;
+const ASK_AGAIN_MS = 5000;
 
-/** Resolves when the origin has retired, or does not know us any more, or the link is closed. Takes over `link.onRefused`. */
-export function tellToRetire(link: OriginLink, name: string): Promise<void> {
+export interface LetGoOptions {
+  link: OriginLink;
+  keeper: RecordKeeper;
+  stateDir: string;
+  /** Closes the present map, if there is one. */
+  closeMap: () => Promise<void>;
+  /** The export is being stopped. */
+  stopped: () => boolean;
+  /** What hinders, in one line, for the status. */
+  hindered: (reason: string) => void;
+}
+
+/** Resolves when the origin has been told and our record says so, or the export is being stopped. @throws Error when the record cannot be written. */
+export async function letGo(options: LetGoOptions): Promise<void> {
+  const { link, keeper, stateDir, closeMap, stopped } = options;
+  if (link.lends) await tellToRetire(options);
+  if (stopped()) return;
+  // The map first: a record without an origin is that of a target, which has none.
+  await closeMap();
+  await PresentMap.remove(stateDir);
+  await keeper.update({ origin: null });
+  link.close();
+  log.info(`${keeper.record.name}: the origin is let go`);
+}
+
+/** Resolves when the origin has retired, or nobody is left to be told, or the link is closed. Takes over `link.onRefused`. */
+function tellToRetire({ link, keeper, stopped, hindered }: LetGoOptions): Promise<void> {
+  const { name } = keeper.record;
   return new Promise((resolve) => {
-    let refusedSince = Number.POSITIVE_INFINITY;
-    link.onRefused = (reason, retired) => {
-      refusedSince = Math.min(refusedSince, performance.now());
-      if (!retired && performance.now() - refusedSince < REFUSED_FOR_GOOD_MS) return;
-      log.info(`${name}: the origin does not know the lease any more (${reason}): it is let go`);
+    const refusals = new Refusals();
+    link.onRefused = (refusal) => {
+      if (!refusals.isFinal(refusal, performance.now())) return;
+      log.info(`${name}: at the origin nobody is left to be told (${refusal.message}): it is let go`);
       resolve();
     };
-    link.command(Command.XNBD_RETIRE, {
-      complete: (errno) => {
-        if (errno !== 0 && errno !== Errno.ESHUTDOWN)
-          log.warning(`${name}: the origin answers error ${errno} to retire`);
-        resolve();
-      },
-    });
+    const tell = (): void =>
+      link.command(Command.XNBD_RETIRE, {
+        complete: (errno) => {
+          if (errno === 0 || errno === Errno.ESHUTDOWN) resolve();
+          else if (errno === Errno.EINVAL || errno === Errno.EPERM) {
+            log.warning(`${name}: the origin answers error ${errno} to retire: it is let go as it is`);
+            resolve();
+          } else {
+            hindered(`the origin cannot retire yet: error ${errno}, see its log; it is asked again`);
+            void sleep(ASK_AGAIN_MS, undefined, { ref: false }).then(() => (stopped() ? resolve() : tell()));
+          }
+        },
+      });
+    tell();
   });
+}
+
+/** How long the origin has been giving which answer. */
+export class Refusals {
+  #answer = 0;
+  #since = 0;
+
+  /** True when this one tells that the origin will never take us back. @param now ms of a steady clock */
+  isFinal(refusal: HandshakeError, now: number): boolean {
+    if (refusal instanceof OriginRetired) return true;
+    if (refusal.answer !== this.#answer) this.#since = now;
+    this.#answer = refusal.answer;
+    switch (refusal.answer) {
+      case OptionReply.ERR_UNKNOWN:
+        return now - this.#since >= UNKNOWN_MS;
+      case OptionReply.ERR_POLICY:
+        return now - this.#since >= FOREIGN_MS;
+      default:
+        return false;
+    }
+  }
 }

@@ -8,37 +8,61 @@
 import type { Socket } from 'node:net';
 import { ByteDriver } from '../nbd/byte-coroutine.ts';
 import type { ServerOffer } from '../nbd/client-handshake.ts';
-import { Command, TransmissionFlag } from '../nbd/constants.ts';
+import { Command, CommandFlag, TransmissionFlag } from '../nbd/constants.ts';
 import { parseReplies } from '../nbd/reply-parser.ts';
 import { encodeExtendedRequest, encodeRequest } from '../nbd/request-encoder.ts';
 import type { Completion, ExtentsCompletion } from '../store/completion.ts';
 import { type ConnectOptions, dialOrigin } from './dial-origin.ts';
 import { type Awaiting, RequestTable } from './request-table.ts';
+import { StallWatch } from './stall-watch.ts';
+
+/** A probe that was answered within this time shows a server that needs no patience. */
+const PROBED_WELL_MS = 5000;
+
+/** The server has said nothing for too long. */
+export class Stalled extends Error {
+  /** When it was heard last. */
+  readonly since: Date;
+  constructor(seconds: number) {
+    super(`nothing has come from it for ${seconds} s, and it does not answer a probe`);
+    this.since = new Date(Date.now() - seconds * 1000);
+  }
+}
 
 export class OriginConnection {
   readonly offer: ServerOffer;
+  /** Told when the server has answered a probe in time. */
+  onProbed: (() => void) | null = null;
   #onClosed: ((reason: Error) => void) | null = null;
   /** Why it is of no more use; null while it is. */
   #broken: Error | null = null;
   readonly #socket: Socket;
   readonly #requests: RequestTable;
   readonly #encode: typeof encodeRequest;
+  readonly #stallWatch: StallWatch;
   #closed = false;
 
-  private constructor(socket: Socket, offer: ServerOffer) {
+  private constructor(socket: Socket, offer: ServerOffer, patience: number) {
     this.#socket = socket;
     this.offer = offer;
     this.#requests = new RequestTable(offer.allocationContext);
     this.#encode = offer.extended ? encodeExtendedRequest : encodeRequest;
+    this.#stallWatch = new StallWatch({
+      patience,
+      waiting: () => this.#requests.size > 0,
+      probe: () => this.#probe(),
+      stalled: (seconds) => this.#close(new Stalled(seconds)),
+    });
   }
 
   /**
    * Connects and agrees.
+   * @param options.patience how many times longer than usual the server may be silent; default 1.
    * @throws HandshakeError when the server refuses or is none; Error when it cannot be reached or takes over 10 seconds.
    */
-  static async connect(options: ConnectOptions): Promise<OriginConnection> {
+  static async connect(options: ConnectOptions & { patience?: number }): Promise<OriginConnection> {
     return await dialOrigin(options, (socket, offer) => {
-      const connection = new OriginConnection(socket, offer);
+      const connection = new OriginConnection(socket, offer, options.patience ?? 1);
       return { result: connection, receive: connection.#start() };
     });
   }
@@ -88,14 +112,29 @@ export class OriginConnection {
   disconnect(): void {
     if (this.#closed) return;
     this.#closed = true;
+    this.#stallWatch.stop();
     this.#socket.end(this.#encode(Command.DISC, 0, 0n, 0, 0));
     // A server that has gone quiet must not keep the process alive.
     this.#socket.setTimeout(2000, () => this.#socket.destroy());
   }
 
   /** Closes without a word. */
-  destroy(): void {
-    this.#close(new Error('closed here'));
+  destroy(reason = new Error('closed here')): void {
+    this.#close(reason);
+  }
+
+  /** Asks for what any server has at hand; that of ours has a command for it, which older ones refuse as fast. */
+  #probe(): void {
+    const began = performance.now();
+    const done: Completion = {
+      complete: () => {
+        if (performance.now() - began < PROBED_WELL_MS) this.onProbed?.();
+      },
+    };
+    const { attached, minimumBlock } = this.offer;
+    if (attached !== null) this.command(Command.XNBD_PING, 0, 0, 0, done);
+    else if (this.hasExtents) this.extents(0, minimumBlock, CommandFlag.REQ_ONE, done);
+    else this.read(Buffer.alloc(minimumBlock), 0, done);
   }
 
   #request(type: number, flags: number, offset: number, length: number, what: Awaiting): void {
@@ -110,6 +149,7 @@ export class OriginConnection {
     this.#socket.on('close', () => this.#close(new Error('the server closed the connection')));
     return (chunk) => {
       if (this.#closed) return;
+      this.#stallWatch.heard();
       try {
         replies.feed(chunk);
       } catch (error) {
@@ -121,6 +161,7 @@ export class OriginConnection {
   #close(reason: Error): void {
     if (this.#closed) return;
     this.#closed = true;
+    this.#stallWatch.stop();
     this.#socket.destroy();
     this.#broken = reason;
     this.#onClosed?.(reason);

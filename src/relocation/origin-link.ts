@@ -1,33 +1,31 @@
 /**
  * The link to the origin: a connection that comes back.
  *
- * Every operation is remembered until it is answered. When the connection breaks, the link connects again (backoff from 100 ms to
- * 5 s, for as long as it takes) and sends what has not been answered once more: all of it may be repeated (reads, block status,
- * and the private commands by design). So above the link a lost connection is only a wait. An error that the origin itself answers is
- * passed on.
+ * Every operation is remembered until it is answered. When the connection breaks, or falls silent (stall-watch.ts), the link connects again
+ * (outage.ts says when, for as long as it takes) and sends what has not been answered once more: all of it may be repeated (reads, block
+ * status, and the private commands by design). So above the link a lost connection is only a wait. An error that the origin itself
+ * answers is passed on. What comes late on a connection that was given up is not looked at.
  *
  * An origin that comes back as another disk (uuid, generation or size) is refused: the link stays down and says so.
  *
  * The first connection is the caller's: it fails loudly, so that a wrong URI is an error and not a wait.
  */
 
-import { log } from '../log/log.ts';
-import type { AttachRequest } from '../nbd/attach.ts';
-import { HandshakeError, OriginRetired } from '../nbd/client-handshake.ts';
+import { HandshakeError } from '../nbd/client-handshake.ts';
 import { Command, Errno } from '../nbd/constants.ts';
 import type { NbdAddress } from '../nbd/uri.ts';
 import type { TlsParty } from '../pki/tls.ts';
 import type { Completion, Extent, ExtentsCompletion } from '../store/completion.ts';
 import { Countdown } from './countdown.ts';
-import { describeAddress } from './dial-origin.ts';
-import { OriginConnection } from './origin-connection.ts';
-
-export interface OriginIdentity {
-  /** null: a plain NBD server, which has none. */
-  uuid: string | null;
-  generation: number;
-  sizeBytes: number;
-}
+import { OriginConnection, Stalled } from './origin-connection.ts';
+import {
+  attachRequest,
+  checkIdentity,
+  describeOrigin,
+  identityOf,
+  type OriginIdentity,
+} from './origin-identity.ts';
+import { Outage } from './outage.ts';
 
 export interface OriginLinkOptions {
   address: NbdAddress;
@@ -40,8 +38,8 @@ export interface OriginLinkOptions {
   allowOldstyle?: boolean;
 }
 
-const FIRST_RETRY_MS = 100;
-const LAST_RETRY_MS = 5000;
+/** What the patience with a silent origin grows to: its silence is 5 s and so many times 5 s long then. */
+const MOST_PATIENCE = 64;
 /** The longest range of a compact request that whole blocks of any server fill. */
 const COMPACT_LENGTH = 2 ** 32 - 65536;
 
@@ -50,24 +48,31 @@ interface Operation {
   send(connection: OriginConnection): void;
   /** For when the link is closed with the operation unanswered. */
   fail(errno: number): void;
+  /** Nobody waits for it any more: it need not be sent again. */
+  unwanted: () => boolean;
 }
 
 export class OriginLink {
   readonly identity: OriginIdentity;
   /** The origin is one of ours: it takes the private commands. */
   readonly lends: boolean;
-  /** Since when the origin cannot be reached; null while it can. */
-  unreachableSince: Date | null = null;
   /** It was fenced for our lease when we attached last; null: we have not attached yet. */
   fenced: boolean | null = null;
-  /** Told when the origin is lost, and when it is back. */
+  /** What the origin said when it was reached last and did not take us back (another disk, another lease, a certificate); null: it did. */
+  refusal: string | null = null;
+  /** Told when the origin is lost, when it is back, and when the reason changes. */
   onChange: (() => void) | null = null;
   /** Told when the origin can be reached again and refuses us (another lease, another disk, no such export). */
-  onRefused: ((reason: string, retired: boolean) => void) | null = null;
+  onRefused: ((refusal: HandshakeError) => void) | null = null;
   readonly #options: OriginLinkOptions;
+  readonly #outage: Outage;
   #connection: OriginConnection | null;
   readonly #unanswered = new Set<Operation>();
   #retryTimer: NodeJS.Timeout | null = null;
+  /** How much longer than usual the origin may be silent. */
+  #patience = 1;
+  /** The connection was given up for its silence, and no attempt has failed since. */
+  #silentOnly = false;
   #closed = false;
 
   private constructor(
@@ -76,6 +81,7 @@ export class OriginLink {
     connection: OriginConnection | null,
   ) {
     this.#options = options;
+    this.#outage = new Outage(describeOrigin(options.address));
     this.#connection = connection;
     this.identity = identity;
     this.lends = identity.uuid !== null;
@@ -84,32 +90,31 @@ export class OriginLink {
 
   /** @throws Error, one line, when the origin cannot be reached, refuses, or is another than `known`. */
   static async open(options: OriginLinkOptions): Promise<OriginLink> {
-    const connection = await OriginConnection.connect({
-      address: options.address,
-      tls: options.tls,
-      attach: attachRequest(options),
-      allowOldstyle: options.allowOldstyle ?? false,
-    });
-    try {
-      if (options.known !== null) checkIdentity(options.address, options.known, identityOf(connection));
-    } catch (error) {
-      connection.disconnect();
-      throw error;
-    }
-    return new OriginLink(options, identityOf(connection), connection);
+    const connection = await connectTo(options, options.known, 1);
+    return new OriginLink(options, identityOf(connection.offer), connection);
   }
 
   /** A link to an origin that was met before and may be away now: it connects in the background, for as long as it takes. */
   static resume(options: OriginLinkOptions & { known: OriginIdentity }): OriginLink {
     const link = new OriginLink(options, options.known, null);
-    link.unreachableSince = new Date();
+    link.#outage.begin('it has not been tried yet');
     link.#retry(0);
     return link;
   }
 
-  /** Fills `into`. */
-  read(into: Buffer, offset: number, done: Completion): void {
-    this.#submit((connection, answered) => {
+  /** Since when the origin cannot be reached; null while it can. */
+  get unreachableSince(): Date | null {
+    return this.#outage.since;
+  }
+
+  /** Why it cannot, in one line; null while it can. */
+  get unreachableReason(): string | null {
+    return this.#outage.reason;
+  }
+
+  /** Fills `into`. @param unwanted true once nobody waits for it: then it may end with ESHUTDOWN while the origin is away. */
+  read(into: Buffer, offset: number, done: Completion, unwanted?: () => boolean): void {
+    const send = (connection: OriginConnection, answered: Completion): void => {
       const { minimumBlock, maximumPayload } = connection.offer;
       const before = offset % minimumBlock;
       const length = Math.min(
@@ -127,7 +132,14 @@ export class OriginLink {
       });
       for (let at = 0; at < length; at += limit)
         connection.read(whole.subarray(at, at + limit), offset - before + at, parts);
-    }, done);
+    };
+    this.#submit(send, done, { ...(unwanted && { unwanted }) });
+  }
+
+  /** While the origin is away: drops what nobody waits for any more. */
+  dropUnwanted(): void {
+    if (this.#connection !== null) return;
+    for (const operation of [...this.#unanswered]) if (operation.unwanted()) operation.fail(Errno.ESHUTDOWN);
   }
 
   /** Allocation at the origin, of as much as it will tell at once; ENOTSUP where it does not tell. */
@@ -179,7 +191,7 @@ export class OriginLink {
     this.#submit(
       (connection, answered) => connection.command(Command.XNBD_WAIT_GONE, 0, 0, 0, answered),
       done,
-      false,
+      { patient: false },
     );
   }
 
@@ -207,23 +219,29 @@ export class OriginLink {
     for (const operation of [...this.#unanswered]) operation.fail(Errno.ESHUTDOWN);
   }
 
-  /** @param patient an origin that stops has not answered: the operation is sent again when it is back. */
+  /** `patient`: an origin that stops has not answered, and the operation is sent again when it is back. */
   #submit(
     send: (connection: OriginConnection, answered: Completion) => void,
     done: Completion,
-    patient = true,
+    { patient = true, unwanted = () => false }: { patient?: boolean; unwanted?: () => boolean } = {},
   ): void {
+    // A reply may come while the link closes.
     const settle = (errno: number) => {
-      if (errno === Errno.ESHUTDOWN && !this.#closed && patient) {
-        // The origin is stopping: that is a lost connection and no answer.
-        this.#connection?.destroy();
-        return;
-      }
-      // A reply may come while the link closes.
       if (this.#unanswered.delete(operation)) done.complete(errno);
     };
-    const answered: Completion = { complete: settle };
-    const operation: Operation = { send: (connection) => send(connection, answered), fail: settle };
+    const answered: Completion = {
+      complete: (errno) => {
+        // The origin is stopping: that is a lost connection and no answer.
+        if (errno === Errno.ESHUTDOWN && patient && !this.#closed)
+          this.#connection?.destroy(new Error('the origin is being stopped'));
+        else settle(errno);
+      },
+    };
+    const operation: Operation = {
+      send: (connection) => send(connection, answered),
+      fail: settle,
+      unwanted,
+    };
     this.#unanswered.add(operation);
     if (this.#closed) settle(Errno.ESHUTDOWN);
     else if (this.#connection !== null) operation.send(this.#connection);
@@ -231,13 +249,17 @@ export class OriginLink {
 
   #watch(connection: OriginConnection): void {
     this.fenced = connection.offer.attached?.fenced ?? false;
+    connection.onProbed = () => {
+      this.#patience = 1;
+    };
     connection.onClosed = (reason) => {
       if (this.#closed) return;
       this.#connection = null;
-      this.unreachableSince = new Date();
-      log.warning(`origin ${this.#where} lost: ${reason.message}; trying again`);
+      this.#silentOnly = reason instanceof Stalled;
+      const delay = this.#outage.begin(reason.message, reason instanceof Stalled ? reason.since : new Date());
       this.onChange?.();
-      this.#retry(FIRST_RETRY_MS);
+      this.dropUnwanted();
+      this.#retry(delay);
     };
   }
 
@@ -245,43 +267,49 @@ export class OriginLink {
     this.#retryTimer = setTimeout(() => {
       void this.#reconnect().catch((error: unknown) => {
         if (this.#closed) return;
-        const next = Math.min(Math.max(delay * 2, FIRST_RETRY_MS), LAST_RETRY_MS);
-        const stubborn = error instanceof HandshakeError && error.refused;
-        if (stubborn) this.onRefused?.(error.message, error instanceof OriginRetired);
-        if (stubborn || next === LAST_RETRY_MS)
-          log.warning(`origin ${this.#where}: ${(error as Error).message}`);
+        this.#silentOnly = false;
+        const before = this.#outage.reason;
+        const next = this.#outage.failed((error as Error).message);
+        if (error instanceof HandshakeError && error.refused) {
+          this.refusal = error.message;
+          this.onRefused?.(error);
+        }
+        if (this.#outage.reason !== before) this.onChange?.();
         this.#retry(next);
       });
     }, delay);
   }
 
   async #reconnect(): Promise<void> {
-    const connection = await OriginConnection.connect({
-      address: this.#options.address,
-      tls: this.#options.tls,
-      attach: attachRequest({ ...this.#options, known: this.identity }),
-      allowOldstyle: this.#options.allowOldstyle ?? false,
-    });
+    if (this.#silentOnly) this.#patience = Math.min(this.#patience * 2, MOST_PATIENCE);
+    const connection = await connectTo(this.#options, this.identity, this.#patience);
     if (this.#closed) {
       connection.disconnect();
       return;
     }
-    try {
-      checkIdentity(this.#options.address, this.identity, identityOf(connection));
-    } catch (error) {
-      connection.disconnect();
-      throw error;
-    }
     this.#connection = connection;
-    this.unreachableSince = null;
+    this.refusal = null;
+    this.#outage.end(this.#unanswered.size);
     this.#watch(connection);
-    log.info(`origin ${this.#where} is back; ${this.#unanswered.size} requests are sent again`);
     this.onChange?.();
     for (const operation of [...this.#unanswered]) operation.send(connection);
   }
+}
 
-  get #where(): string {
-    return `${describeAddress(this.#options.address)}/${this.#options.address.name}`;
+/** @throws Error, one line, when the origin cannot be reached, refuses, or is another than `known`. */
+async function connectTo(
+  { address, tls, lease, allowOldstyle = false }: OriginLinkOptions,
+  known: OriginIdentity | null,
+  patience: number,
+): Promise<OriginConnection> {
+  const attach = attachRequest(lease, known, address);
+  const connection = await OriginConnection.connect({ address, tls, attach, allowOldstyle, patience });
+  try {
+    if (known !== null) checkIdentity(address, known, identityOf(connection.offer));
+    return connection;
+  } catch (error) {
+    connection.disconnect();
+    throw error;
   }
 }
 
@@ -300,34 +328,4 @@ function cutExtents(extents: readonly Extent[], skip: number, length: number): E
 
 function roundUp(value: number, step: number): number {
   return Math.ceil(value / step) * step;
-}
-
-function attachRequest(options: OriginLinkOptions): AttachRequest {
-  return {
-    lease: options.lease,
-    uuid: options.known?.uuid ?? null,
-    generation: options.known?.generation ?? 0,
-    name: options.address.name,
-  };
-}
-
-function identityOf(connection: OriginConnection): OriginIdentity {
-  const { attached, size } = connection.offer;
-  return { uuid: attached?.uuid ?? null, generation: attached?.generation ?? 0, sizeBytes: size };
-}
-
-function checkIdentity(address: NbdAddress, known: OriginIdentity, met: OriginIdentity): void {
-  const where = `${describeAddress(address)}/${address.name}`;
-  if (met.sizeBytes !== known.sizeBytes) {
-    throw new HandshakeError(
-      `${where} has ${met.sizeBytes} bytes, not ${known.sizeBytes}: it is another disk`,
-      true,
-    );
-  }
-  if (met.uuid !== known.uuid || met.generation !== known.generation) {
-    throw new HandshakeError(
-      `${where} is disk ${met.uuid ?? '(none)'} generation ${met.generation}, not ${known.uuid ?? '(none)'} generation ${known.generation}`,
-      true,
-    );
-  }
 }

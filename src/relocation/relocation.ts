@@ -22,7 +22,7 @@ import { BackgroundCopy } from './background-copy.ts';
 import { BlockLocks } from './block-locks.ts';
 import { Fetcher } from './fetcher.ts';
 import { giveBack } from './give-back.ts';
-import { tellToRetire } from './let-go.ts';
+import { letGo } from './let-go.ts';
 import { mapIdentity } from './map-identity.ts';
 import { countData } from './origin-data.ts';
 import type { OriginLink } from './origin-link.ts';
@@ -65,8 +65,6 @@ export class Relocation {
   #checkpointTimer: NodeJS.Timeout | null = null;
   #originDataBytes: number | null = null;
   #error: string | null = null;
-  /** Why the origin does not take us back. */
-  #refused: string | null = null;
   #stopped = false;
 
   private constructor(options: RelocationOptions) {
@@ -77,16 +75,7 @@ export class Relocation {
     this.#link = link;
     this.disk = new ProxyDisk(options.image, this.#record.complete ? null : link);
     this.disk.onFirstChange = () => this.takeOver('the first write of the guest');
-    if (link !== null) {
-      link.onChange = () => {
-        if (link.unreachableSince === null) this.#refused = null;
-        this.onChange?.();
-      };
-      link.onRefused = (reason) => {
-        this.#refused = `the origin refuses us: ${reason}`;
-        this.onChange?.();
-      };
-    }
+    if (link !== null) link.onChange = () => this.onChange?.();
   }
 
   /**
@@ -116,12 +105,19 @@ export class Relocation {
     return this.#link?.unreachableSince ?? null;
   }
 
+  /** Why it cannot, in one line. */
+  get originUnreachableReason(): string | null {
+    return this.#link?.unreachableReason ?? null;
+  }
+
   get originDataBytes(): number | null {
     return this.#originDataBytes;
   }
 
   get error(): string | null {
-    return (this.#record.complete ? null : (this.#refused ?? this.#background?.error)) ?? this.#error;
+    const refusal = this.#link?.refusal ?? null;
+    if (refusal !== null) return `the origin refuses us: ${refusal}`;
+    return (this.#record.complete ? null : this.#background?.error) ?? this.#error;
   }
 
   /** The counters of the relocation, with what happened before a restart. */
@@ -363,16 +359,24 @@ export class Relocation {
 
   async #letGoNow(): Promise<void> {
     const link = this.#link!;
-    if (link.lends) await tellToRetire(link, this.#record.name);
+    await letGo({
+      link,
+      keeper: this.#options.keeper,
+      stateDir: this.#options.stateDir,
+      closeMap: async () => {
+        await this.#map?.close();
+        this.#map = null;
+      },
+      stopped: () => this.#stopped,
+      hindered: (reason) => {
+        if (this.#error !== reason) log.error(`${this.#record.name}: ${reason}`);
+        this.#error = reason;
+        this.onChange?.();
+      },
+    });
     if (this.#stopped) return;
-    // The map first: a record without an origin is that of a target, which has none.
-    await this.#map?.close();
-    this.#map = null;
-    await PresentMap.remove(this.#options.stateDir);
-    await this.#options.keeper.update({ origin: null });
-    link.close();
     this.#link = null;
-    log.info(`${this.#record.name}: the origin is let go`);
+    this.#error = null;
     this.onChange?.();
   }
 

@@ -14,6 +14,9 @@ export interface Awaiting {
   extentsDone?: ExtentsCompletion;
 }
 
+/** Pieces of one READ that may arrive out of order: one for each sector of our longest. More is an attack on our memory. */
+const MOST_AHEAD = 2048;
+
 class Pending {
   readonly offset: number;
   readonly awaiting: Awaiting;
@@ -21,8 +24,8 @@ class Pending {
   extents: Extent[] | null = null;
   /** Bytes of a READ that have arrived in a row from its start. */
   contiguous = 0;
-  /** Pieces of a READ that arrived ahead of that. */
-  ahead: { start: number; end: number }[] = [];
+  /** Pieces of a READ that arrived ahead of that: where each begins and ends. */
+  readonly #ahead = new Map<number, number>();
 
   constructor(offset: number, awaiting: Awaiting) {
     this.offset = offset;
@@ -31,16 +34,19 @@ class Pending {
 
   arrived(start: number, end: number): void {
     if (start !== this.contiguous) {
-      this.ahead.push({ start, end });
+      if (this.#ahead.has(start) || this.#ahead.size === MOST_AHEAD)
+        throw new ReplyError(`a READ at ${this.offset} is answered in too many pieces, or twice`);
+      this.#ahead.set(start, end);
       return;
     }
     this.contiguous = end;
-    for (let next = this.#takeNext(); next !== undefined; next = this.#takeNext()) this.contiguous = next.end;
+    for (let next = this.#takeNext(); next !== undefined; next = this.#takeNext()) this.contiguous = next;
   }
 
-  #takeNext(): { start: number; end: number } | undefined {
-    const at = this.ahead.findIndex((piece) => piece.start === this.contiguous);
-    return at === -1 ? undefined : this.ahead.splice(at, 1)[0];
+  #takeNext(): number | undefined {
+    const end = this.#ahead.get(this.contiguous);
+    this.#ahead.delete(this.contiguous);
+    return end;
   }
 }
 
@@ -52,6 +58,11 @@ export class RequestTable implements ReplyReceiver {
 
   constructor(context: number | null) {
     this.#context = context;
+  }
+
+  /** How many requests are under way. */
+  get size(): number {
+    return this.#pending.size;
   }
 
   /** @returns the cookie for the request. */

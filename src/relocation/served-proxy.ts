@@ -46,10 +46,12 @@ export async function openServedProxy(options: ProxyOptions): Promise<ServedProx
       return standby ? `it is in standby itself: its disk is still at ${record.origin?.uri}` : null;
     },
     onRetired: () => void relocation.retire(),
+    originAway: () => relocation.originUnreachableSince !== null,
     describe: () => ({
       presentBytes: relocation.presentBytes,
       originReachable: relocation.originUnreachableSince === null,
       originUnreachableSince: relocation.originUnreachableSince?.toISOString() ?? null,
+      originUnreachableReason: relocation.originUnreachableReason,
       originDataBytes: relocation.originDataBytes,
       ...relocation.counters,
       secondsSinceTakeover: relocation.secondsSinceTakeover,

@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import { execFile, spawn } from 'node:child_process';
+import { randomUUID } from 'node:crypto';
 import { once } from 'node:events';
 import { mkdtemp, open, readFile, rm, writeFile } from 'node:fs/promises';
 import { connect, createServer, type Socket } from 'node:net';
@@ -20,6 +21,7 @@ import {
   encodeOption,
   GREETING_LENGTH,
 } from '../../src/nbd/option-framing.ts';
+import { newRecord, writeRecord } from '../../src/store/record.ts';
 import { connectClient } from '../support/client.ts';
 import { startExport } from '../support/export-process.ts';
 
@@ -284,6 +286,31 @@ describe('gateway', () => {
     const oldClient = await dial();
     oldClient.write(encodeOption(Option.EXPORT_NAME, Buffer.from('other')));
     await isClosed(oldClient);
+  });
+
+  it('tells an export that does not run now, or has retired, from one that is not known here', async () => {
+    const records = join(dir, 'records');
+    await start({ records });
+    for (const [name, state] of [
+      ['asleep', 'fenced'],
+      ['history', 'retired'],
+    ] as const)
+      await writeRecord(join(records, name), { ...newRecord(name, '/x.img', MIB), state });
+    await writeRecord(join(records, 'broken'), newRecord('broken', '/x.img', MIB));
+    await writeFile(join(records, 'broken', 'export.json'), 'nonsense');
+    const socket = await dial();
+    for (const [name, answer] of [
+      ['asleep', OptionReply.ERR_SHUTDOWN],
+      ['broken', OptionReply.ERR_SHUTDOWN],
+      ['history', OptionReply.XNBD_ERR_RETIRED],
+      ['nobody', OptionReply.ERR_UNKNOWN],
+      ['..', OptionReply.ERR_UNKNOWN],
+    ] as const) {
+      const attach = encodeAttachRequest({ lease: randomUUID(), uuid: null, generation: 0, name });
+      const { type, texts } = await ask(socket, Option.XNBD_ATTACH, attach);
+      assert.equal(type, answer, `${name}: ${texts.join(' ')}`);
+    }
+    assert.equal((await ask(socket, Option.GO, naming('history'))).type, OptionReply.ERR_POLICY);
   });
 
   it('refuses malformed options and ends on absurd ones', async () => {

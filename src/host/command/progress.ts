@@ -1,6 +1,7 @@
 /** How fast an export comes, from one status to the next. */
 import type { ExportStatus } from '../../export/control-protocol.ts';
 import { formatBytes, formatSeconds, formatShare } from './format.ts';
+import { unreachable } from './table.ts';
 
 /** The rate is that of the last so many milliseconds: steady, and soon right after a change. */
 const WINDOW_MS = 5000;
@@ -66,7 +67,9 @@ export function progressText({ status, rate, secondsLeft }: Progress): string {
   if (status.state === 'relocating') {
     parts.unshift(`${formatBytes(rate)}/s`, `ETA ${secondsLeft === null ? '-' : formatSeconds(secondsLeft)}`);
   }
-  if (!status.originReachable) parts.push('origin unreachable');
+  if (status.copyPaused !== null) parts.push('paused: no room');
+  if (status.badBytes > 0) parts.push(`${formatBytes(status.badBytes)} bad`);
+  if (!status.originReachable) parts.push(unreachable(status));
   return parts.join('  ');
 }
 

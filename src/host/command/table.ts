@@ -40,20 +40,29 @@ function table(head: string[], colAligns: Align[], rows: string[][]): string {
 /** What an administrator should look at, in a word or two; empty when all is well. */
 function trouble(each: KnownExport): string {
   if (each.pid === null) return 'not running';
-  if (!each.originReachable) return 'origin unreachable';
+  if (!each.originReachable) return unreachable(each);
+  if (each.badBytes > 0) return `${formatBytes(each.badBytes)} bad`;
+  if (each.copyPaused !== null) return 'copy paused: no room';
   return each.error === null ? '' : 'error';
+}
+
+/** In a few words, for a table. */
+export function unreachable({ originUnreachableSince }: Pick<KnownExport, 'originUnreachableSince'>): string {
+  if (originUnreachableSince === null) return 'origin unreachable';
+  return `origin unreachable since ${originUnreachableSince.slice(0, 19)}Z`;
 }
 
 /** One line an export. */
 export function listTable(exports: readonly KnownExport[]): string {
   return table(
-    ['NAME', 'STATE', 'SIZE', 'PRESENT'],
-    ['left', 'left', 'right', 'right'],
+    ['NAME', 'STATE', 'SIZE', 'PRESENT', 'TROUBLE'],
+    ['left', 'left', 'right', 'right', 'left'],
     exports.map((each) => [
       each.name,
       each.state,
       formatBytes(each.sizeBytes),
       formatShare(each.presentBytes, each.sizeBytes),
+      each.pid === null ? '' : trouble(each),
     ]),
   );
 }
@@ -83,6 +92,19 @@ function takeover({ state, secondsSinceTakeover }: KnownExport): string | null {
   return state === 'relocating' ? `${time} ago` : `it was complete after ${time}`;
 }
 
+/** How long requests wait for the origin; nothing where there is none. */
+function timeout({ origin, originTimeoutSeconds }: KnownExport): string | null {
+  if (origin === null) return null;
+  const limit = originTimeoutSeconds === null ? 'for ever' : `${originTimeoutSeconds} s, then get EIO`;
+  return `requests wait for the origin ${limit}`;
+}
+
+function bad({ badBytes, badRanges }: KnownExport): string | null {
+  if (badBytes === 0) return null;
+  const where = badRanges.map(({ offset, length, at }) => `${offset}+${length} (${at})`);
+  return `${formatBytes(badBytes)} cannot be copied: ${where.join(', ')}`;
+}
+
 /** All about one export, one thing a line. */
 export function statusDetails(each: KnownExport): string {
   const share = formatShare(each.presentBytes, each.sizeBytes);
@@ -97,7 +119,15 @@ export function statusDetails(each: KnownExport): string {
     ['skipped', formatBytes(each.skippedBytes)],
     ['takeover', takeover(each)],
     ['origin', each.origin],
-    ['unreachable', each.originUnreachableSince === null ? null : `since ${each.originUnreachableSince}`],
+    [
+      'unreachable',
+      each.originUnreachableSince === null
+        ? null
+        : `since ${each.originUnreachableSince}: ${each.originUnreachableReason ?? ''}`,
+    ],
+    ['timeout', timeout(each)],
+    ['paused', each.copyPaused],
+    ['bad', bad(each)],
     ['lent to', each.lease === null ? null : `lease ${each.lease}`],
     ['clients', `${each.clients}, ${formatBytes(each.writtenBytes)} written`],
     ['image', each.image],

@@ -79,6 +79,10 @@ export const exportSignatures = {
   Origin: 's',
   OriginReachable: 'b',
   OriginUnreachableSince: 's',
+  OriginUnreachableReason: 's',
+  OriginTimeoutSeconds: 'x',
+  CopyPaused: 's',
+  BadBytes: 't',
   OriginDataBytes: 'x',
   Image: 's',
   Socket: 's',
@@ -106,6 +110,10 @@ export function exportProperties(status: ExportStatus, domain: string): Properti
     Origin: status.origin ?? '',
     OriginReachable: status.originReachable,
     OriginUnreachableSince: status.originUnreachableSince ?? '',
+    OriginUnreachableReason: status.originUnreachableReason ?? '',
+    OriginTimeoutSeconds: BigInt(status.originTimeoutSeconds ?? -1),
+    CopyPaused: status.copyPaused ?? '',
+    BadBytes: BigInt(status.badBytes),
     OriginDataBytes: BigInt(status.originDataBytes ?? -1),
     Image: status.image,
     Socket: status.socket,
@@ -180,6 +188,12 @@ export class ManagerInterface extends PropertyInterface {
   RelocationFailed(relocation: string, domain: string, uuid: string, reason: string): unknown[] {
     return [relocation, domain, uuid, reason];
   }
+  OriginUnreachable(exportObject: string, name: string, origin: string, reason: string): unknown[] {
+    return [exportObject, name, origin, reason];
+  }
+  OriginReachable(exportObject: string, name: string, origin: string): unknown[] {
+    return [exportObject, name, origin];
+  }
 }
 ManagerInterface.configureMembers({
   properties: readable({ Version: 's' }),
@@ -187,5 +201,7 @@ ManagerInterface.configureMembers({
     RelocationStarted: { signature: 'oss' },
     RelocationCompleted: { signature: 'ossa(stttd)' },
     RelocationFailed: { signature: 'osss' },
+    OriginUnreachable: { signature: 'osss' },
+    OriginReachable: { signature: 'oss' },
   },
 });

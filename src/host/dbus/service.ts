@@ -116,6 +116,16 @@ export class DBusService {
     this.#manager.RelocationFailed(relocationPath(uuid), domain, domainUuid, reason);
   }
 
+  originUnreachable({ name, origin, originUnreachableReason }: ExportStatus): void {
+    this.#tree.flush();
+    this.#manager.OriginUnreachable(exportPath(name), name, origin ?? '', originUnreachableReason ?? '');
+  }
+
+  originReachable({ name, origin }: ExportStatus): void {
+    this.#tree.flush();
+    this.#manager.OriginReachable(exportPath(name), name, origin ?? '');
+  }
+
   /** Leaves the bus. */
   close(): void {
     this.#tree.close();

@@ -1,0 +1,47 @@
+/** What makes an origin the one that we know: rule 9, and what it takes to never mix two disks. */
+import type { AttachRequest } from '../nbd/attach.ts';
+import { HandshakeError, type ServerOffer } from '../nbd/client-handshake.ts';
+import type { NbdAddress } from '../nbd/uri.ts';
+import { describeAddress } from './dial-origin.ts';
+
+export interface OriginIdentity {
+  /** null: a plain NBD server, which has none. */
+  uuid: string | null;
+  generation: number;
+  sizeBytes: number;
+}
+
+/** For messages. */
+export function describeOrigin(address: NbdAddress): string {
+  return `${describeAddress(address)}/${address.name}`;
+}
+
+export function identityOf({ attached, size }: ServerOffer): OriginIdentity {
+  return { uuid: attached?.uuid ?? null, generation: attached?.generation ?? 0, sizeBytes: size };
+}
+
+/** @param known null at the first meeting. */
+export function attachRequest(
+  lease: string,
+  known: OriginIdentity | null,
+  address: NbdAddress,
+): AttachRequest {
+  return { lease, uuid: known?.uuid ?? null, generation: known?.generation ?? 0, name: address.name };
+}
+
+/** @throws HandshakeError when it is another disk. */
+export function checkIdentity(address: NbdAddress, known: OriginIdentity, met: OriginIdentity): void {
+  const where = describeOrigin(address);
+  if (met.sizeBytes !== known.sizeBytes) {
+    throw new HandshakeError(
+      `${where} has ${met.sizeBytes} bytes, not ${known.sizeBytes}: it is another disk, and nothing is taken from it`,
+      true,
+    );
+  }
+  if (met.uuid !== known.uuid || met.generation !== known.generation) {
+    throw new HandshakeError(
+      `${where} is disk ${met.uuid ?? '(none)'} generation ${met.generation}, not ${known.uuid ?? '(none)'} generation ${known.generation}: nothing is taken from it`,
+      true,
+    );
+  }
+}

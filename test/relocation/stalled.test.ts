@@ -1,0 +1,142 @@
+/** A link that lets nothing pass although TCP stays up, and one that comes and goes: found out, shown, said once, and survived. */
+import assert from 'node:assert/strict';
+import { readFile, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { connectClient } from '../support/client.ts';
+import { type ExportProcess, startExport } from '../support/export-process.ts';
+import { temporaryDirectory } from '../support/temporary-directory.ts';
+import { startWan, type Wan } from '../wan/wan.ts';
+import { bytesFrom } from './support/actions.ts';
+import { assertSameBytes } from './support/same-bytes.ts';
+
+const BLOCK = 4096;
+const SIZE = 4 * 1024 * 1024;
+
+describe('a link to the origin', function () {
+  this.timeout(90_000);
+  let directory: Awaited<ReturnType<typeof temporaryDirectory>>;
+  let content: Buffer;
+  let wan: Wan;
+  let proxy: ExportProcess;
+  const started: ExportProcess[] = [];
+
+  beforeEach(async () => {
+    directory = await temporaryDirectory();
+    content = bytesFrom(21, SIZE);
+    await writeFile(path('a.img'), content);
+    await startOrigin();
+    wan = await startWan({ to: path('a'), rttMs: 5, rateMbit: 10 });
+    proxy = await startExport('proxy', 'disk', path('b'), [
+      ...['--image', path('b.img'), '--origin', `nbd://${wan.address}/disk`],
+    ]);
+    started.push(proxy);
+  });
+
+  afterEach(async () => {
+    await wan.resume();
+    for (const each of started.splice(0).reverse()) await each.end('SIGKILL');
+    await wan.stop();
+    await directory.remove();
+  });
+
+  const path = (name: string) => join(directory.path, name);
+  const linesWith = (text: string) =>
+    proxy
+      .log()
+      .split('\n')
+      .filter((line) => line.includes(text));
+
+  async function startOrigin(image = 'a.img', ...more: string[]): Promise<ExportProcess> {
+    const origin = await startExport('target', 'disk', path('a'), ['--image', path(image), ...more]);
+    started.push(origin);
+    return origin;
+  }
+
+  const completed = () =>
+    proxy.until((status) => status.state === 'serving' && status.origin === null, 60_000);
+
+  it('that stalls is given up after 10 s of silence and dialled anew; nothing goes to the wrong place', async () => {
+    const guest = await connectClient(proxy.uri);
+    await guest.write(0, content.subarray(0, BLOCK));
+    await proxy.until((status) => status.presentBytes > SIZE / 4);
+    await wan.stall();
+    const absent = SIZE - 64 * BLOCK;
+    const late = guest.read(absent, 32 * BLOCK);
+    const partial = guest.write(absent + 40 * BLOCK + 9, Buffer.from('!'));
+    const { originUnreachableSince, originUnreachableReason } = await proxy.until(
+      (status) => !status.originReachable,
+      30_000,
+    );
+    assert.match(
+      originUnreachableReason!,
+      /nothing has come from it for \d+ s, and it does not answer a probe/,
+    );
+    const silence = Date.now() - Date.parse(originUnreachableSince!);
+    assert.ok(silence > 8000 && silence < 40_000, `unreachable since ${silence} ms`);
+    const from = performance.now();
+    assertSameBytes(await guest.read(0, 16 * BLOCK), content.subarray(0, 16 * BLOCK));
+    assert.ok(performance.now() - from < 3000, 'what is present does not wait');
+    await wan.resume();
+    assertSameBytes(await late, content.subarray(absent, absent + 32 * BLOCK));
+    await partial;
+    content.write('!', absent + 40 * BLOCK + 9);
+    const status = await completed();
+    assert.deepEqual([status.error, status.originUnreachableReason], [null, null]);
+    assertSameBytes(await readFile(path('b.img')), content);
+    assert.equal(linesWith('is unreachable').length, 1, proxy.log());
+    assert.equal(linesWith('is reachable again').length, 1, proxy.log());
+    guest.disconnect();
+  });
+
+  it('that is cut ten times in a row: every byte arrives, and the log is no flood', async () => {
+    const guest = await connectClient(proxy.uri);
+    await guest.write(0, content.subarray(0, BLOCK));
+    const reads: Promise<void>[] = [];
+    for (let round = 0; round < 10; round++) {
+      await wan.cut();
+      const at = ((round * 97) % 1000) * BLOCK;
+      reads.push(
+        guest.read(at, 8 * BLOCK).then((seen) => assertSameBytes(seen, content.subarray(at, at + 8 * BLOCK))),
+      );
+      await new Promise((resolve) => setTimeout(resolve, 50));
+      await wan.resume();
+      await new Promise((resolve) => setTimeout(resolve, 150));
+    }
+    await Promise.all(reads);
+    await completed();
+    assertSameBytes(await readFile(path('b.img')), content);
+    assert.ok(linesWith('origin ').length <= 8, proxy.log());
+    guest.disconnect();
+  });
+
+  it('to an origin that comes back as another disk: refused in one line, shown, tried again, never mixed', async () => {
+    const guest = await connectClient(proxy.uri);
+    await guest.write(0, content.subarray(0, BLOCK));
+    await proxy.until((status) => status.presentBytes > SIZE / 8);
+    const [origin] = started;
+    await origin!.end('SIGKILL');
+    const kept = (await proxy.status()).presentBytes;
+    for (const [name, bytes, refusal] of [
+      ['other', SIZE, /another disk|has uuid/],
+      ['larger', 2 * SIZE, /has uuid|another disk/],
+    ] as const) {
+      await writeFile(path(name), bytesFrom(99, bytes));
+      const other = await startOrigin(name);
+      const refused = await proxy.until(
+        ({ originUnreachableReason }) => refusal.test(originUnreachableReason ?? ''),
+        20_000,
+      );
+      assert.equal(refused.originReachable, false);
+      assert.match(refused.error!, refusal);
+      await other.end();
+    }
+    assert.ok((await proxy.status()).presentBytes - kept <= 1024 * 1024, 'nothing more is taken');
+    assert.ok(linesWith('refuses to lend').length <= 2, proxy.log());
+    // The same disk again, as its own state directory tells.
+    await startOrigin();
+    const done = await completed();
+    assert.equal(done.error, null);
+    assertSameBytes(await readFile(path('b.img')), content);
+    guest.disconnect();
+  });
+});
