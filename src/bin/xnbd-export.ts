@@ -25,6 +25,7 @@ interface ProxyArguments extends CommonArguments {
   allowOldstyle?: true;
   origin: string;
   takeover: 'first-write' | 'now';
+  verify?: true;
   tlsDir?: string;
   tlsCa?: string;
   tlsCrl?: string;
@@ -70,14 +71,16 @@ withCommonOptions(program.command('proxy'))
       .choices(['first-write', 'now'])
       .default('first-write'),
   )
+  .option('--verify', 'compare the disk with its origin before that is let go')
   .action(async (name: string, args: ProxyArguments) => {
     const options = serveOptions(args, false);
-    const { origin, image, allowOldstyle = false } = args;
+    const { origin, image, allowOldstyle = false, verify = false } = args;
     const served = await openServedProxy({
       name,
       image,
       origin,
       allowOldstyle,
+      verify,
       stateDir: stateDirectory(args),
       tls: await tlsParty(args),
     });

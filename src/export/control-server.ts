@@ -120,11 +120,13 @@ export class ControlServer {
       case 'takeover':
       case 'source-gone':
       case 'abandon':
+      case 'verify':
+      case 'accept':
       case 'stop':
         return (await this.#handlers.call(method)) ?? null;
       default:
         throw new Error(
-          `no method '${method.slice(0, 40)}': there are status, watch, takeover, source-gone, abandon and stop`,
+          `no method '${method.slice(0, 40)}': there are status, watch, takeover, source-gone, abandon, verify, accept and stop`,
         );
     }
   }

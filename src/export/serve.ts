@@ -39,6 +39,9 @@ export interface Served extends Pick<LenderOptions, 'baseState' | 'canLend' | 'o
   takeover(): Promise<void>;
   /** Control method `abandon`: afterwards the process ends without touching the disk again. @throws Error of one line */
   abandon(): Promise<void>;
+  /** Control methods `verify` and `accept`, where there is an origin to compare with. @throws Error of one line */
+  verify?(): void;
+  accept?(): Promise<void>;
   /** Closes image, map and link; the last request has been answered and the disk flushed. */
   close(): Promise<void>;
 }
@@ -117,6 +120,13 @@ export async function serve(options: ServeOptions, served: Served): Promise<Runn
         return served.abandon();
       case 'source-gone':
         return { told: running.lender.sourceGone() };
+      case 'verify':
+      case 'accept': {
+        const act = served[method];
+        if (act === undefined)
+          throw new Error(`${running.name} has no origin any more: there is nothing to compare it with`);
+        return act();
+      }
       case 'stop':
         if ((await stop()) !== 0)
           throw new Error(`export ${running.name} stopped, but its last flush failed`);
@@ -168,6 +178,7 @@ function status(options: ServeOptions, served: Served, running: Export): ExportS
     clients: running.clients,
     lease: lender.lease,
     writtenBytes: running.writtenBytes,
+    verification: null,
     error: null,
     ...served.describe(),
   };

@@ -259,6 +259,8 @@ export class Comparison {
   }
 
   #report(first: number, end: number): void {
+    // Whoever ended it may have let the origin go on.
+    if (this.#ended !== null) return;
     const verdict = this.#parts.map.written.isInDoubt(first) ? 'doubtful' : 'differs';
     if (verdict === 'differs') this.#foundBlocks += end - first;
     this.#found(first, end, verdict);

@@ -24,6 +24,8 @@ export interface ProxyOptions {
   /** The origin may be a server that speaks oldstyle. */
   allowOldstyle?: boolean;
   stateDir: string;
+  /** The disk is compared with its origin before that is let go. */
+  verify?: boolean;
   /** For an nbds origin. */
   tls?: TlsParty | undefined;
 }

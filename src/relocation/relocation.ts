@@ -20,20 +20,21 @@ import { PresentMap } from '../store/present-map.ts';
 import type { ExportRecord } from '../store/record.ts';
 import { BackgroundCopy } from './background-copy.ts';
 import { BlockLocks } from './block-locks.ts';
+import { type Counters, countersSince } from './counters.ts';
 import { Fetcher } from './fetcher.ts';
 import { giveBack } from './give-back.ts';
 import { letGo } from './let-go.ts';
 import { mapIdentity } from './map-identity.ts';
+import { command, completed } from './origin-command.ts';
 import { countData } from './origin-data.ts';
 import type { OriginLink } from './origin-link.ts';
 import { OriginMap } from './origin-map.ts';
 import { ProxyDisk } from './proxy-disk.ts';
+import { Verification } from './verification.ts';
 
 /** How much may be fetched again after a loss of power. */
 const CHECKPOINT_MS = 5000;
 const ASK_AGAIN_MS = 1000;
-
-type Counters = Pick<ExportRecord, 'onDemandBytes' | 'backgroundBytes' | 'skippedBytes'>;
 
 export interface RelocationOptions {
   keeper: RecordKeeper;
@@ -41,10 +42,13 @@ export interface RelocationOptions {
   image: Image;
   /** The origin; null when the record has none any more. */
   link: OriginLink | null;
+  /** The disk is compared with its origin before that is let go. */
+  verify?: boolean;
 }
 
 export class Relocation {
   readonly disk: ProxyDisk;
+  readonly verification: Verification;
   /** Told on each change of state, and when the origin comes or goes. */
   onChange: (() => void) | null = null;
   readonly #options: RelocationOptions;
@@ -75,6 +79,12 @@ export class Relocation {
     this.#link = link;
     this.disk = new ProxyDisk(options.image, this.#record.complete ? null : link);
     this.disk.onFirstChange = () => this.takeOver('the first write of the guest');
+    this.verification = new Verification({
+      keeper: options.keeper,
+      required: options.verify ?? false,
+      changed: () => this.onChange?.(),
+      admitted: () => this.#verified(),
+    });
     if (link !== null) link.onChange = () => this.onChange?.();
   }
 
@@ -117,17 +127,13 @@ export class Relocation {
   get error(): string | null {
     const refusal = this.#link?.refusal ?? null;
     if (refusal !== null) return `the origin refuses us: ${refusal}`;
-    return (this.#record.complete ? null : this.#background?.error) ?? this.#error;
+    const { error } = this.verification;
+    return (this.#record.complete ? null : this.#background?.error) ?? error ?? this.#error;
   }
 
   /** The counters of the relocation, with what happened before a restart. */
   get counters(): Counters {
-    const { onDemandBytes, backgroundBytes, skippedBytes } = this.#before;
-    return {
-      onDemandBytes: onDemandBytes + (this.#fetcher?.onDemandBytes ?? 0),
-      backgroundBytes: backgroundBytes + (this.#fetcher?.backgroundBytes ?? 0),
-      skippedBytes: skippedBytes + (this.#background?.skippedBytes ?? 0),
-    };
+    return countersSince(this.#before, this.#fetcher, this.#background);
   }
 
   get secondsSinceTakeover(): number {
@@ -179,12 +185,13 @@ export class Relocation {
         `${name} is ${this.#record.state} and holds writes that exist nowhere else: it cannot be abandoned; let it complete`,
       );
     }
+    this.verification.interrupt('the move is being given up');
     if (this.#link?.lends === true) {
       await giveBack({
         keeper: this.#options.keeper,
         link: this.#link,
         askedToFence: this.#askedToFence,
-        command: () => this.#command(Command.XNBD_GIVE_BACK, 'give back'),
+        command: () => command(this.#link!, this.#record.origin!.uri, Command.XNBD_GIVE_BACK, 'give back'),
       });
     }
     await this.stop();
@@ -207,6 +214,7 @@ export class Relocation {
     this.#link?.close();
     // Without the link nothing new begins. What is being written to the image or the record ends before they are closed.
     await this.#takeover?.catch(() => undefined);
+    await this.verification.stop();
     await this.#finished;
     await this.#lettingGo;
     await this.#locks.whenIdle();
@@ -245,7 +253,7 @@ export class Relocation {
     const link = this.#link!;
     log.info(`${record.name}: takeover, by ${why}`);
     this.#askedToFence = true;
-    if (link.lends) await this.#command(Command.XNBD_TAKEOVER, 'take over');
+    if (link.lends) await command(link, record.origin!.uri, Command.XNBD_TAKEOVER, 'take over');
     else await completed((done) => link.flush(done));
     if (this.#stopped) throw new Error('the export is being stopped');
     const map = await PresentMap.create(stateDir, await mapIdentity(record, image), image);
@@ -296,6 +304,7 @@ export class Relocation {
       if (map.complete) void this.#finish();
       else background.proceed();
     };
+    this.verification.begin({ link, image, map });
     this.disk.keep({ map, locks, fetcher, originMap: new OriginMap(link, map.sizeBytes) });
     this.#checkpointTimer = setInterval(() => void this.#checkpoint(), CHECKPOINT_MS);
     if (!this.#stopped) background.start();
@@ -310,7 +319,7 @@ export class Relocation {
 
   /** Every block is present: durably so, then we are a target, then the origin may go. */
   #finish(): Promise<void> {
-    if (this.#stopped || this.givingUp) return Promise.resolve();
+    if (this.#stopped || this.givingUp || !this.verification.admits()) return Promise.resolve();
     this.#finished ??= this.#finishNow();
     return this.#finished;
   }
@@ -347,8 +356,14 @@ export class Relocation {
     await this.#letGo();
   }
 
+  #verified(): void {
+    if (this.#record.state === 'retired' && this.#link !== null) void this.#letGo();
+    else if (this.#map?.complete === true) void this.#finish();
+  }
+
   /** Tells the origin to retire, for as long as it takes; an origin that is there no more has been told. */
   #letGo(): Promise<void> {
+    if (this.#record.differs || this.verification.running) return Promise.resolve();
     this.#lettingGo ??= this.#letGoNow().catch((error: unknown) => {
       // The next start tries again.
       this.#error = `the origin is let go, but that cannot be put on disk: ${(error as Error).message}`;
@@ -379,21 +394,4 @@ export class Relocation {
     this.#error = null;
     this.onChange?.();
   }
-
-  async #command(type: number, what: string): Promise<void> {
-    try {
-      await completed((done) => this.#link!.command(type, done));
-    } catch (error) {
-      throw new Error(
-        `the origin ${this.#record.origin!.uri} refuses to ${what}: ${(error as Error).message}`,
-      );
-    }
-  }
-}
-
-/** A completion as a promise, for what happens a few times in a disk's life. @throws Error with the errno. */
-function completed(start: (done: { complete(errno: number): void }) => void): Promise<void> {
-  return new Promise((resolve, reject) => {
-    start({ complete: (errno) => (errno === 0 ? resolve() : reject(new Error(`error ${errno}`))) });
-  });
 }

@@ -26,7 +26,8 @@ export async function openServedProxy(options: ProxyOptions): Promise<ServedProx
       await removeState(options.stateDir);
     throw error;
   });
-  const relocation = await Relocation.open({ keeper, image, link, stateDir: options.stateDir }).catch(
+  const { stateDir, verify = false } = options;
+  const relocation = await Relocation.open({ keeper, image, link, stateDir, verify }).catch(
     async (error: unknown) => {
       link?.close();
       await image.close();
@@ -55,9 +56,12 @@ export async function openServedProxy(options: ProxyOptions): Promise<ServedProx
       originDataBytes: relocation.originDataBytes,
       ...relocation.counters,
       secondsSinceTakeover: relocation.secondsSinceTakeover,
+      verification: relocation.verification.status,
       error: relocation.error,
     }),
     takeover: () => relocation.takeOver("an administrator's or the daemon's word"),
+    verify: () => relocation.verification.verify(),
+    accept: () => relocation.verification.accept(),
     abandon: async () => {
       await relocation.abandon();
       await lock.release();

@@ -43,6 +43,8 @@ const RecordSchema = v.strictObject({
   lease: v.nullable(Uuid),
   /** ISO 8601, of the takeover that made this generation; null where there was none. */
   takenOverAt: v.nullable(v.string()),
+  /** A comparison with the origin found differences that nobody has accepted: the origin is not let go. */
+  differs: v.optional(v.boolean(), false),
   onDemandBytes: Count,
   backgroundBytes: Count,
   skippedBytes: Count,
@@ -80,6 +82,7 @@ export function newRecord(name: string, image: string, sizeBytes: number): Expor
     origin: null,
     lease: null,
     takenOverAt: null,
+    differs: false,
     onDemandBytes: 0,
     backgroundBytes: 0,
     skippedBytes: 0,

@@ -101,6 +101,7 @@ function atRest(record: ExportRecord, socket: string): KnownExport {
     clients: 0,
     lease: record.lease,
     writtenBytes: 0,
+    verification: null,
     error: null,
   };
 }
