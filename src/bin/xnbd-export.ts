@@ -3,6 +3,7 @@ import { resolve } from 'node:path';
 import { Command, InvalidArgumentError, Option } from 'commander';
 import { parseAllowedPeers } from '../config/allowed-peers.ts';
 import type { TcpAddress } from '../export/listener.ts';
+import { parseOriginTimeout } from '../export/origin-timeout.ts';
 import { type ServeOptions, serve, serveUntilStopped } from '../export/serve.ts';
 import { openTarget } from '../export/target.ts';
 import { log } from '../log/log.ts';
@@ -26,6 +27,7 @@ interface ProxyArguments extends CommonArguments {
   origin: string;
   takeover: 'first-write' | 'now';
   verify?: true;
+  originTimeout: number | null;
   tlsDir?: string;
   tlsCa?: string;
   tlsCrl?: string;
@@ -66,6 +68,12 @@ withCommonOptions(program.command('proxy'))
     "names and sha256: fingerprints of origins' certificates, besides the host name of the URI",
     parseAllow,
   )
+  .option(
+    '--origin-timeout <seconds>',
+    'how long a request may wait for the origin before it gets EIO; none: for ever',
+    parseTimeout,
+    null,
+  )
   .addOption(
     new Option('--takeover <when>', 'when the origin is fenced and blocks are kept')
       .choices(['first-write', 'now'])
@@ -74,13 +82,14 @@ withCommonOptions(program.command('proxy'))
   .option('--verify', 'compare the disk with its origin before that is let go')
   .action(async (name: string, args: ProxyArguments) => {
     const options = serveOptions(args, false);
-    const { origin, image, allowOldstyle = false, verify = false } = args;
+    const { origin, image, originTimeout, allowOldstyle = false, verify = false } = args;
     const served = await openServedProxy({
       name,
       image,
       origin,
       allowOldstyle,
       verify,
+      originTimeout,
       stateDir: stateDirectory(args),
       tls: await tlsParty(args),
     });
@@ -147,6 +156,15 @@ function parseAllow(text: string): string[] {
   if (allowed === undefined)
     throw new InvalidArgumentError('it must be NAME or sha256:FINGERPRINT, separated by commas');
   return allowed;
+}
+
+function parseTimeout(text: string): number | null {
+  try {
+    const timeout = parseOriginTimeout(text);
+    return typeof timeout === 'number' ? timeout : null;
+  } catch (error) {
+    throw new InvalidArgumentError((error as Error).message);
+  }
 }
 
 function parseListen(text: string): TcpAddress {

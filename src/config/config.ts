@@ -68,6 +68,17 @@ const Seconds = v.pipe(
   v.maxValue(86_400, 'allowed is a number of seconds from 1 to 86400'),
 );
 
+/** null: for ever. */
+const OriginTimeout = v.pipe(
+  v.string(),
+  v.regex(/^(none|[1-9]\d{0,4})$/, 'allowed is none or a number of seconds from 1 to 86400'),
+  v.transform((text) => (text === 'none' ? null : Number(text))),
+  v.check(
+    (seconds) => seconds === null || seconds <= 86_400,
+    'allowed is none or a number of seconds from 1 to 86400',
+  ),
+);
+
 const Schema = v.strictObject({
   paths: v.optional(
     v.strictObject({
@@ -90,6 +101,7 @@ const Schema = v.strictObject({
     v.strictObject({
       'prepare-timeout': v.optional(Seconds, '60'),
       retired: v.optional(oneOf(['delete', 'keep']), 'keep'),
+      'origin-timeout': v.optional(OriginTimeout, 'none'),
     }),
     {},
   ),
@@ -155,7 +167,7 @@ const keys: Readonly<Record<string, readonly string[] | null>> = {
   paths: ['images', 'exports', 'run'],
   gateway: ['listen', 'advertise', 'tls'],
   tls: ['ca', 'crl', 'cert', 'key', 'client-cert', 'client-key', 'allow'],
-  relocation: ['prepare-timeout', 'retired'],
+  relocation: ['prepare-timeout', 'retired', 'origin-timeout'],
   peers: null,
   libvirt: ['dbus'],
   log: ['level'],
@@ -193,6 +205,8 @@ export interface Config {
     readonly prepareTimeoutSeconds: number;
     /** What becomes of an image whose disk has moved away completely. */
     readonly retired: 'delete' | 'keep';
+    /** How long a guest's request may wait for the origin of its disk, 1 to 86400; null: for ever. */
+    readonly originTimeoutSeconds: number | null;
   };
   /** Gateways to ask for an export by name, in the order of the file. */
   readonly peers: readonly Peer[];
@@ -236,7 +250,11 @@ export function parseConfig(text: string, path: string): Config {
       clientKey: tls['client-key'] ?? null,
       allow: tls.allow ?? [],
     },
-    relocation: { prepareTimeoutSeconds: relocation['prepare-timeout'], retired: relocation.retired },
+    relocation: {
+      prepareTimeoutSeconds: relocation['prepare-timeout'],
+      retired: relocation.retired,
+      originTimeoutSeconds: relocation['origin-timeout'],
+    },
     peers: Object.entries(peers).map(([name, address]) => ({ name, ...address })),
     libvirt,
     log,

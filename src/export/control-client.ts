@@ -1,13 +1,22 @@
 /** The other end of an export's control socket (control-protocol.ts): a connection that stays open, and the errands that need but one. */
 import { connect, type Socket } from 'node:net';
-import type { ControlMethod, ControlResponse, ExportStatus, StatusEvent } from './control-protocol.ts';
+import type {
+  ControlMethod,
+  ControlRequest,
+  ControlResponse,
+  ExportStatus,
+  StatusEvent,
+} from './control-protocol.ts';
 
 /** A stop waits for requests under way and for the disk, a takeover for the origin. */
 const CALL_LIMIT_MS = 60_000;
 
+/** What a method takes besides its name. */
+export type ControlParameters = Omit<ControlRequest, 'id' | 'method'>;
+
 export interface ControlClient {
   /** @throws Error with the export's own words when it refuses; when it is gone; when it has not answered in time. */
-  call(method: ControlMethod, limitMs?: number): Promise<unknown>;
+  call(method: ControlMethod, limitMs?: number, parameters?: ControlParameters): Promise<unknown>;
   status(): Promise<ExportStatus>;
   close(): void;
   /** Resolves when the connection has ended, from either side. */
@@ -83,7 +92,11 @@ export async function connectControl(
     else waiter?.resolve(message.result);
   });
 
-  const call = async (method: ControlMethod, limitMs = CALL_LIMIT_MS): Promise<unknown> => {
+  const call = async (
+    method: ControlMethod,
+    limitMs = CALL_LIMIT_MS,
+    parameters: ControlParameters = {},
+  ): Promise<unknown> => {
     if (socket.destroyed) throw new Error(`the export on ${path} is gone`);
     const id = ++lastId;
     let timer: NodeJS.Timeout | undefined;
@@ -93,7 +106,7 @@ export async function connectControl(
           reject(new Error(`the export on ${path} did not answer '${method}' within ${limitMs / 1000} s`));
         }, limitMs);
         waiting.set(id, { resolve, reject });
-        socket.write(`${JSON.stringify({ id, method })}\n`);
+        socket.write(`${JSON.stringify({ id, method, ...parameters })}\n`);
       });
     } finally {
       clearTimeout(timer);

@@ -102,6 +102,7 @@ export interface ExportStatus extends RelocationCounters {
  * - `abandon`: give the origin back and delete image, map and record; refused once a write has been acknowledged. The process ends.
  * - `verify`: begin to compare the disk with its origin, if that is not under way; answers at once, the status tells the rest.
  * - `accept`: the differences that were found stay, and the origin may be let go.
+ * - `origin-timeout`: how long a client's request may wait for the origin, `"timeout"`: seconds (1 to 86400), "none", or "default".
  * - `stop`: finish requests, sync, end. Nothing is deleted.
  */
 export type ControlMethod =
@@ -112,11 +113,17 @@ export type ControlMethod =
   | 'abandon'
   | 'verify'
   | 'accept'
+  | 'origin-timeout'
   | 'stop';
+
+/** Seconds from 1 to 86400; 'none': for ever; 'default': as the export was started. */
+export type OriginTimeout = number | 'none' | 'default';
 
 export interface ControlRequest {
   id: number;
   method: ControlMethod;
+  /** Of `origin-timeout`. */
+  timeout?: OriginTimeout;
 }
 
 export type ControlResponse = { id: number; result: unknown } | { id: number; error: string };

@@ -1,7 +1,14 @@
 /** The control socket of an export (control-protocol.ts): one JSON object a line, for the daemon and the administrator of this host. */
 import { createServer, type Server, type Socket } from 'node:net';
 import { setImmediate as nextTurn } from 'node:timers/promises';
-import type { ControlMethod, ControlResponse, ExportStatus, StatusEvent } from './control-protocol.ts';
+import type {
+  ControlMethod,
+  ControlResponse,
+  ExportStatus,
+  OriginTimeout,
+  StatusEvent,
+} from './control-protocol.ts';
+import { readOriginTimeout } from './origin-timeout.ts';
 import { listenOnUnixSocket } from './unix-socket.ts';
 
 const MAX_LINE_BYTES = 64 * 1024;
@@ -10,7 +17,9 @@ const COUNTERS_EVERY_MS = 500;
 export interface ControlHandlers {
   status(): ExportStatus;
   /** What the other methods do. @returns the result, for JSON. @throws Error of one line */
-  call(method: Exclude<ControlMethod, 'status' | 'watch'>): Promise<unknown>;
+  call(method: Exclude<ControlMethod, 'status' | 'watch' | 'origin-timeout'>): Promise<unknown>;
+  /** @throws Error of one line */
+  setOriginTimeout(timeout: OriginTimeout): Promise<void>;
   /** A request has been answered. */
   answered(method: ControlMethod): void;
 }
@@ -103,14 +112,14 @@ export class ControlServer {
     }
     const { id, method } = request;
     try {
-      reply(socket, { id, result: await this.#result(socket, method) });
+      reply(socket, { id, result: await this.#result(socket, request) });
       this.#handlers.answered(method as ControlMethod);
     } catch (error) {
       reply(socket, { id, error: (error as Error).message });
     }
   }
 
-  async #result(socket: Socket, method: string): Promise<unknown> {
+  async #result(socket: Socket, { method, timeout }: Request): Promise<unknown> {
     switch (method) {
       case 'status':
         return this.#handlers.status();
@@ -124,9 +133,12 @@ export class ControlServer {
       case 'accept':
       case 'stop':
         return (await this.#handlers.call(method)) ?? null;
+      case 'origin-timeout':
+        await this.#handlers.setOriginTimeout(readOriginTimeout(timeout));
+        return null;
       default:
         throw new Error(
-          `no method '${method.slice(0, 40)}': there are status, watch, takeover, source-gone, abandon, verify, accept and stop`,
+          `no method '${method.slice(0, 40)}': there are status, watch, takeover, source-gone, abandon, verify, accept, origin-timeout and stop`,
         );
     }
   }
@@ -136,8 +148,14 @@ function reply(socket: Socket, response: ControlResponse): void {
   if (!socket.destroyed) socket.write(`${JSON.stringify(response)}\n`);
 }
 
+interface Request {
+  id: number;
+  method: string;
+  timeout?: unknown;
+}
+
 /** @returns what is wrong with it, when it is no request. */
-function parseRequest(line: string): { id: number; method: string } | string {
+function parseRequest(line: string): Request | string {
   let value: unknown;
   try {
     value = JSON.parse(line);
@@ -146,7 +164,8 @@ function parseRequest(line: string): { id: number; method: string } | string {
   }
   if (typeof value === 'object' && value !== null && 'id' in value && 'method' in value) {
     const { id, method } = value;
-    if (typeof id === 'number' && typeof method === 'string') return { id, method };
+    if (typeof id === 'number' && typeof method === 'string')
+      return { id, method, ...('timeout' in value && { timeout: value.timeout }) };
   }
   return 'a request has a number "id" and a string "method"';
 }

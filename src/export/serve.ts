@@ -4,7 +4,7 @@
  */
 import { once } from 'node:events';
 import { log } from '../log/log.ts';
-import type { ControlMethod, ExportStatus } from './control-protocol.ts';
+import type { ControlMethod, ExportStatus, OriginTimeout } from './control-protocol.ts';
 import { ControlServer } from './control-server.ts';
 import type { Disk } from './disk.ts';
 import { Export } from './export.ts';
@@ -33,6 +33,8 @@ export interface Served extends Pick<LenderOptions, 'baseState' | 'canLend' | 'o
   disk: Disk;
   /** The origin, where there is one, cannot be reached. */
   originAway?(): boolean;
+  /** Control method `origin-timeout`, where there is an origin. */
+  setOriginTimeout?(timeout: OriginTimeout): Promise<void>;
   /** Status fields that this kind of export knows better. */
   describe(): Partial<ExportStatus>;
   /** Control method `takeover`. @throws Error of one line */
@@ -64,6 +66,11 @@ export async function serve(options: ServeOptions, served: Served): Promise<Runn
   const control = new ControlServer({
     status: () => status(options, served, running),
     call: (method) => call(method),
+    setOriginTimeout: async (timeout) => {
+      if (served.setOriginTimeout === undefined)
+        throw new Error(`export ${running.name} has no origin: nothing waits for one`);
+      await served.setOriginTimeout(timeout);
+    },
     answered: (method) => {
       if (method === 'abandon') void finish(() => Promise.resolve(0));
     },
@@ -107,7 +114,9 @@ export async function serve(options: ServeOptions, served: Served): Promise<Runn
       return errno === 0 ? 0 : 1;
     });
 
-  const call = async (method: Exclude<ControlMethod, 'status' | 'watch'>): Promise<unknown> => {
+  const call = async (
+    method: Exclude<ControlMethod, 'status' | 'watch' | 'origin-timeout'>,
+  ): Promise<unknown> => {
     switch (method) {
       case 'takeover':
         return served.takeover();

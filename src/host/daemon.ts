@@ -68,7 +68,10 @@ export async function startDaemon({ config, exportProgram, version }: DaemonOpti
       inTheBackground(`the end of export ${name} was not followed up`, afterAbandon(name));
     },
     needed: (name, record) => isNeeded(name, record),
-    originArguments: (uri) => originArguments(uri, config.tls),
+    originArguments: async (uri) => [
+      ...['--origin-timeout', String(config.relocation.originTimeoutSeconds ?? 'none')],
+      ...(await originArguments(uri, config.tls)),
+    ],
   });
   const idle = new Idle(domains, exports);
   const publisher: Publisher = new Publisher({

@@ -4,7 +4,8 @@
  * A block is fetched once at a time: who wants a block that is under way joins that fetch. When the bytes arrive, readers get
  * them at once; then, under the block lock, those blocks that are *still* absent are written to the image and marked (rules 4 and 6); then
  * those are told who wait for the block to be local. If the local image refuses (no room, a bad sector), readers have their data
- * all the same and the blocks stay absent.
+ * all the same and the blocks stay absent; so they do while room is short (room.ts), but for those that a guest's write needs. What the
+ * origin cannot read as a whole is read in parts (salvage.ts), so that an error is that of its own block alone.
  */
 
 import { log } from '../log/log.ts';
@@ -13,59 +14,26 @@ import { Bitmap } from '../store/bitmap.ts';
 import type { Completion } from '../store/completion.ts';
 import type { Image } from '../store/image.ts';
 import { BLOCK_SIZE, type PresentMap } from '../store/present-map.ts';
+import type { BadBlocks } from './bad-blocks.ts';
 import type { BlockLocks } from './block-locks.ts';
 import { Countdown } from './countdown.ts';
+import { Fetch, type Keeper, type Reader } from './fetch.ts';
 import type { OriginLink } from './origin-link.ts';
+import type { Room } from './room.ts';
+import { salvage } from './salvage.ts';
+
+export type { Keeper, Reader };
 
 /** Largest fetch, blocks: 1 MiB. */
 export const MAX_FETCH = 256;
-
-/** Wants the bytes of a stretch of the disk as soon as they arrive. */
-export interface Reader extends Completion {
-  /** `data` is what the disk has at `offset`; called before `complete(0)`. */
-  take(data: Buffer, offset: number): void;
-}
-
-/** One reader's share of a fetch: only blocks that were absent when he asked. The others may hold a newer write by now. */
-interface Share {
-  reader: Reader;
-  first: number;
-  end: number;
-}
-
-class Fetch {
-  readonly first: number;
-  readonly end: number;
-  readonly data: Buffer;
-  readonly background: boolean;
-  readonly shares: Share[] = [];
-  /** Those who wait for the blocks to be local. */
-  readonly keepers: Completion[] = [];
-
-  constructor(first: number, end: number, bytes: number, background: boolean) {
-    this.first = first;
-    this.end = end;
-    this.data = Buffer.allocUnsafeSlow(bytes);
-    this.background = background;
-  }
-
-  /** Gives the readers their shares; more may join afterwards. */
-  serveReaders(): void {
-    for (const { reader, first, end } of this.shares.splice(0)) {
-      reader.take(
-        this.data.subarray((first - this.first) * BLOCK_SIZE, (end - this.first) * BLOCK_SIZE),
-        first * BLOCK_SIZE,
-      );
-      reader.complete(0);
-    }
-  }
-}
 
 export interface FetcherOptions {
   link: OriginLink;
   image: Image;
   map: PresentMap;
   locks: BlockLocks;
+  room: Room;
+  bad: BadBlocks;
 }
 
 export class Fetcher {
@@ -74,19 +42,17 @@ export class Fetcher {
   backgroundBytes = 0;
   /** Told after each fetch, kept or failed. */
   onSettled: (() => void) | null = null;
-  readonly #link: OriginLink;
-  readonly #image: Image;
+  readonly #parts: FetcherOptions;
   readonly #map: PresentMap;
-  readonly #locks: BlockLocks;
   readonly #underWay: Bitmap;
   readonly #fetches = new Set<Fetch>();
+  /** The error of the origin that was logged last. */
+  #logged = 0;
 
-  constructor(options: FetcherOptions) {
-    this.#link = options.link;
-    this.#image = options.image;
-    this.#map = options.map;
-    this.#locks = options.locks;
-    this.#underWay = new Bitmap(options.map.blocks);
+  constructor(parts: FetcherOptions) {
+    this.#parts = parts;
+    this.#map = parts.map;
+    this.#underWay = new Bitmap(parts.map.blocks);
   }
 
   /** Nothing is under way. */
@@ -120,7 +86,7 @@ export class Fetcher {
     for (let block = first; block < end; pieces++) {
       const fetch = this.#underWay.has(block) ? this.#find(block) : this.#addOnDemand(block, end, unsent);
       const pieceEnd = Math.min(end, fetch.end);
-      fetch.shares.push({ reader, first: block, end: pieceEnd });
+      fetch.addReader(reader, block, pieceEnd);
       block = pieceEnd;
     }
     for (const fetch of unsent) this.#send(fetch);
@@ -129,20 +95,22 @@ export class Fetcher {
 
   /**
    * Makes blocks from `first` on local, for a client: all of them absent now, up to `end` or the end of one fetch.
-   * @returns the block behind those; `done` is for them, and comes later.
+   * @returns the block behind those; `keeper` is completed for them, later.
    */
-  keep(first: number, end: number, done: Completion): number {
+  keep(first: number, end: number, keeper: Keeper): number {
     const unsent: Fetch[] = [];
     const fetch = this.#underWay.has(first) ? this.#find(first) : this.#addOnDemand(first, end, unsent);
-    fetch.keepers.push(done);
+    const until = Math.min(fetch.end, end);
+    fetch.addKeeper(keeper, first, until);
     for (const each of unsent) this.#send(each);
-    return Math.min(fetch.end, end);
+    return until;
   }
 
   /** Fetches [first, end), absent and not under way, at most MAX_FETCH blocks, for the background copy. */
   background(first: number, end: number, done: Completion): void {
     const fetch = this.#add(first, end, true);
-    fetch.keepers.push(done);
+    const keeper: Keeper = { complete: (errno) => done.complete(errno), over: false, vital: false };
+    fetch.addKeeper(keeper, first, end);
     this.#send(fetch);
   }
 
@@ -153,9 +121,12 @@ export class Fetcher {
   }
 
   #send(fetch: Fetch): void {
-    this.#link.read(fetch.data, fetch.first * BLOCK_SIZE, {
-      complete: (errno) => this.#arrived(fetch, errno),
-    });
+    this.#parts.link.read(
+      fetch.data,
+      fetch.first * BLOCK_SIZE,
+      { complete: (errno) => this.#answered(fetch, errno) },
+      () => fetch.unwanted,
+    );
   }
 
   #add(first: number, end: number, background: boolean): Fetch {
@@ -171,63 +142,116 @@ export class Fetcher {
     throw new Error(`block ${block} is under way, but in no fetch`);
   }
 
-  #arrived(fetch: Fetch, errno: number): void {
-    if (errno !== 0) {
-      if (this.#map.hasAll(fetch.first, fetch.end)) {
-        this.#readLocally(fetch);
-        return;
-      }
-      // While the link closes, everything under way ends so.
-      if (errno !== Errno.ESHUTDOWN) {
-        const { length } = fetch.data;
-        log.warning(
-          `origin answers error ${errno} to a read of ${length} bytes at ${fetch.first * BLOCK_SIZE}`,
-        );
-      }
-      this.#settled(fetch, errno);
-      return;
-    }
-    if (fetch.background) this.backgroundBytes += fetch.data.length;
-    else this.onDemandBytes += fetch.data.length;
-    fetch.serveReaders();
-    this.#locks.acquire(fetch.first, fetch.end - fetch.first, (release) => this.#keepAbsent(fetch, release));
+  #answered(fetch: Fetch, errno: number): void {
+    if (errno === 0) this.#arrived(fetch);
+    else if (this.#map.hasAll(fetch.first, fetch.end)) this.#readLocally(fetch);
+    else if (errno === Errno.EIO && fetch.end - fetch.first > 1) {
+      salvage(this.#parts.link, fetch, (failed) => {
+        if (failed === 0) this.#arrived(fetch);
+        else this.#failed(fetch, failed);
+      });
+    } else this.#failed(fetch, errno);
   }
 
-  /** The end of a fetch; readers that have not been served get the error. */
+  /** The bytes are here, but for `fetch.unread`. */
+  #arrived(fetch: Fetch): void {
+    const { bad, locks } = this.#parts;
+    for (const block of fetch.unread) bad.add(block, block + 1, 'origin');
+    const arrived = fetch.data.length - fetch.unread.size * BLOCK_SIZE;
+    if (fetch.background) this.backgroundBytes += arrived;
+    else this.onDemandBytes += arrived;
+    fetch.serveReaders();
+    locks.acquire(fetch.first, fetch.end - fetch.first, (release) => this.#keepAbsent(fetch, release));
+  }
+
+  #failed(fetch: Fetch, errno: number): void {
+    if (errno === Errno.EIO) this.#parts.bad.add(fetch.first, fetch.end, 'origin');
+    // While the link closes, everything under way ends so.
+    else if (errno !== Errno.ESHUTDOWN && errno !== this.#logged) {
+      this.#logged = errno;
+      const { length } = fetch.data;
+      log.warning(
+        `origin answers error ${errno} to a read of ${length} bytes at ${fetch.first * BLOCK_SIZE} (further ones are not logged)`,
+      );
+    }
+    this.#forget(fetch);
+    fetch.fail(errno);
+    this.onSettled?.();
+  }
+
+  /** The end of a fetch. @param errno for those who wait for blocks that are not local now */
   #settled(fetch: Fetch, errno: number): void {
+    this.#forget(fetch);
+    fetch.finish((first, end) => (this.#map.hasAll(first, end) ? 0 : errno));
+    this.onSettled?.();
+  }
+
+  #forget(fetch: Fetch): void {
     this.#fetches.delete(fetch);
     this.#underWay.clear(fetch.first, fetch.end - fetch.first);
-    for (const { reader } of fetch.shares) reader.complete(errno);
-    for (const keeper of fetch.keepers) keeper.complete(errno);
-    this.onSettled?.();
   }
 
   /** The guest has written every block meanwhile: what the origin would have said matters no more, and the link may close upon it. */
   #readLocally(fetch: Fetch): void {
-    this.#image.read(fetch.data, fetch.first * BLOCK_SIZE, {
+    this.#parts.image.read(fetch.data, fetch.first * BLOCK_SIZE, {
       complete: (errno) => {
-        if (errno === 0) fetch.serveReaders();
-        this.#settled(fetch, errno);
+        this.#forget(fetch);
+        if (errno === 0) fetch.finish(() => 0);
+        else fetch.fail(errno);
+        this.onSettled?.();
       },
     });
   }
 
-  /** Under the lock: what is still absent goes to the image, run by run. */
+  /** Under the lock: what is still absent, and is to be kept, goes to the image, run by run. */
   #keepAbsent(fetch: Fetch, release: () => void): void {
-    const runs = this.#map.absentRuns(fetch.first, fetch.end);
+    const runs = this.#runsToKeep(fetch);
+    const otherwise =
+      fetch.unread.size > 0 ? Errno.EIO : this.#parts.room.shortage === null ? 0 : Errno.ENOSPC;
     const all = new Countdown(runs.length, {
       complete: (errno) => {
         release();
-        // Some may have joined while the data was being written.
-        fetch.serveReaders();
-        this.#settled(fetch, errno);
+        this.#settled(fetch, errno !== 0 ? errno : otherwise);
       },
     });
-    for (const { first, end } of runs) {
-      const at = (first - fetch.first) * BLOCK_SIZE;
-      this.#image.write(fetch.data.subarray(at, at + (end - first) * BLOCK_SIZE), first * BLOCK_SIZE, {
-        complete: (errno) => all.complete(errno !== 0 ? errno : this.#map.mark(first, end - first)),
-      });
+    for (const { first, end } of runs) this.#write(fetch, first, end, all);
+  }
+
+  #runsToKeep(fetch: Fetch): { first: number; end: number }[] {
+    const absent = this.#map.absentRuns(fetch.first, fetch.end);
+    const short = this.#parts.room.shortage !== null;
+    if (fetch.unread.size === 0 && !short) return absent;
+    const runs: { first: number; end: number }[] = [];
+    for (const run of absent) {
+      for (let block = run.first; block < run.end; block++) {
+        if (fetch.unread.has(block) || (short && !fetch.isVital(block))) continue;
+        const last = runs.at(-1);
+        if (last?.end === block) last.end += 1;
+        else runs.push({ first: block, end: block + 1 });
+      }
     }
+    return runs;
+  }
+
+  #write(fetch: Fetch, first: number, end: number, done: Completion): void {
+    const { image, room, bad } = this.#parts;
+    const data = fetch.part(first, end);
+    image.write(data, first * BLOCK_SIZE, {
+      complete: (errno) => {
+        if (errno === 0) {
+          room.used(data.length);
+          done.complete(this.#map.mark(first, end - first));
+          return;
+        }
+        if (errno === Errno.ENOSPC) room.refused();
+        else if (end - first > 1) {
+          // One bad sector: the others may do.
+          const each = new Countdown(end - first, done);
+          for (let block = first; block < end; block++) this.#write(fetch, block, block + 1, each);
+          return;
+        } else bad.add(first, end, 'image');
+        done.complete(errno);
+      },
+    });
   }
 }

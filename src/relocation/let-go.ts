@@ -37,11 +37,12 @@ export async function letGo(options: LetGoOptions): Promise<void> {
   const { link, keeper, stateDir, closeMap, stopped } = options;
   if (link.lends) await tellToRetire(options);
   if (stopped()) return;
+  // An origin that has retired hangs up: that is no outage.
+  link.close();
   // The map first: a record without an origin is that of a target, which has none.
   await closeMap();
   await PresentMap.remove(stateDir);
   await keeper.update({ origin: null });
-  link.close();
   log.info(`${keeper.record.name}: the origin is let go`);
 }
 

@@ -26,6 +26,8 @@ export interface ProxyOptions {
   stateDir: string;
   /** The disk is compared with its origin before that is let go. */
   verify?: boolean;
+  /** How long a client's request may wait for the origin, seconds; null, the default: for ever. */
+  originTimeout?: number | null;
   /** For an nbds origin. */
   tls?: TlsParty | undefined;
 }

@@ -1,4 +1,5 @@
 /** What is asked of an origin a few times in a disk's life, as promises. */
+import { Command, Errno } from '../nbd/constants.ts';
 import type { OriginLink } from './origin-link.ts';
 
 /** @throws Error with the errno. */
@@ -15,4 +16,13 @@ export async function command(link: OriginLink, uri: string, type: number, what:
   } catch (error) {
     throw new Error(`the origin ${uri} refuses to ${what}: ${(error as Error).message}`);
   }
+}
+
+/** TAKEOVER once more, after a restart: it changes nothing where the fence holds. @param refused told with the errno. */
+export function fenceAgain(link: OriginLink, refused: (errno: number) => void): void {
+  link.command(Command.XNBD_TAKEOVER, {
+    complete: (errno) => {
+      if (errno !== 0 && errno !== Errno.ESHUTDOWN) refused(errno);
+    },
+  });
 }

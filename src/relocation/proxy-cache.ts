@@ -2,25 +2,33 @@
  * CACHE on a proxy: the absent blocks of a range are fetched and kept. A client may name the whole disk, so only a few fetches are under
  * way at a time; the others' turn comes as those arrive. An origin that fails ends it: the command is a hint, and errors are told by READ.
  */
+
+import { Errno } from '../nbd/constants.ts';
 import type { Completion } from '../store/completion.ts';
 import { BLOCK_SIZE, type PresentMap } from '../store/present-map.ts';
-import type { Fetcher } from './fetcher.ts';
+import type { Fetcher, Keeper } from './fetcher.ts';
 import { guestErrno } from './guest-errno.ts';
+import type { GuestWaits, Wait } from './guest-waits.ts';
 
 /** Fetches under way for one command, of at most 1 MiB each. */
 const MAX_UNDER_WAY = 4;
 
-export class ProxyCache implements Completion {
+export class ProxyCache implements Keeper {
+  readonly vital = false;
+  /** It has waited too long. */
+  over = false;
   readonly #map: PresentMap;
   readonly #fetcher: Fetcher;
   readonly #end: number;
   readonly #done: Completion;
+  readonly #wait: Wait;
   #next: number;
   #underWay = 0;
   #errno = 0;
 
   constructor(
     { map, fetcher }: { map: PresentMap; fetcher: Fetcher },
+    waits: GuestWaits,
     offset: number,
     length: number,
     done: Completion,
@@ -30,10 +38,15 @@ export class ProxyCache implements Completion {
     this.#next = Math.floor(offset / BLOCK_SIZE);
     this.#end = Math.ceil((offset + length) / BLOCK_SIZE);
     this.#done = done;
+    this.#wait = waits.begin(() => {
+      this.over = true;
+      done.complete(Errno.EIO);
+    });
   }
 
   /** Sends what may be sent now. */
   proceed(): void {
+    if (this.over) return;
     while (this.#errno === 0 && this.#underWay < MAX_UNDER_WAY) {
       const first = this.#map.nextAbsent(this.#next, this.#end);
       if (first === this.#end) {
@@ -43,7 +56,10 @@ export class ProxyCache implements Completion {
       this.#underWay += 1;
       this.#next = this.#fetcher.keep(first, this.#map.nextPresent(first, this.#end), this);
     }
-    if (this.#underWay === 0) this.#done.complete(guestErrno(this.#errno));
+    if (this.#underWay > 0) return;
+    this.#wait.end();
+    // No room to keep them: the hint is not taken.
+    this.#done.complete(this.#errno === Errno.ENOSPC ? 0 : guestErrno(this.#errno));
   }
 
   complete(errno: number): void {

@@ -21,13 +21,15 @@ import type { Image } from '../store/image.ts';
 import { BLOCK_SIZE, type PresentMap } from '../store/present-map.ts';
 import type { BlockLocks } from './block-locks.ts';
 import { Countdown } from './countdown.ts';
-import type { Fetcher } from './fetcher.ts';
+import type { Fetcher, Keeper } from './fetcher.ts';
 import { guestErrno } from './guest-errno.ts';
+import type { GuestWaits } from './guest-waits.ts';
 import type { OriginLink } from './origin-link.ts';
 import { type OriginMap, passThrough } from './origin-map.ts';
 import { ProxyCache } from './proxy-cache.ts';
 import { proxyExtents } from './proxy-extents.ts';
 import { ProxyRead } from './proxy-read.ts';
+import type { Room } from './room.ts';
 
 /** What the proxy works with once it may keep blocks. */
 export interface Keeping {
@@ -35,7 +37,18 @@ export interface Keeping {
   locks: BlockLocks;
   fetcher: Fetcher;
   originMap: OriginMap;
+  room: Room;
 }
+
+/** A client's request that waits for the origin. */
+interface Patience {
+  /** It has waited too long, and been answered. */
+  isOver: () => boolean;
+  /** Ends the wait. @returns false when it has been too long: the request is none any more */
+  waits: () => boolean;
+}
+
+const NO_WAIT: Patience = { isOver: () => false, waits: () => true };
 
 export class ProxyDisk implements Disk {
   readonly size: number;
@@ -46,6 +59,7 @@ export class ProxyDisk implements Disk {
   readonly #image: Image;
   readonly #local: LocalDisk;
   readonly #link: OriginLink | null;
+  readonly #waits: GuestWaits;
   #keeping: Keeping | null = null;
   #complete: boolean;
   /** Changes let in after the takeover and not answered yet. */
@@ -53,8 +67,9 @@ export class ProxyDisk implements Disk {
   #refusing = false;
 
   /** @param link null for a disk that is complete already. */
-  constructor(image: Image, link: OriginLink | null) {
+  constructor(image: Image, link: OriginLink | null, waits: GuestWaits) {
     this.size = image.size;
+    this.#waits = waits;
     this.#image = image;
     this.#local = new LocalDisk(image);
     this.#link = link;
@@ -100,7 +115,7 @@ export class ProxyDisk implements Disk {
     const { map, fetcher } = this.#keeping;
     const end = endBlock(offset, into.length);
     if (map.hasAll(Math.floor(offset / BLOCK_SIZE), end)) this.#image.read(into, offset, done);
-    else new ProxyRead(into, offset, done).start(this.#image, map, fetcher);
+    else new ProxyRead(into, offset, done).start(this.#image, map, fetcher, this.#waits);
   }
 
   write(data: Buffer, offset: number, fua: boolean, done: Completion): void {
@@ -133,7 +148,7 @@ export class ProxyDisk implements Disk {
   cache(offset: number, length: number, done: Completion): void {
     if (this.#complete) this.#local.cache(offset, length, done);
     else if (this.#keeping === null) done.complete(0);
-    else new ProxyCache(this.#keeping, offset, length, done).proceed();
+    else new ProxyCache(this.#keeping, this.#waits, offset, length, done).proceed();
   }
 
   flush(done: Completion): void {
@@ -154,26 +169,41 @@ export class ProxyDisk implements Disk {
     }
   }
 
-  /** Before the takeover: straight from the origin, in whole blocks (it may ask for a minimum). */
+  /**
+   * Before the takeover: straight from the origin, in whole blocks (it may ask for a minimum), by way of a buffer of our own: the caller's is
+   * his again when he has waited too long.
+   */
   #readThrough(into: Buffer, offset: number, done: Completion): void {
     const first = Math.floor(offset / BLOCK_SIZE) * BLOCK_SIZE;
     const end = Math.min(endBlock(offset, into.length) * BLOCK_SIZE, this.size);
-    // An answer that takes longer than the whole relocation is not needed any more: the link is closed upon it.
-    const answered = (errno: number) => {
-      if (errno !== 0 && this.#complete) this.#image.read(into, offset, done);
-      else done.complete(guestErrno(errno));
-    };
-    if (first === offset && end === offset + into.length) {
-      this.#link!.read(into, offset, { complete: answered });
-      return;
-    }
     const whole = Buffer.allocUnsafeSlow(end - first);
-    this.#link!.read(whole, first, {
+    const guest = this.#patiently(done);
+    const answered: Completion = {
       complete: (errno) => {
-        if (errno === 0) whole.copy(into, 0, offset - first);
-        answered(errno);
+        if (!guest.waits()) return;
+        if (errno === 0) whole.copy(into, 0, offset - first, offset - first + into.length);
+        // An answer that takes longer than the whole relocation is not needed any more: the link is closed upon it.
+        if (errno !== 0 && this.#complete) this.#image.read(into, offset, done);
+        else done.complete(guestErrno(errno));
       },
+    };
+    this.#link!.read(whole, first, answered, guest.isOver);
+  }
+
+  /** A client's request begins to wait for the origin: it gets EIO when that takes too long. */
+  #patiently(done: Completion): Patience {
+    let over = false;
+    const wait = this.#waits.begin(() => {
+      over = true;
+      done.complete(Errno.EIO);
     });
+    return {
+      isOver: () => over,
+      waits: () => {
+        wait.end();
+        return !over;
+      },
+    };
   }
 
   /** A change to this range is carried out within the call that asks for it. */
@@ -208,12 +238,13 @@ export class ProxyDisk implements Disk {
       done.complete(Errno.ESHUTDOWN);
       return;
     }
-    const { map, locks, fetcher } = this.#keeping;
+    const { map, locks, fetcher, room } = this.#keeping;
     this.#changing += 1;
     const finish: Completion = {
       complete: (errno) => {
         this.#changing -= 1;
         if (errno === 0) this.changed = true;
+        else if (errno === Errno.ENOSPC) room.refused();
         if (errno === 0 && fua) map.flush(done);
         else done.complete(errno);
       },
@@ -226,8 +257,10 @@ export class ProxyDisk implements Disk {
       return;
     }
     const partial = partialBlocks(map, offset, length);
+    const guest = partial.length === 0 ? NO_WAIT : this.#patiently(finish);
     const ready = new Countdown(partial.length, {
       complete: (fetched) => {
+        if (!guest.waits()) return;
         if (fetched !== 0) {
           finish.complete(fetched === Errno.ENOSPC ? fetched : guestErrno(fetched));
           return;
@@ -246,7 +279,14 @@ export class ProxyDisk implements Disk {
         });
       },
     });
-    for (const block of partial) fetcher.keep(block, block + 1, ready);
+    const keeper: Keeper = {
+      vital: true,
+      get over() {
+        return guest.isOver();
+      },
+      complete: (errno) => ready.complete(errno),
+    };
+    for (const block of partial) fetcher.keep(block, block + 1, keeper);
   }
 
   #takeOverFirst(then: () => void, done: Completion): void {
@@ -254,7 +294,11 @@ export class ProxyDisk implements Disk {
       done.complete(Errno.ESHUTDOWN);
       return;
     }
-    this.onFirstChange().then(then, () => done.complete(Errno.EIO));
+    const guest = this.#patiently(done);
+    this.onFirstChange().then(
+      () => guest.waits() && then(),
+      () => guest.waits() && done.complete(Errno.EIO),
+    );
   }
 }
 

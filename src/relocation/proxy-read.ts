@@ -2,20 +2,29 @@
  * One read of a proxy that finds blocks absent: present stretches come from the image, absent ones from the fetches that bring them, in any
  * number and order. It completes when all have come. What each block is, is decided once, when the read begins: a write that
  * overtakes it is a concurrent one.
+ *
+ * When it has waited for the origin too long it is an error, and what comes from there later is thrown away: the buffer is the
+ * caller's again as soon as the last local stretch has been read.
  */
+import { Errno } from '../nbd/constants.ts';
 import type { Completion } from '../store/completion.ts';
 import type { Image } from '../store/image.ts';
 import { BLOCK_SIZE, type PresentMap } from '../store/present-map.ts';
 import type { Fetcher, Reader } from './fetcher.ts';
 import { guestErrno } from './guest-errno.ts';
+import type { GuestWaits, Wait } from './guest-waits.ts';
 
 export class ProxyRead implements Reader {
+  /** It has waited too long: nothing more is taken. */
+  over = false;
   readonly #into: Buffer;
   readonly #offset: number;
   readonly #done: Completion;
   /** One for `start` itself, so that answers that come at once do not complete it early. */
-  #pieces = 1;
+  #localPieces = 1;
+  #remotePieces = 0;
   #errno = 0;
+  #wait: Wait | null = null;
 
   constructor(into: Buffer, offset: number, done: Completion) {
     this.#into = into;
@@ -23,18 +32,19 @@ export class ProxyRead implements Reader {
     this.#done = done;
   }
 
-  start(image: Image, map: PresentMap, fetcher: Fetcher): void {
+  start(image: Image, map: PresentMap, fetcher: Fetcher, waits: GuestWaits): void {
     const end = this.#offset + this.#into.length;
     const endBlock = Math.ceil(end / BLOCK_SIZE);
     let block = Math.floor(this.#offset / BLOCK_SIZE);
     const absent: { first: number; end: number }[] = [];
+    const local: Completion = { complete: (errno) => this.#localCame(errno) };
     while (block < endBlock) {
       if (map.has(block)) {
         const runEnd = map.nextAbsent(block, endBlock);
         const from = Math.max(block * BLOCK_SIZE, this.#offset);
         const to = Math.min(runEnd * BLOCK_SIZE, end);
-        this.#pieces++;
-        image.read(this.#into.subarray(from - this.#offset, to - this.#offset), from, this);
+        this.#localPieces++;
+        image.read(this.#into.subarray(from - this.#offset, to - this.#offset), from, local);
         block = runEnd;
       } else {
         const runEnd = map.nextPresent(block, endBlock);
@@ -44,20 +54,44 @@ export class ProxyRead implements Reader {
     }
     for (const run of absent) {
       // The answers never come within the call: a fetch is the network.
-      this.#pieces += fetcher.read(run.first, run.end, this);
+      this.#remotePieces += fetcher.read(run.first, run.end, this);
     }
-    this.complete(0);
+    if (this.#remotePieces > 0) this.#wait = waits.begin(() => this.#expire());
+    this.#localCame(0);
   }
 
   take(data: Buffer, offset: number): void {
+    if (this.over) return;
     const start = offset - this.#offset;
     // The first and last block of the read may be wanted in part.
     if (start < 0) data.copy(this.#into, 0, -start);
     else data.copy(this.#into, start, 0, this.#into.length - start);
   }
 
+  /** A stretch has come from the origin. */
   complete(errno: number): void {
+    if (this.over) return;
     if (this.#errno === 0) this.#errno = guestErrno(errno);
-    if (--this.#pieces === 0) this.#done.complete(this.#errno);
+    this.#remotePieces -= 1;
+    this.#finishIfLast();
+  }
+
+  #localCame(errno: number): void {
+    if (this.#errno === 0) this.#errno = guestErrno(errno);
+    this.#localPieces -= 1;
+    this.#finishIfLast();
+  }
+
+  #expire(): void {
+    this.over = true;
+    this.#errno = Errno.EIO;
+    this.#remotePieces = 0;
+    this.#finishIfLast();
+  }
+
+  #finishIfLast(): void {
+    if (this.#localPieces > 0 || this.#remotePieces > 0) return;
+    this.#wait?.end();
+    this.#done.complete(this.#errno);
   }
 }

@@ -18,23 +18,21 @@ import { Command, Errno } from '../nbd/constants.ts';
 import type { Image } from '../store/image.ts';
 import { PresentMap } from '../store/present-map.ts';
 import type { ExportRecord } from '../store/record.ts';
-import { BackgroundCopy } from './background-copy.ts';
 import { BlockLocks } from './block-locks.ts';
-import { type Counters, countersSince } from './counters.ts';
-import { Fetcher } from './fetcher.ts';
+import { Copying } from './copying.ts';
 import { giveBack } from './give-back.ts';
+import { GuestWaits } from './guest-waits.ts';
 import { letGo } from './let-go.ts';
 import { mapIdentity } from './map-identity.ts';
 import { command, completed } from './origin-command.ts';
 import { countData } from './origin-data.ts';
 import type { OriginLink } from './origin-link.ts';
-import { OriginMap } from './origin-map.ts';
 import { ProxyDisk } from './proxy-disk.ts';
 import { Verification } from './verification.ts';
 
-/** How much may be fetched again after a loss of power. */
-const CHECKPOINT_MS = 5000;
 const ASK_AGAIN_MS = 1000;
+
+type Counters = Pick<ExportRecord, 'onDemandBytes' | 'backgroundBytes' | 'skippedBytes'>;
 
 export interface RelocationOptions {
   keeper: RecordKeeper;
@@ -44,11 +42,15 @@ export interface RelocationOptions {
   link: OriginLink | null;
   /** The disk is compared with its origin before that is let go. */
   verify?: boolean;
+  /** How long a client's request may wait for the origin, seconds; null: for ever. What the record says of it comes first. */
+  originTimeout: number | null;
 }
 
 export class Relocation {
   readonly disk: ProxyDisk;
   readonly verification: Verification;
+  /** Clients' requests that wait for the origin. */
+  readonly waits: GuestWaits;
   /** Told on each change of state, and when the origin comes or goes. */
   onChange: (() => void) | null = null;
   readonly #options: RelocationOptions;
@@ -56,9 +58,7 @@ export class Relocation {
   /** The counters of earlier processes. */
   readonly #before: Counters;
   #link: OriginLink | null;
-  #map: PresentMap | null = null;
-  #fetcher: Fetcher | null = null;
-  #background: BackgroundCopy | null = null;
+  #copying: Copying | null = null;
   #takeover: Promise<void> | null = null;
   /** The origin may have been fenced by this process. */
   #askedToFence = false;
@@ -66,9 +66,9 @@ export class Relocation {
   readonly #locks = new BlockLocks();
   #finished: Promise<void> | null = null;
   #lettingGo: Promise<void> | null = null;
-  #checkpointTimer: NodeJS.Timeout | null = null;
   #originDataBytes: number | null = null;
   #error: string | null = null;
+  #mapClosed = false;
   #stopped = false;
 
   private constructor(options: RelocationOptions) {
@@ -77,7 +77,9 @@ export class Relocation {
     this.#record = options.keeper.record;
     this.#before = { ...this.#record };
     this.#link = link;
-    this.disk = new ProxyDisk(options.image, this.#record.complete ? null : link);
+    this.waits = new GuestWaits(this.#record.name, options.originTimeout);
+    this.waits.choose(this.#record.originTimeout ?? 'default');
+    this.disk = new ProxyDisk(options.image, this.#record.complete ? null : link, this.waits);
     this.disk.onFirstChange = () => this.takeOver('the first write of the guest');
     this.verification = new Verification({
       keeper: options.keeper,
@@ -107,17 +109,17 @@ export class Relocation {
 
   /** Bytes of the image that are local. */
   get presentBytes(): number {
-    return this.#record.complete ? this.#record.sizeBytes : (this.#map?.presentBytes ?? 0);
+    return this.#record.complete ? this.#record.sizeBytes : (this.#copying?.map.presentBytes ?? 0);
   }
 
-  /** Since when the origin cannot be reached; null while it can, or where there is none. */
-  get originUnreachableSince(): Date | null {
-    return this.#link?.unreachableSince ?? null;
+  /** The link to the origin, while there is one. */
+  get link(): OriginLink | null {
+    return this.#link;
   }
 
-  /** Why it cannot, in one line. */
-  get originUnreachableReason(): string | null {
-    return this.#link?.unreachableReason ?? null;
+  /** What copies, from the takeover until the disk is complete. */
+  get copying(): Copying | null {
+    return this.#record.complete ? null : this.#copying;
   }
 
   get originDataBytes(): number | null {
@@ -127,13 +129,17 @@ export class Relocation {
   get error(): string | null {
     const refusal = this.#link?.refusal ?? null;
     if (refusal !== null) return `the origin refuses us: ${refusal}`;
-    const { error } = this.verification;
-    return (this.#record.complete ? null : this.#background?.error) ?? error ?? this.#error;
+    return this.copying?.error ?? this.verification.error ?? this.#error;
   }
 
   /** The counters of the relocation, with what happened before a restart. */
   get counters(): Counters {
-    return countersSince(this.#before, this.#fetcher, this.#background);
+    const { onDemandBytes, backgroundBytes, skippedBytes } = this.#before;
+    return {
+      onDemandBytes: onDemandBytes + (this.#copying?.fetcher.onDemandBytes ?? 0),
+      backgroundBytes: backgroundBytes + (this.#copying?.fetcher.backgroundBytes ?? 0),
+      skippedBytes: skippedBytes + (this.#copying?.skippedBytes ?? 0),
+    };
   }
 
   get secondsSinceTakeover(): number {
@@ -170,7 +176,7 @@ export class Relocation {
     this.#abandoning ??= this.#abandon().catch((error: unknown) => {
       this.#abandoning = null;
       this.disk.admitChanges();
-      if (this.#map?.complete === true) void this.#finish();
+      if (this.#copying?.map.complete === true) void this.#finish();
       throw error;
     });
     return this.#abandoning;
@@ -202,7 +208,7 @@ export class Relocation {
 
   /** We are an origin ourselves, and have been told to retire: so is ours. */
   async retire(): Promise<void> {
-    this.#background?.stop();
+    this.#copying?.pause();
     if (this.#link !== null) await this.#letGo();
   }
 
@@ -210,7 +216,7 @@ export class Relocation {
   async stop(): Promise<void> {
     if (this.#stopped) return;
     this.#stopped = true;
-    this.#background?.stop();
+    this.#copying?.pause();
     this.#link?.close();
     // Without the link nothing new begins. What is being written to the image or the record ends before they are closed.
     await this.#takeover?.catch(() => undefined);
@@ -218,12 +224,12 @@ export class Relocation {
     await this.#finished;
     await this.#lettingGo;
     await this.#locks.whenIdle();
-    if (this.#checkpointTimer !== null) clearInterval(this.#checkpointTimer);
-    if (this.#map !== null && !this.#record.complete) {
-      await this.#checkpoint();
+    this.#copying?.stop();
+    if (this.#copying !== null && !this.#record.complete) {
+      await this.#copying.checkpoint();
       await this.#options.keeper.update(this.counters);
     }
-    await this.#map?.close();
+    await this.#closeMap();
   }
 
   /** Standby: waits for the source's guest to be gone, and asks how much data there is. */
@@ -292,34 +298,32 @@ export class Relocation {
   }
 
   #keep(map: PresentMap): void {
-    const { image } = this.#options;
-    const link = this.#link!;
-    const locks = this.#locks;
-    const fetcher = new Fetcher({ link, image, map, locks });
-    const background = new BackgroundCopy({ link, fetcher, image, map, locks });
-    this.#map = map;
-    this.#fetcher = fetcher;
-    this.#background = background;
-    fetcher.onSettled = () => {
-      if (map.complete) void this.#finish();
-      else background.proceed();
-    };
-    this.verification.begin({ link, image, map });
-    this.disk.keep({ map, locks, fetcher, originMap: new OriginMap(link, map.sizeBytes) });
-    this.#checkpointTimer = setInterval(() => void this.#checkpoint(), CHECKPOINT_MS);
-    if (!this.#stopped) background.start();
-    if (map.complete) void this.#finish();
+    const copying = new Copying({
+      name: this.#record.name,
+      link: this.#link!,
+      image: this.#options.image,
+      map,
+      locks: this.#locks,
+      onComplete: () => void this.#finish(),
+      onChange: () => this.onChange?.(),
+    });
+    this.#copying = copying;
+    this.verification.begin({ link: this.#link!, image: this.#options.image, map });
+    this.disk.keep(copying.keeping);
+    if (!this.#stopped) copying.start();
   }
 
-  async #checkpoint(): Promise<void> {
-    await completed((done) => this.#map!.flush(done)).catch((error: unknown) => {
-      this.#error = `the present map cannot be saved: ${(error as Error).message}`;
-    });
+  /** Of a disk that is complete, or an export that ends. */
+  async #closeMap(): Promise<void> {
+    if (this.#mapClosed) return;
+    this.#mapClosed = true;
+    await this.#copying?.map.close();
   }
 
   /** Every block is present: durably so, then we are a target, then the origin may go. */
   #finish(): Promise<void> {
-    if (this.#stopped || this.givingUp || !this.verification.admits()) return Promise.resolve();
+    if (this.#stopped || this.givingUp) return Promise.resolve();
+    if (!this.verification.admits()) return Promise.resolve();
     this.#finished ??= this.#finishNow();
     return this.#finished;
   }
@@ -327,9 +331,8 @@ export class Relocation {
   async #finishNow(): Promise<void> {
     const record = this.#record;
     try {
-      clearInterval(this.#checkpointTimer!);
-      this.#background!.stop();
-      await completed((done) => this.#map!.flush(done));
+      this.#copying!.stop();
+      await completed((done) => this.#copying!.map.flush(done));
       // The next host may be fencing the disk right now.
       await this.#options.keeper.update(({ state }) => ({
         ...this.counters,
@@ -356,9 +359,10 @@ export class Relocation {
     await this.#letGo();
   }
 
+  /** A comparison has ended, or its result was accepted. */
   #verified(): void {
     if (this.#record.state === 'retired' && this.#link !== null) void this.#letGo();
-    else if (this.#map?.complete === true) void this.#finish();
+    else if (this.#copying?.map.complete === true) void this.#finish();
   }
 
   /** Tells the origin to retire, for as long as it takes; an origin that is there no more has been told. */
@@ -378,10 +382,7 @@ export class Relocation {
       link,
       keeper: this.#options.keeper,
       stateDir: this.#options.stateDir,
-      closeMap: async () => {
-        await this.#map?.close();
-        this.#map = null;
-      },
+      closeMap: () => this.#closeMap(),
       stopped: () => this.#stopped,
       hindered: (reason) => {
         if (this.#error !== reason) log.error(`${this.#record.name}: ${reason}`);

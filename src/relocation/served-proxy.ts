@@ -26,8 +26,8 @@ export async function openServedProxy(options: ProxyOptions): Promise<ServedProx
       await removeState(options.stateDir);
     throw error;
   });
-  const { stateDir, verify = false } = options;
-  const relocation = await Relocation.open({ keeper, image, link, stateDir, verify }).catch(
+  const { stateDir, verify = false, originTimeout = null } = options;
+  const relocation = await Relocation.open({ keeper, image, link, stateDir, verify, originTimeout }).catch(
     async (error: unknown) => {
       link?.close();
       await image.close();
@@ -47,13 +47,17 @@ export async function openServedProxy(options: ProxyOptions): Promise<ServedProx
       return standby ? `it is in standby itself: its disk is still at ${record.origin?.uri}` : null;
     },
     onRetired: () => void relocation.retire(),
-    originAway: () => relocation.originUnreachableSince !== null,
+    originAway: () => isAway(relocation),
     describe: () => ({
       presentBytes: relocation.presentBytes,
-      originReachable: relocation.originUnreachableSince === null,
-      originUnreachableSince: relocation.originUnreachableSince?.toISOString() ?? null,
-      originUnreachableReason: relocation.originUnreachableReason,
+      originReachable: !isAway(relocation),
+      originUnreachableSince: relocation.link?.unreachableSince?.toISOString() ?? null,
+      originUnreachableReason: relocation.link?.unreachableReason ?? null,
       originDataBytes: relocation.originDataBytes,
+      originTimeoutSeconds: relocation.waits.seconds,
+      copyPaused: relocation.copying?.paused ?? null,
+      badBytes: relocation.copying?.bad.bytes ?? 0,
+      badRanges: relocation.copying?.bad.ranges ?? [],
       ...relocation.counters,
       secondsSinceTakeover: relocation.secondsSinceTakeover,
       verification: relocation.verification.status,
@@ -62,6 +66,11 @@ export async function openServedProxy(options: ProxyOptions): Promise<ServedProx
     takeover: () => relocation.takeOver("an administrator's or the daemon's word"),
     verify: () => relocation.verification.verify(),
     accept: () => relocation.verification.accept(),
+    setOriginTimeout: async (timeout) => {
+      await keeper.update({ originTimeout: timeout === 'default' ? undefined : timeout });
+      relocation.waits.choose(timeout);
+      relocation.onChange?.();
+    },
     abandon: async () => {
       await relocation.abandon();
       await lock.release();
@@ -73,6 +82,10 @@ export async function openServedProxy(options: ProxyOptions): Promise<ServedProx
       await lock.release();
     },
   };
+}
+
+function isAway({ link }: Relocation): boolean {
+  return link !== null && link.unreachableSince !== null;
 }
 
 /** Removes what an export keeps in its state directory, and the directory if nothing else is in it. */

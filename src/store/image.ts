@@ -47,7 +47,8 @@ export class Image {
   readonly readOnly: boolean;
   readonly #file: FileHandle;
   readonly #fd: number;
-  readonly #blockDevice: boolean;
+  /** A block device, not a file. */
+  readonly isBlockDevice: boolean;
   #nowait = true;
   #readPace = new Pace();
   #writePace = new Pace();
@@ -58,7 +59,7 @@ export class Image {
     this.path = path;
     this.size = size;
     this.readOnly = readOnly;
-    this.#blockDevice = blockDevice;
+    this.isBlockDevice = blockDevice;
     this.#file = file;
     this.#fd = file.fd;
     this.#syncs = new SyncQueue(file.fd, (error) =>
@@ -177,7 +178,7 @@ export class Image {
    * cannot: then it is ENOTSUP, with nothing changed. (A block device zeroes without unmapping by writing, so that is never fast.)
    */
   zero(position: number, length: number, how: ZeroOptions, done: Completion): void {
-    if (how.fast && how.noHole && this.#blockDevice) done.complete(Errno.ENOTSUP);
+    if (how.fast && how.noHole && this.isBlockDevice) done.complete(Errno.ENOTSUP);
     else if (how.noHole) this.allocateZeros(position, length, done, how.fast);
     else this.punch(position, length, done, how.fast);
   }
@@ -217,7 +218,7 @@ export class Image {
   /** A block device clears whole sectors only, and calls anything else invalid. */
   #cannotClear(errno: number): boolean {
     const { EOPNOTSUPP, ENOSYS, EINVAL } = SystemErrno;
-    return errno === EOPNOTSUPP || errno === ENOSYS || (errno === EINVAL && this.#blockDevice);
+    return errno === EOPNOTSUPP || errno === ENOSYS || (errno === EINVAL && this.isBlockDevice);
   }
 
   /** Has the range read into the page cache, as much of it as the kernel sees fit; completes without waiting for that. */

@@ -39,6 +39,8 @@ const RecordSchema = v.strictObject({
       lease: Uuid,
     }),
   ),
+  /** How long a client's request may wait for the origin: seconds, or 'none' for no limit; left out: as the host says. */
+  originTimeout: v.optional(v.union([v.literal('none'), v.pipe(Count, v.minValue(1), v.maxValue(86_400))])),
   /** Origin side, while fenced: the lease that may read. */
   lease: v.nullable(Uuid),
   /** ISO 8601, of the takeover that made this generation; null where there was none. */

@@ -34,7 +34,7 @@ describe('configuration', () => {
         tls: 'required',
       },
       tls: { ca: null, crl: null, cert: null, key: null, clientCert: null, clientKey: null, allow: [] },
-      relocation: { prepareTimeoutSeconds: 60, retired: 'keep' },
+      relocation: { prepareTimeoutSeconds: 60, retired: 'keep', originTimeoutSeconds: null },
       peers: [],
       libvirt: { dbus: 'system' },
       log: { level: 'info' },
@@ -63,6 +63,7 @@ describe('configuration', () => {
       '[relocation]',
       'prepare-timeout = 86400',
       'retired = delete',
+      'origin-timeout = 30',
       '[peers]',
       'zeta = z.example:65535',
       'alpha = 192.0.2.1:10809',
@@ -87,7 +88,7 @@ describe('configuration', () => {
         clientKey: '/t/ck',
         allow: ['b.example', 'Site B', `sha256:${'ab'.repeat(31)}cd`],
       },
-      relocation: { prepareTimeoutSeconds: 86_400, retired: 'delete' },
+      relocation: { prepareTimeoutSeconds: 86_400, retired: 'delete', originTimeoutSeconds: 30 },
       peers: [
         { name: 'zeta', host: 'z.example', port: 65_535 },
         { name: 'alpha', host: '192.0.2.1', port: 10_809 },
@@ -220,8 +221,17 @@ level = "info"
     assert.deepEqual(keys, [
       ...['images', 'exports', 'run', 'listen', 'advertise', 'tls'],
       ...['allow', 'ca', 'crl', 'cert', 'key', 'client-cert', 'client-key'],
-      ...['prepare-timeout', 'retired', 'site-b', 'dbus', 'level'],
+      ...['prepare-timeout', 'retired', 'origin-timeout', 'site-b', 'dbus', 'level'],
     ]);
+  });
+
+  it('takes a number of seconds or none for origin-timeout', () => {
+    const read = (value: string) =>
+      parseConfig(`[relocation]\norigin-timeout = ${value}`, 'x.conf').relocation.originTimeoutSeconds;
+    assert.equal(read('none'), null);
+    assert.equal(read('86400'), 86_400);
+    for (const value of ['0', '86401', 'default', '5s', '-1'])
+      assert.throws(() => read(value), /allowed is none or a number of seconds from 1 to 86400/);
   });
 
   it('is an error when named and missing', async () => {

@@ -74,7 +74,7 @@ export class TwoHosts {
 }
 
 /** libvirt puts our element into the namespace that it was given with. */
-function asLibvirtKeepsIt(metadata: string): string {
+export function asLibvirtKeepsIt(metadata: string): string {
   return metadata
     .replace('<origin>', `<xnbd:origin xmlns:xnbd="${originNamespace}">`)
     .replace('</origin>', '</xnbd:origin>');

@@ -1,5 +1,6 @@
-/** `xnbdctl takeover` and `abandon`: what an administrator may tell a disk that arrives. */
-import type { ExportStatus } from '../../export/control-protocol.ts';
+/** `xnbdctl takeover`, `abandon` and `origin-timeout`: what an administrator may tell a disk that arrives. */
+import type { ControlParameters } from '../../export/control-client.ts';
+import type { ExportStatus, OriginTimeout } from '../../export/control-protocol.ts';
 import { connectRunning } from './known-exports.ts';
 
 /** @returns what is so now, in one line. @throws Error naming the export and why it refuses. */
@@ -14,11 +15,24 @@ export async function abandon(path: string, name: string | undefined): Promise<s
   return `${status.name}: given up; the disk stays with ${status.origin ?? 'its origin'}`;
 }
 
-/** @returns the status after a takeover; before an abandon, when there still is one. */
+/** @returns what is so now, in one line. @throws Error naming the export and why it refuses. */
+export async function setOriginTimeout(
+  path: string,
+  name: string | undefined,
+  timeout: OriginTimeout,
+): Promise<string> {
+  const { name: called, originTimeoutSeconds } = await order(path, name, 'origin-timeout', { timeout });
+  return originTimeoutSeconds === null
+    ? `${called}: requests wait for the origin for ever`
+    : `${called}: requests wait for the origin for ${originTimeoutSeconds} s, then they get EIO`;
+}
+
+/** @returns the status afterwards; before an abandon, when there still is one. */
 async function order(
   path: string,
   name: string | undefined,
-  method: 'takeover' | 'abandon',
+  method: 'takeover' | 'abandon' | 'origin-timeout',
+  parameters: ControlParameters = {},
 ): Promise<ExportStatus> {
   const client = await connectRunning(path);
   try {
@@ -27,7 +41,7 @@ async function order(
       throw new Error(`${path} is the socket of ${before.name}, not ${name}`);
     }
     try {
-      await client.call(method);
+      await client.call(method, undefined, parameters);
     } catch (error) {
       throw new Error(`${before.name}: ${(error as Error).message}`);
     }

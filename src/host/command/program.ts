@@ -1,10 +1,12 @@
 /** The commands of `xnbdctl`: what may be written, and what is then done. */
 import { Command, CommanderError } from 'commander';
 import { defaultConfigPath, loadConfig } from '../../config/config.ts';
+import type { OriginTimeout } from '../../export/control-protocol.ts';
+import { parseOriginTimeout } from '../../export/origin-timeout.ts';
 import { checkExportName } from '../../store/record.ts';
 import { type HostPaths, placeOf } from '../places.ts';
 import { connectRunning, exportNames, type KnownExport, knownExport, knownExports } from './known-exports.ts';
-import { abandon, takeOver } from './orders.ts';
+import { abandon, setOriginTimeout, takeOver } from './orders.ts';
 import { listTable, statusDetails, statusTable } from './table.ts';
 import { watch } from './watch.ts';
 
@@ -84,6 +86,16 @@ function program(): Command {
     });
 
   xnbdctl
+    .command('origin-timeout <name> <seconds>')
+    .description(
+      'how long its requests may wait for the origin before they get EIO: SECONDS, none or default',
+    )
+    .action(async (name: string, seconds: string) => {
+      const timeout = readTimeout(seconds);
+      process.stdout.write(`${await setOriginTimeout(await controlPath(options(), name), name, timeout)}\n`);
+    });
+
+  xnbdctl
     .command('pki')
     .description('certificates')
     .command('check')
@@ -160,6 +172,14 @@ async function watched(options: GlobalOptions, names: string[]): Promise<Paramet
     paths: async () => (await namesNow()).map((name) => placeOf(where, name).ctl),
     untilComplete: names.length > 0,
   };
+}
+
+function readTimeout(text: string): OriginTimeout {
+  try {
+    return parseOriginTimeout(text);
+  } catch (error) {
+    throw new UsageError((error as Error).message);
+  }
 }
 
 function checkName(name: string): void {

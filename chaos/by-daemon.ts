@@ -1,0 +1,123 @@
+/** Moves as libvirt makes them: its hooks in its order, an xnbdd on each host, which starts, watches and ends the exports. */
+import { randomUUID } from 'node:crypto';
+import { readdir, writeFile } from 'node:fs/promises';
+import { originMetadata } from '../src/host/libvirt/domain-xml.ts';
+import { newRecord, writeRecord } from '../src/store/record.ts';
+import type { TestDomain } from '../test/host/test-host.ts';
+import { asLibvirtKeepsIt } from '../test/host/two-hosts.ts';
+import { type Driver, until } from './driver.ts';
+import type { ChaosHost } from './host.ts';
+import type { Plan } from './plan.ts';
+import { signalTo } from './processes.ts';
+import { call, pidOf, recordOf, type Stay, statusOf, stayAt } from './stay.ts';
+import type { Timeline } from './timeline.ts';
+
+const DISK = 'disk';
+
+export class ByDaemon implements Driver {
+  readonly #plan: Plan;
+  readonly #timeline: Timeline;
+  readonly #domain: TestDomain = { name: 'vm', uuid: randomUUID(), disks: [DISK] };
+
+  constructor(plan: Plan, timeline: Timeline) {
+    this.#plan = plan;
+    this.#timeline = timeline;
+  }
+
+  async begin(host: ChaosHost, content: Buffer): Promise<Stay> {
+    const stay = stayAt(host, DISK);
+    await writeFile(stay.image, content);
+    await writeRecord(stay.stateDir, newRecord(DISK, stay.image, content.length));
+    for (const op of ['prepare', 'start', 'started']) await this.#must(host, op, this.#domain);
+    return stay;
+  }
+
+  async arrive(from: Stay, to: ChaosHost): Promise<Stay> {
+    const stay = stayAt(to, DISK);
+    const domain = { ...this.#domain, origin: await originElement(from) };
+    const migrate = await to.hook('migrate', domain);
+    // libvirt calls no further hook then.
+    if (migrate.exit !== 0) return await this.#refused(stay, `migrate: ${migrate.stderr}`, []);
+    for (const op of ['prepare', 'start', 'started']) {
+      const { exit, stderr } = await to.hook(op, domain);
+      if (exit !== 0) return await this.#refused(stay, `${op}: ${stderr}`, ['stopped', 'release']);
+    }
+    await until(`${DISK} stands by at ${to.name}`, async () => (await statusOf(stay)) !== undefined);
+    return stay;
+  }
+
+  async giveUp(stay: Stay): Promise<void> {
+    for (const op of ['stopped', 'release']) await this.#must(stay.host, op, this.#domain);
+    await this.#nothingLeft(stay);
+  }
+
+  async guestLeft(stay: Stay): Promise<void> {
+    for (const op of ['stopped', 'release']) {
+      const { exit, stderr } = await stay.host.hook(op, this.#domain);
+      if (exit !== 0) throw new Error(`the hook ${op} failed at ${stay.host.name}: ${stderr}`);
+    }
+  }
+
+  async kill(stay: Stay): Promise<boolean> {
+    const pid = await pidOf(stay);
+    if (pid === 0) return false;
+    stay.kills += 1;
+    return signalTo(pid, 'SIGKILL');
+  }
+
+  async retired(stay: Stay): Promise<void> {
+    const where = `${DISK} at ${stay.host.name}`;
+    const deleted = this.#plan.retired === 'delete';
+    await until(`${where} is retired${deleted ? ' and deleted' : ''}`, () => {
+      const record = recordOf(stay);
+      return deleted ? record === undefined : record?.state === 'retired' && record.origin === null;
+    });
+    await until(`the export of ${where} has ended`, async () => (await pidOf(stay)) === 0);
+  }
+
+  async end(stay: Stay): Promise<void> {
+    await this.guestLeft(stay);
+    const gone = async () => (await pidOf(stay)) === 0;
+    // One that was lent within the last minute is kept for the host that may come back for it.
+    await until('the export has ended with its guest', gone, 5000).catch(() => call(stay, 'stop'));
+    await until('the export has ended', gone);
+  }
+
+  async #must(host: ChaosHost, op: string, domain: TestDomain): Promise<void> {
+    const { exit, stderr } = await host.hook(op, domain);
+    if (exit !== 0) throw new Error(`the hook ${op} failed at ${host.name}: ${stderr}`);
+  }
+
+  /** @throws always */
+  async #refused(stay: Stay, why: string, ops: readonly string[]): Promise<never> {
+    this.#timeline.note(`the migration is refused: ${why}`);
+    const { host } = stay;
+    await until(`the daemon at ${host.name} runs`, () => host.daemonRuns);
+    for (const op of ops) await this.#must(host, op, this.#domain);
+    await this.#nothingLeft(stay);
+    throw new Error(why);
+  }
+
+  async #nothingLeft(stay: Stay): Promise<void> {
+    const { host, name } = stay;
+    const mine = async (directory: string): Promise<string[]> =>
+      (await readdir(directory)).filter((file) => new RegExp(`^${name}(\\.img|\\.sock|\\.ctl)?$`).test(file));
+    let left: string[] = [];
+    await until(`nothing is left at ${host.name}`, async () => {
+      left = (await Promise.all([host.images, host.exports, host.run].map(mine))).flat();
+      return left.length === 0 && (await pidOf(stay)) === 0;
+    }).catch((error: unknown) => {
+      throw new Error(`${(error as Error).message}: ${left.join(', ')}`);
+    });
+  }
+}
+
+/** As the source's daemon writes it into the domain's metadata. @throws Error when nobody serves the disk there */
+async function originElement(from: Stay): Promise<string> {
+  const status = await statusOf(from);
+  if (status === undefined) throw new Error(`nobody serves ${from.name} at ${from.host.name} now`);
+  const { uuid, generation } = status;
+  return asLibvirtKeepsIt(
+    originMetadata([{ name: from.name, uri: from.host.uri(from.name), uuid, generation }]),
+  );
+}

@@ -1,0 +1,35 @@
+/** Who moves the disks: an administrator by hand (by-hand.ts), or xnbdd on each host, called by the hooks of libvirt (by-daemon.ts). */
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { ChaosHost } from './host.ts';
+import type { Stay } from './stay.ts';
+
+export interface Driver {
+  /** The disk, at rest at its first host. */
+  begin(host: ChaosHost, content: Buffer): Promise<Stay>;
+  /** The disk stands by at the next host. @throws Error when that was refused; then nothing is left there. */
+  arrive(from: Stay, to: ChaosHost): Promise<Stay>;
+  /** A move is given up in standby. Resolves when nothing is left of it. */
+  giveUp(stay: Stay): Promise<void>;
+  /** The guest has left this host for the next. */
+  guestLeft(stay: Stay): Promise<void>;
+  /** kill -9. By hand it is started again after `lasts` ms; the daemon does so on its own. @returns false: nobody was there. */
+  kill(stay: Stay, lasts: number): Promise<boolean>;
+  /** The disk has gone on for good: resolves when its origin's role is over here, too, and only what belongs there is left. */
+  retired(stay: Stay): Promise<void>;
+  /** The guest ends, and with it the export. */
+  end(stay: Stay): Promise<void>;
+}
+
+/** Waits until it is so. @throws Error after `limitMs` */
+export async function until(
+  what: string,
+  isSo: () => Promise<boolean> | boolean,
+  limitMs = 60_000,
+): Promise<void> {
+  const deadline = performance.now() + limitMs;
+  while (!(await isSo())) {
+    if (performance.now() > deadline)
+      throw new Error(`in ${limitMs / 1000} s it did not come to pass: ${what}`);
+    await sleep(20);
+  }
+}

@@ -1,0 +1,105 @@
+/** From the takeover to the last block: what makes the blocks of one disk local, put together. */
+import { log } from '../log/log.ts';
+import type { Image } from '../store/image.ts';
+import type { PresentMap } from '../store/present-map.ts';
+import { BackgroundCopy } from './background-copy.ts';
+import { BadBlocks } from './bad-blocks.ts';
+import type { BlockLocks } from './block-locks.ts';
+import { Fetcher } from './fetcher.ts';
+import type { OriginLink } from './origin-link.ts';
+import { OriginMap } from './origin-map.ts';
+import type { Keeping } from './proxy-disk.ts';
+import { Room } from './room.ts';
+
+/** How much may be fetched again after a loss of power. */
+const CHECKPOINT_MS = 5000;
+
+export interface CopyingOptions {
+  /** Of the export. */
+  name: string;
+  link: OriginLink;
+  image: Image;
+  map: PresentMap;
+  locks: BlockLocks;
+  /** Every block is present. May be told again and again. */
+  onComplete: () => void;
+  /** Something of the status has changed. */
+  onChange: () => void;
+}
+
+export class Copying {
+  readonly map: PresentMap;
+  readonly fetcher: Fetcher;
+  readonly bad: BadBlocks;
+  /** For the disk. */
+  readonly keeping: Keeping;
+  readonly #room: Room;
+  readonly #background: BackgroundCopy;
+  readonly #checkpointTimer: NodeJS.Timeout;
+  readonly #onComplete: () => void;
+  #checkpointError: string | null = null;
+
+  constructor({ name, link, image, map, locks, onComplete, onChange }: CopyingOptions) {
+    this.map = map;
+    this.#onComplete = onComplete;
+    this.bad = new BadBlocks(name, map);
+    this.#room = new Room({
+      name,
+      image: image.isBlockDevice ? null : image.path,
+      missing: () => map.sizeBytes - map.presentBytes,
+      onChange: () => {
+        this.#background.proceed();
+        onChange();
+      },
+    });
+    const parts = { link, image, map, locks, room: this.#room, bad: this.bad };
+    this.fetcher = new Fetcher(parts);
+    this.#background = new BackgroundCopy({ ...parts, fetcher: this.fetcher });
+    this.fetcher.onSettled = () => {
+      if (map.complete) onComplete();
+      else this.#background.proceed();
+    };
+    const originMap = new OriginMap(link, map.sizeBytes);
+    this.keeping = { map, locks, fetcher: this.fetcher, originMap, room: this.#room };
+    this.#checkpointTimer = setInterval(() => void this.checkpoint(), CHECKPOINT_MS);
+  }
+
+  start(): void {
+    this.#background.start();
+    if (this.map.complete) this.#onComplete();
+  }
+
+  /** Stops the copy; what is under way still ends. */
+  pause(): void {
+    this.#background.stop();
+  }
+
+  /** The end: no checkpoint any more, either. */
+  stop(): void {
+    this.pause();
+    this.#room.stop();
+    clearInterval(this.#checkpointTimer);
+  }
+
+  /** Bytes that were holes at the origin, and never fetched. */
+  get skippedBytes(): number {
+    return this.#background.skippedBytes;
+  }
+
+  /** Why the copy pauses, in one line; null while it does not. */
+  get paused(): string | null {
+    return this.#room.shortage;
+  }
+
+  get error(): string | null {
+    return this.bad.error ?? this.#background.error ?? this.#checkpointError;
+  }
+
+  /** Resolves once what is present survives loss of power, or that could not be had. */
+  async checkpoint(): Promise<void> {
+    const errno = await new Promise<number>((resolve) => this.map.flush({ complete: resolve }));
+    const error = errno === 0 ? null : `the present map cannot be saved: error ${errno}`;
+    if (error !== null && error !== this.#checkpointError) log.error(error);
+    this.#checkpointError = error;
+  }
+}

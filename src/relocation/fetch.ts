@@ -1,0 +1,103 @@
+/** One fetch under way: the blocks, who wants their bytes, and who waits for them to be local. Its life is fetcher.ts's. */
+import { Errno } from '../nbd/constants.ts';
+import type { Completion } from '../store/completion.ts';
+import { BLOCK_SIZE } from '../store/present-map.ts';
+
+/** Wants the bytes of a stretch of the disk as soon as they arrive. */
+export interface Reader extends Completion {
+  /** `data` is what the disk has at `offset`; called before `complete(0)`. */
+  take(data: Buffer, offset: number): void;
+  /** He has been answered, and wants nothing any more. */
+  readonly over: boolean;
+}
+
+/** Waits for a stretch to be local. */
+export interface Keeper extends Completion {
+  readonly over: boolean;
+  /** He cannot do without: the blocks are kept although room is short. */
+  readonly vital: boolean;
+}
+
+/** One share of a fetch: only blocks that were absent when it was asked for. The others may hold a newer write by now. */
+interface Share<Who> {
+  who: Who;
+  first: number;
+  end: number;
+}
+
+/** From so many shares on those who have been answered otherwise are sorted out. */
+const MANY = 64;
+
+export class Fetch {
+  readonly first: number;
+  readonly end: number;
+  readonly data: Buffer;
+  readonly background: boolean;
+  /** Blocks that the origin cannot read. */
+  readonly unread = new Set<number>();
+  #readers: Share<Reader>[] = [];
+  #keepers: Share<Keeper>[] = [];
+
+  constructor(first: number, end: number, bytes: number, background: boolean) {
+    this.first = first;
+    this.end = end;
+    this.data = Buffer.allocUnsafeSlow(bytes);
+    this.background = background;
+  }
+
+  /** The bytes of [first, end). */
+  part(first: number, end: number): Buffer {
+    return this.data.subarray((first - this.first) * BLOCK_SIZE, (end - this.first) * BLOCK_SIZE);
+  }
+
+  addReader(who: Reader, first: number, end: number): void {
+    if (this.#readers.length >= MANY) this.#readers = this.#readers.filter((share) => !share.who.over);
+    this.#readers.push({ who, first, end });
+  }
+
+  addKeeper(who: Keeper, first: number, end: number): void {
+    if (this.#keepers.length >= MANY) this.#keepers = this.#keepers.filter((share) => !share.who.over);
+    this.#keepers.push({ who, first, end });
+  }
+
+  /** Nobody waits for it any more. */
+  get unwanted(): boolean {
+    const over = ({ who }: Share<Reader | Keeper>): boolean => who.over;
+    return !this.background && this.#readers.every(over) && this.#keepers.every(over);
+  }
+
+  /** Whether a block must be kept although room is short. */
+  isVital(block: number): boolean {
+    return this.#keepers.some(
+      ({ who, first, end }) => who.vital && !who.over && first <= block && block < end,
+    );
+  }
+
+  /** Gives the readers their shares, or EIO for what the origin cannot read; more may join afterwards. */
+  serveReaders(): void {
+    for (const { who, first, end } of this.#readers.splice(0)) {
+      if (this.#hasUnread(first, end)) who.complete(Errno.EIO);
+      else {
+        who.take(this.part(first, end), first * BLOCK_SIZE);
+        who.complete(0);
+      }
+    }
+  }
+
+  /** Everybody who is left gets the error. */
+  fail(errno: number): void {
+    for (const { who } of this.#readers.splice(0)) who.complete(errno);
+    for (const { who } of this.#keepers.splice(0)) who.complete(errno);
+  }
+
+  /** The end. @param errno of a stretch: 0 when it is local now */
+  finish(errno: (first: number, end: number) => number): void {
+    this.serveReaders();
+    for (const { who, first, end } of this.#keepers.splice(0)) who.complete(errno(first, end));
+  }
+
+  #hasUnread(first: number, end: number): boolean {
+    for (const block of this.unread) if (first <= block && block < end) return true;
+    return false;
+  }
+}

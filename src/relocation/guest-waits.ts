@@ -1,0 +1,87 @@
+/**
+ * How long clients' requests wait for the origin.
+ *
+ * Without a limit they wait for as long as it takes, as on a hard NFS mount: a guest notices nothing but time. With one, a request that has waited so
+ * long gets EIO, and nobody else does. Whoever waits here is told so (`expire`) and answers the request then; what comes for it
+ * afterwards he throws away. Requests that find their blocks present never come here.
+ *
+ * The limit may be changed at any time, and holds for those who wait already.
+ */
+import type { OriginTimeout } from '../export/control-protocol.ts';
+import { log } from '../log/log.ts';
+
+/** One request that waits. */
+export interface Wait {
+  /** It waits no more. */
+  end(): void;
+}
+
+interface Waiting {
+  since: number;
+  expire: () => void;
+}
+
+export class GuestWaits {
+  readonly #name: string;
+  readonly #default: number | null;
+  #seconds: number | null;
+  /** The longest waiting first. */
+  readonly #waiting = new Set<Waiting>();
+  #timer: NodeJS.Timeout | null = null;
+  /** Requests given up since the log was told; it is told of the first of a series. */
+  #expired = 0;
+
+  /** @param name of the export, for the log. @param seconds the default; null: for ever */
+  constructor(name: string, seconds: number | null) {
+    this.#name = name;
+    this.#default = seconds;
+    this.#seconds = seconds;
+  }
+
+  /** The limit; null: none. */
+  get seconds(): number | null {
+    return this.#seconds;
+  }
+
+  choose(timeout: OriginTimeout): void {
+    this.#seconds = timeout === 'default' ? this.#default : timeout === 'none' ? null : timeout;
+    this.#arm();
+  }
+
+  /** A request begins to wait. @param expire called at most once, when it has waited too long and has not been ended */
+  begin(expire: () => void): Wait {
+    const waiting: Waiting = { since: performance.now(), expire };
+    this.#waiting.add(waiting);
+    if (this.#timer === null) this.#arm();
+    return {
+      end: () => {
+        this.#waiting.delete(waiting);
+        if (this.#waiting.size === 0) this.#expired = 0;
+      },
+    };
+  }
+
+  #arm(): void {
+    if (this.#timer !== null) clearTimeout(this.#timer);
+    this.#timer = null;
+    const [oldest] = this.#waiting;
+    if (this.#seconds === null || oldest === undefined) return;
+    const due = oldest.since + this.#seconds * 1000 - performance.now();
+    this.#timer = setTimeout(() => this.#expireThoseDue(), Math.max(due, 0)).unref();
+  }
+
+  #expireThoseDue(): void {
+    const limit = performance.now() - (this.#seconds ?? Number.POSITIVE_INFINITY) * 1000;
+    for (const waiting of this.#waiting) {
+      if (waiting.since > limit) break;
+      this.#waiting.delete(waiting);
+      this.#expired += 1;
+      if (this.#expired === 1)
+        log.warning(
+          `${this.#name}: the origin has kept a request waiting for ${this.#seconds} s (origin-timeout): it gets EIO, and so do others that wait as long`,
+        );
+      waiting.expire();
+    }
+    this.#arm();
+  }
+}

@@ -1,0 +1,97 @@
+/**
+ * Holes of the origin are holes here: what is still absent there is punched (the image may have held something) and marked as present,
+ * without asking the origin for its zeros.
+ *
+ * A hole may be as large as the disk. It is dealt with a piece at a time, because the guest's writes there wait for the lock, and because
+ * everything else that the disk has to do waits for the thread pool.
+ */
+import { Errno } from '../nbd/constants.ts';
+import type { Image } from '../store/image.ts';
+import { BLOCK_SIZE, type PresentMap } from '../store/present-map.ts';
+import type { BadBlocks } from './bad-blocks.ts';
+import type { BlockLocks } from './block-locks.ts';
+import { Countdown } from './countdown.ts';
+import type { Room } from './room.ts';
+
+/** Blocks of a piece: 128 MiB. */
+const PIECE = 32 * 1024;
+const AT_ONCE = 4;
+
+export interface HoleSkipperOptions {
+  image: Image;
+  map: PresentMap;
+  locks: BlockLocks;
+  room: Room;
+  bad: BadBlocks;
+  /** A piece is done, or could not be: what is wrong then. */
+  done: (error: string | null) => void;
+}
+
+export class HoleSkipper {
+  /** Bytes that were never fetched. */
+  skippedBytes = 0;
+  readonly #parts: HoleSkipperOptions;
+  #holes: { first: number; end: number }[] = [];
+  #underWay = 0;
+
+  constructor(parts: HoleSkipperOptions) {
+    this.#parts = parts;
+  }
+
+  get idle(): boolean {
+    return this.#underWay === 0 && this.#holes.length === 0;
+  }
+
+  add(first: number, end: number): void {
+    this.#holes.push({ first, end });
+    this.#proceed();
+  }
+
+  /** What is under way still ends. */
+  stop(): void {
+    this.#holes = [];
+  }
+
+  #proceed(): void {
+    while (this.#underWay < AT_ONCE) {
+      const hole = this.#holes[0];
+      if (hole === undefined) return;
+      const { first } = hole;
+      hole.first = Math.min(first + PIECE, hole.end);
+      if (hole.first === hole.end) this.#holes.shift();
+      this.#skip(first, hole.first);
+    }
+  }
+
+  #skip(first: number, end: number): void {
+    const { locks, map, image, room, bad, done } = this.#parts;
+    this.#underWay += 1;
+    locks.acquire(first, end - first, (release) => {
+      const runs = map.absentRuns(first, end);
+      const all = new Countdown(runs.length, {
+        complete: (errno) => {
+          release();
+          this.#underWay -= 1;
+          this.#proceed();
+          const told = errno === 0 || errno === Errno.ENOSPC || errno === Errno.EIO;
+          done(
+            told ? null : `holes at ${first * BLOCK_SIZE} cannot be punched in ${image.path}: error ${errno}`,
+          );
+        },
+      });
+      for (const run of runs) {
+        const offset = run.first * BLOCK_SIZE;
+        const length = Math.min(run.end * BLOCK_SIZE, map.sizeBytes) - offset;
+        image.punch(offset, length, {
+          complete: (errno) => {
+            const outcome = errno !== 0 ? errno : map.mark(run.first, run.end - run.first);
+            if (outcome === 0) this.skippedBytes += length;
+            else if (outcome === Errno.ENOSPC) room.refused();
+            else if (outcome === Errno.EIO) bad.add(run.first, run.end, 'image');
+            all.complete(outcome);
+          },
+        });
+      }
+    });
+  }
+}

@@ -1,0 +1,136 @@
+/**
+ * Asks the origin which stretches of the disk are data and which are holes (BLOCK_STATUS), as far ahead of the copy as it takes.
+ *
+ * A round trip for each 128 MiB would make an empty disk of a terabyte take minutes at the end of a long line: so the stretches are long, and several
+ * are asked for at once. An origin may answer for less than it was asked: the rest is asked for again. One that does not tell its
+ * allocation at all is all data.
+ */
+import { AllocationFlag, Errno } from '../nbd/constants.ts';
+import type { Extent } from '../store/completion.ts';
+import { BLOCK_SIZE, type PresentMap } from '../store/present-map.ts';
+import type { OriginLink } from './origin-link.ts';
+
+/** Blocks whose allocation is asked for at once: 2 GiB. */
+const STRETCH = (2 * 1024 ** 3) / BLOCK_SIZE;
+const AT_ONCE = 16;
+/** Stretches of data that may wait for the copy before more are looked for; and what one answer may add. */
+const MOST_DATA = 1024;
+const MOST_OF_ANSWER = 4096;
+
+export interface Stretch {
+  first: number;
+  end: number;
+}
+
+export interface SurveyOptions {
+  link: OriginLink;
+  map: PresentMap;
+  /** [first, end) is a hole at the origin. */
+  hole: (first: number, end: number) => void;
+  /** The origin has failed to answer; the stretch is asked for again with the next `proceed`. */
+  failed: (errno: number) => void;
+  /** There is something new. */
+  proceeded: () => void;
+}
+
+export class Survey {
+  readonly #parts: SurveyOptions;
+  /** Not asked for yet, in order. */
+  #unknown: Stretch[];
+  #underWay = 0;
+  /** Data that waits for the copy, in the order of the answers. */
+  #data: Stretch[] = [];
+
+  constructor(parts: SurveyOptions) {
+    this.#parts = parts;
+    this.#unknown = [{ first: 0, end: parts.map.blocks }];
+  }
+
+  /** Everything has been asked for, and all data has been taken. */
+  get isOver(): boolean {
+    return this.#unknown.length === 0 && this.#underWay === 0 && this.#data.length === 0;
+  }
+
+  /** Begins anew; to be called when it is over. */
+  again(): void {
+    this.#unknown = [{ first: 0, end: this.#parts.map.blocks }];
+  }
+
+  /** The data to be copied next: the caller moves `first` on as he does; it is gone when that has reached `end`. */
+  nextData(): Stretch | undefined {
+    while (this.#data[0] !== undefined && this.#data[0].first >= this.#data[0].end) {
+      this.#data.shift();
+      if (this.#data.length === 0) this.proceed();
+    }
+    return this.#data[0];
+  }
+
+  /** Asks for more, if there is room for the answers. */
+  proceed(): void {
+    const { map } = this.#parts;
+    while (this.#underWay < AT_ONCE && this.#data.length <= MOST_DATA) {
+      const next = this.#unknown[0];
+      if (next === undefined) return;
+      const first = map.nextAbsent(next.first, next.end);
+      const end = Math.min(first + STRETCH, next.end);
+      next.first = end;
+      if (end === next.end) this.#unknown.shift();
+      if (first < end) this.#ask(first, end);
+    }
+  }
+
+  #ask(first: number, end: number): void {
+    const { link, map, failed, proceeded } = this.#parts;
+    const offset = first * BLOCK_SIZE;
+    this.#underWay += 1;
+    link.extents(offset, Math.min(end * BLOCK_SIZE, map.sizeBytes) - offset, {
+      complete: (errno, extents) => {
+        this.#underWay -= 1;
+        if (errno === 0) {
+          const known = this.#take(first, end, extents);
+          if (known < end) this.#unknown.unshift({ first: known, end });
+        } else if (errno === Errno.ENOTSUP || errno === Errno.EINVAL) {
+          this.#addData(first, end);
+        } else {
+          this.#unknown.unshift({ first, end });
+          // While the link closes, everything under way ends so.
+          if (errno === Errno.ESHUTDOWN) return;
+          failed(errno);
+        }
+        proceeded();
+      },
+    });
+  }
+
+  /** Sorts the extents from block `first` on into holes and data; whole blocks of zeros count as holes. @returns the block up to which it is known now */
+  #take(first: number, end: number, extents: readonly Extent[]): number {
+    const { map, hole } = this.#parts;
+    const { sizeBytes } = map;
+    const limit = Math.min(end * BLOCK_SIZE, sizeBytes);
+    let offset = first * BLOCK_SIZE;
+    let dataFrom = first;
+    let stretches = 0;
+    for (const { length, flags } of extents) {
+      const extentEnd = Math.min(offset + length, limit);
+      const holeFirst = Math.ceil(offset / BLOCK_SIZE);
+      const holeEnd = extentEnd === limit ? end : Math.floor(extentEnd / BLOCK_SIZE);
+      if ((flags & AllocationFlag.ZERO) !== 0 && holeFirst < holeEnd) {
+        this.#addData(dataFrom, holeFirst);
+        hole(holeFirst, holeEnd);
+        dataFrom = holeEnd;
+        stretches += 1;
+      }
+      offset = extentEnd;
+      if (offset === limit || stretches === MOST_OF_ANSWER) break;
+    }
+    const answered = offset === limit ? end : Math.floor(offset / BLOCK_SIZE);
+    // An answer of less than a block would not get us on: that block is data.
+    const known = Math.max(answered, dataFrom, first + 1);
+    this.#addData(dataFrom, known);
+    return known;
+  }
+
+  #addData(first: number, end: number): void {
+    if (first < end) this.#data.push({ first, end });
+  }
+}
