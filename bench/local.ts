@@ -66,12 +66,25 @@ const memory = existsSync('/dev/shm') ? '/dev/shm' : tmpdir();
 const directories: string[] = [];
 const running: RunningServer[] = [];
 const results: Result[] = [];
+/** Nothing more is to be started. */
+let ending = false;
+// Whoever ends us ends the servers too, and their files.
+for (const signal of ['SIGINT', 'SIGTERM'] as const) {
+  process.once(signal, () => {
+    ending = true;
+    void cleanUp().finally(() => process.exit(1));
+  });
+}
 try {
   await hotRows();
   await copies();
   await coldRows();
   report();
 } finally {
+  await cleanUp();
+}
+
+async function cleanUp(): Promise<void> {
   await stopAll();
   for (const directory of directories) await rm(directory, { recursive: true, force: true });
 }
@@ -129,6 +142,7 @@ function wanted(name: string): boolean {
 }
 
 async function startAll(parent: string, sizeBytes: number, empty = false): Promise<{ image: string }> {
+  if (ending) throw new Error('ended by a signal');
   await mkdir(parent, { recursive: true });
   const directory = await mkdtemp(join(parent, 'xnbd-bench-'));
   directories.push(directory);

@@ -1,4 +1,5 @@
 /** xnbd-export: one disk, served over NBD. Arguments in, objects wired, nothing else. */
+import { hostname } from 'node:os';
 import { resolve } from 'node:path';
 import { Command, InvalidArgumentError, Option } from 'commander';
 import { parseAllowedPeers } from '../config/allowed-peers.ts';
@@ -7,6 +8,7 @@ import { parseOriginTimeout } from '../export/origin-timeout.ts';
 import { type ServeOptions, serve, serveUntilStopped } from '../export/serve.ts';
 import { openTarget } from '../export/target.ts';
 import { log } from '../log/log.ts';
+import { isHolder } from '../nbd/attach.ts';
 import { certificatesIn } from '../pki/certificate-files.ts';
 import { Credentials } from '../pki/credentials.ts';
 import type { TlsParty } from '../pki/tls.ts';
@@ -27,6 +29,7 @@ interface ProxyArguments extends CommonArguments {
   origin: string;
   takeover: 'first-write' | 'now';
   verify?: true;
+  holder?: string;
   originTimeout: number | null;
   tlsDir?: string;
   tlsCa?: string;
@@ -69,6 +72,11 @@ withCommonOptions(program.command('proxy'))
     parseAllow,
   )
   .option(
+    '--holder <host:port>',
+    'where this host is found, told to the origin (default: the host name)',
+    parseHolder,
+  )
+  .option(
     '--origin-timeout <seconds>',
     'how long a request may wait for the origin before it gets EIO; none: for ever',
     parseTimeout,
@@ -89,12 +97,15 @@ withCommonOptions(program.command('proxy'))
       origin,
       allowOldstyle,
       verify,
+      awaitsGuest: args.sourceGone === 'told',
+      holder: args.holder ?? hostname().replaceAll(/[^A-Za-z0-9_.-]/g, ''),
       originTimeout,
       stateDir: stateDirectory(args),
       tls: await tlsParty(args),
     });
     const running = await serve(options, served);
     served.relocation.onChange = () => running.changed();
+    served.relocation.onReclaimed = () => running.export.lender.becomeReclaimed();
     if (args.takeover === 'now') await served.relocation.takeOver('command line');
     process.exitCode = await serveUntilStopped(options, served, running);
   });
@@ -156,6 +167,11 @@ function parseAllow(text: string): string[] {
   if (allowed === undefined)
     throw new InvalidArgumentError('it must be NAME or sha256:FINGERPRINT, separated by commas');
   return allowed;
+}
+
+function parseHolder(text: string): string {
+  if (isHolder(text)) return text;
+  throw new InvalidArgumentError('it must be HOST:PORT, for example b.example:10809');
 }
 
 function parseTimeout(text: string): number | null {

@@ -9,7 +9,7 @@
  * After `watch` the export sends its status on each change of state, and at most twice a second while its counters move.
  */
 
-export type ExportState = 'serving' | 'lent' | 'fenced' | 'retired' | 'standby' | 'relocating';
+export type ExportState = 'serving' | 'lent' | 'fenced' | 'retired' | 'standby' | 'relocating' | 'reclaimed';
 
 /** The counters of one relocation, also in the D-Bus signal RelocationCompleted. */
 export interface RelocationCounters {
@@ -87,6 +87,10 @@ export interface ExportStatus extends RelocationCounters {
   clients: number;
   /** uuid of the lease attached to this export, or null. */
   lease: string | null;
+  /** HOST:PORT that took the disk over from here, as it calls itself; empty: it did not tell; null: nobody did. */
+  movedTo: string | null;
+  /** ISO 8601 time of that, or null. */
+  movedAt: string | null;
   /** Bytes that clients wrote here since the start. */
   writtenBytes: number;
   /** The comparison with the origin that runs or ran last, since the start; null: none. */
@@ -99,6 +103,9 @@ export interface ExportStatus extends RelocationCounters {
  * - `status`, `watch`: see above.
  * - `takeover`: fence the origin and begin to keep blocks; answers once that is so (at once where it is so already).
  * - `source-gone`: the guest that used this export as its disk is gone; tells the lease holder.
+ * - `new-guest`: a guest is about to be started on this export; whoever stands by for an earlier one cannot take it over any more.
+ *   Refused where the disk is not to be had.
+ * - `reclaim`: take a fenced disk back from a lease holder that is lost; refused while that is alive.
  * - `abandon`: give the origin back and delete image, map and record; refused once a write has been acknowledged. The process ends.
  * - `verify`: begin to compare the disk with its origin, if that is not under way; answers at once, the status tells the rest.
  * - `accept`: the differences that were found stay, and the origin may be let go.
@@ -110,6 +117,8 @@ export type ControlMethod =
   | 'watch'
   | 'takeover'
   | 'source-gone'
+  | 'new-guest'
+  | 'reclaim'
   | 'abandon'
   | 'verify'
   | 'accept'

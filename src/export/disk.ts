@@ -14,6 +14,8 @@ export interface ZeroHow extends ZeroOptions {
 export interface Disk {
   /** Bytes; never changes while the disk is open. */
   readonly size: number;
+  /** No more requests are at hand for now: what was held back for company goes ahead. Without this call it does so with the tick's end. */
+  endBatch?(): void;
   /** Fills the whole of `into`, which stays the callee's until completion. */
   read(into: Buffer, offset: number, done: Completion): void;
   /** `data` is valid only until this call returns: whoever needs it longer copies it. */

@@ -79,6 +79,11 @@ export class Export {
     return count;
   }
 
+  /** One connection is past the handshake, and no other. */
+  get soleClient(): boolean {
+    return this.#clients.size === 1;
+  }
+
   /** What the handshake says of this export, or why it is not to be had. */
   offer(): OfferedExport | Refusal {
     const refusal = this.lender.refusesClients();

@@ -12,6 +12,10 @@ export class LocalDisk implements Disk {
     this.size = image.size;
   }
 
+  endBatch(): void {
+    this.#image.endBatch();
+  }
+
   read(into: Buffer, offset: number, done: Completion): void {
     this.#image.read(into, offset, done);
   }

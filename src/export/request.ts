@@ -1,11 +1,13 @@
 /** One request under way: its fields, where its reply is being built, and the completion that the disk answers to. */
 
-import { Command, HASH_LENGTH } from '../nbd/constants.ts';
+import { Command, HASH_LENGTH, NBD_MAX_PAYLOAD } from '../nbd/constants.ts';
 import type { RequestParser } from '../nbd/request-parser.ts';
 import type { Answered } from '../nbd/server-replies.ts';
 import type { Extent } from '../store/completion.ts';
 import type { RequestFields } from './check-request.ts';
 import type { Slab } from './reply-writer.ts';
+
+const REQUEST_COST = 256;
 
 /** Whom a completed request is handed to. */
 export interface RequestOwner {
@@ -38,6 +40,12 @@ export class Request implements RequestFields, Answered {
     this.offsetLow = parsed.offsetLow;
     this.cookieHigh = parsed.cookieHigh;
     this.cookieLow = parsed.cookieLow;
+  }
+
+  /** What it counts for while it is under way, bytes: its payload and what it takes besides. */
+  get cost(): number {
+    const carries = this.type === Command.READ || this.type === Command.WRITE;
+    return REQUEST_COST + (carries ? Math.min(this.length, NBD_MAX_PAYLOAD) : 0);
   }
 
   /** Bytes that its answer brings: those of a READ, a digest for XNBD_HASH. */

@@ -136,6 +136,10 @@ export async function serve(options: ServeOptions, served: Served): Promise<Runn
           throw new Error(`${running.name} has no origin any more: there is nothing to compare it with`);
         return act();
       }
+      case 'new-guest':
+        return running.lender.newGuest();
+      case 'reclaim':
+        return running.lender.reclaim();
       case 'stop':
         if ((await stop()) !== 0)
           throw new Error(`export ${running.name} stopped, but its last flush failed`);
@@ -186,6 +190,8 @@ function status(options: ServeOptions, served: Served, running: Export): ExportS
     socket: options.socket,
     clients: running.clients,
     lease: lender.lease,
+    movedTo: record.movedTo?.host ?? null,
+    movedAt: record.movedTo?.at ?? null,
     writtenBytes: running.writtenBytes,
     verification: null,
     error: null,

@@ -8,27 +8,26 @@
  */
 import type { Socket } from 'node:net';
 import { log } from '../log/log.ts';
-import { Command, CommandFlag, Errno, NBD_MAX_PAYLOAD, OptionReply } from '../nbd/constants.ts';
+import { Command, CommandFlag, Errno, NBD_MAX_PAYLOAD } from '../nbd/constants.ts';
 import { ReceiveBuffer } from '../nbd/receive-buffer.ts';
 import { ProtocolError, RequestParser } from '../nbd/request-parser.ts';
-import {
-  type Agreement,
-  ALLOCATION_CONTEXT_ID,
-  printable,
-  ServerHandshake,
-} from '../nbd/server-handshake.ts';
+import { ALLOCATION_CONTEXT_ID, type ServerHandshake } from '../nbd/server-handshake.ts';
 import {
   blockStatusLength,
   dataHeaderLength,
   ReplyStyle,
+  replyStyle,
   statusLength,
   writeBlockStatus,
   writeDataHeader,
   writeStatus,
 } from '../nbd/server-replies.ts';
 import type { Extent } from '../store/completion.ts';
+import { Anticipation } from './anticipation.ts';
 import { checkRequest, commandName, type RequestLimits } from './check-request.ts';
+import { type Descriptor, descriptorOf } from './descriptor.ts';
 import type { Client, Export } from './export.ts';
+import { handshakeWith } from './handshake.ts';
 import { ReplyWriter } from './reply-writer.ts';
 import { Request, type RequestOwner } from './request.ts';
 
@@ -38,8 +37,8 @@ const HANDSHAKE_LIMIT_MS = 30_000;
 const TURN_MS = 5;
 /** After so many small requests, or so many pieces of 64 KiB, the clock is looked at. */
 const TURN_WEIGHT = 64;
-/** What a request costs besides its payload. */
-const REQUEST_COST = 256;
+/** So long one client is answered before the loop turns again. */
+const ANTICIPATION_MS = 1;
 /** Faulty requests that are logged, a connection. */
 const LOGGED_FAULTS = 5;
 
@@ -50,7 +49,11 @@ export class Session implements Client, RequestOwner {
   readonly #handshake: ServerHandshake;
   readonly #parser = new RequestParser();
   #socket!: Socket;
+  #descriptor!: Descriptor;
   #replies!: ReplyWriter;
+  readonly #anticipation = new Anticipation();
+  /** Requests that came in together, the last time. */
+  #taken = 0;
   #limits: RequestLimits = {
     size: 0,
     readOnly: true,
@@ -77,17 +80,7 @@ export class Session implements Client, RequestOwner {
 
   constructor(served: Export) {
     this.#export = served;
-    this.#handshake = new ServerHandshake({
-      names: () => (served.lender.refusesClients() === undefined ? [served.name] : []),
-      find: (name) => {
-        if (name === '' || name === served.name) return served.offer();
-        return unknownExport(name);
-      },
-      attach: (request) => {
-        if (request.name !== served.name) return unknownExport(request.name);
-        return served.lender.attach(this, request);
-      },
-    });
+    this.#handshake = handshakeWith(served, this);
   }
 
   /** Where the socket is to receive into. */
@@ -97,12 +90,14 @@ export class Session implements Client, RequestOwner {
   readonly received = (count: number): boolean => {
     this.#input.filled(count);
     this.#run();
+    if (this.#oneByOne && this.#export.soleClient) this.#anticipate();
     return !this.#paused;
   };
 
   /** Begins on a socket that reads through `space` and `received`. */
   start(socket: Socket): void {
     this.#socket = socket;
+    this.#descriptor = descriptorOf(socket);
     this.#replies = new ReplyWriter(socket, () => this.#eased());
     this.#handshakeTimer = setTimeout(() => {
       log.warning(`export ${this.#export.name}: a client did not finish its handshake in time; dropped`);
@@ -125,14 +120,32 @@ export class Session implements Client, RequestOwner {
     this.#socket.destroy();
   }
 
+  /** The client sends its requests one by one, each when it has the last one's answer. */
+  get #oneByOne(): boolean {
+    return this.#taken <= 1 && this.#underWay === 0 && this.inTransmission && !this.#paused && !this.#closed;
+  }
+
+  #anticipate(): void {
+    const until = performance.now() + ANTICIPATION_MS;
+    do {
+      const count = this.#anticipation.receive(this.#descriptor.fd, this.#input.space());
+      if (count === 0) return;
+      this.#input.filled(count);
+      this.#run();
+    } while (this.#oneByOne && performance.now() < until);
+  }
+
   #run(): void {
     if (this.#closed) return;
+    this.#taken = 0;
     const parser = this.#parser;
+    this.#replies.hold();
     try {
       if (!this.inTransmission && !this.#haggle()) return;
       const began = performance.now();
       let weight = 0;
       while ((!this.#ending || this.#stopping) && parser.next(this.#input)) {
+        this.#taken += 1;
         this.#take(parser);
         if (this.#heldBytes + this.#replies.unsentBytes > this.#export.clientBytes) {
           this.#paused = true;
@@ -154,6 +167,7 @@ export class Session implements Client, RequestOwner {
       this.#socket.destroy();
       return;
     }
+    this.#export.disk.endBatch?.();
     this.#replies.flush();
     this.#endIfIdle();
   }
@@ -203,7 +217,7 @@ export class Session implements Client, RequestOwner {
       return;
     }
     this.#underWay += 1;
-    this.#heldBytes += cost(request);
+    this.#heldBytes += request.cost;
     const fault = checkRequest(request, this.#limits);
     if (fault === undefined) this.#submit(request, parsed.payload);
     else {
@@ -299,7 +313,7 @@ export class Session implements Client, RequestOwner {
       this.#export.writeEnded(errno === 0 && request.type === Command.WRITE ? request.length : 0);
     }
     this.#underWay -= 1;
-    this.#heldBytes -= cost(request);
+    this.#heldBytes -= request.cost;
     if (this.#closed) return;
     if (errno === 0 && request.slab !== undefined) this.#replyWithData(request);
     else if (errno === 0 && request.type === Command.BLOCK_STATUS)
@@ -379,18 +393,4 @@ export class Session implements Client, RequestOwner {
     this.#faults += 1;
     if (this.#faults <= LOGGED_FAULTS) log.warning(`export ${this.#export.name}: client's ${text}`);
   }
-}
-
-function replyStyle(agreement: Agreement): ReplyStyle {
-  if (agreement.extendedHeaders) return ReplyStyle.EXTENDED;
-  return agreement.structuredReplies ? ReplyStyle.STRUCTURED : ReplyStyle.SIMPLE;
-}
-
-function cost(request: Request): number {
-  const carries = request.type === Command.READ || request.type === Command.WRITE;
-  return REQUEST_COST + (carries ? Math.min(request.length, NBD_MAX_PAYLOAD) : 0);
-}
-
-function unknownExport(name: string): { type: number; text: string } {
-  return { type: OptionReply.ERR_UNKNOWN, text: `no export '${printable(name)}' here` };
 }

@@ -10,10 +10,17 @@ import {
   STRUCTURED_CHUNK_HEADER_LENGTH,
 } from './constants.ts';
 import type { Extent } from './extent.ts';
+import type { Agreement } from './server-handshake.ts';
 
 /** What a connection has agreed on; each style can do all that those before it can. */
 export const ReplyStyle = { SIMPLE: 0, STRUCTURED: 1, EXTENDED: 2 } as const;
 export type ReplyStyle = (typeof ReplyStyle)[keyof typeof ReplyStyle];
+
+/** The style that a handshake has agreed on. */
+export function replyStyle(agreement: Agreement): ReplyStyle {
+  if (agreement.extendedHeaders) return ReplyStyle.EXTENDED;
+  return agreement.structuredReplies ? ReplyStyle.STRUCTURED : ReplyStyle.SIMPLE;
+}
 
 /** What a reply repeats of its request: the cookie, eight opaque bytes, and the offset; each as its two halves. */
 export interface Answered {

@@ -13,6 +13,7 @@ import { type FileHandle, open } from 'node:fs/promises';
 import { resolve } from 'node:path';
 import { log } from '../log/log.ts';
 import { Errno } from '../nbd/constants.ts';
+import { ColdReads } from './cold-reads.ts';
 import type { Completion, Extent } from './completion.ts';
 import { extentsOf } from './image-extents.ts';
 import { Pace } from './pace.ts';
@@ -53,6 +54,7 @@ export class Image {
   #readPace = new Pace();
   #writePace = new Pace();
   #syncs: SyncQueue;
+  readonly #cold: ColdReads;
   #reported = new Set<string>();
 
   private constructor(path: string, file: FileHandle, size: number, readOnly: boolean, blockDevice: boolean) {
@@ -62,6 +64,7 @@ export class Image {
     this.isBlockDevice = blockDevice;
     this.#file = file;
     this.#fd = file.fd;
+    this.#cold = new ColdReads(file.fd, (...read) => this.#readInPool(...read));
     this.#syncs = new SyncQueue(file.fd, (error) =>
       this.#report('fdatasync', 0, error.code ?? error.message),
     );
@@ -111,7 +114,7 @@ export class Image {
       if (count === into.length) done.complete(0);
       else {
         if (count === -SystemErrno.EOPNOTSUPP || count === -SystemErrno.EINVAL) this.#nowait = false;
-        this.#readInPool(into, Math.max(count, 0), position, done);
+        this.#cold.read(into, Math.max(count, 0), position, done);
       }
       return;
     }
@@ -130,6 +133,11 @@ export class Image {
     this.#readPace.measured(before, performance.now(), into.length);
     if (count === into.length) done.complete(0);
     else this.#readInPool(into, count, position, done);
+  }
+
+  /** No more requests are at hand for now: reads that were held back to be made together are made. */
+  endBatch(): void {
+    this.#cold.endBatch();
   }
 
   #readInPool(into: Buffer, from: number, position: number, done: Completion): void {

@@ -26,15 +26,36 @@ const preadv2Fn = libc.func('int64_t preadv2(int fd, void *iov, int count, int64
 ) => number;
 const flockFn = libc.func('int flock(int fd, int operation)') as (fd: number, operation: number) => number;
 
+const sendFn = libc.func('int64_t send(int fd, uintptr_t bytes, size_t length, int flags)') as (
+  fd: number,
+  address: number,
+  length: number,
+  flags: number,
+) => number;
+const recvFn = libc.func('int64_t recv(int fd, void *bytes, size_t length, int flags)') as (
+  fd: number,
+  bytes: Buffer,
+  length: number,
+  flags: number,
+) => number;
+const setsockoptFn = libc.func(
+  'int setsockopt(int fd, int level, int name, void *value, uint32_t length)',
+) as (fd: number, level: number, name: number, value: Buffer, length: number) => number;
+
 const RWF_NOWAIT = 8;
 const WILLNEED = 3;
 const WILLNEED_BYTES = 1024 * 1024;
+const MSG_DONTWAIT = 0x40;
+const MSG_NOSIGNAL = 0x4000;
+const SOL_SOCKET = 1;
+const SO_SNDBUF = 7;
+const SO_SNDBUFFORCE = 32;
 const LOCK_EX_NB = 2 | 4;
 
 export const FallocateMode = { KEEP_SIZE: 1, PUNCH_HOLE: 2, ZERO_RANGE: 16 } as const;
 export const Seek = { END: 2, DATA: 3, HOLE: 4 } as const;
 /** Linux's numbers, which differ from NBD's where NBD has any. */
-export const SystemErrno = { ENXIO: 6, EINVAL: 22, ENOSYS: 38, EOPNOTSUPP: 95 } as const;
+export const SystemErrno = { ENXIO: 6, EAGAIN: 11, EINVAL: 22, ENOSYS: 38, EOPNOTSUPP: 95 } as const;
 
 /** The name of an errno, as in Node's `error.code`. */
 export function errnoName(errno: number): string {
@@ -76,6 +97,36 @@ export function readNow(fd: number, into: Buffer, offset: number): number {
   iov.writeUInt32LE(into.length, 8);
   const count = preadv2Fn(fd, iov, 1, offset, RWF_NOWAIT);
   return count < 0 ? -koffi.errno() : count;
+}
+
+/** posix_fadvise(2), POSIX_FADV_WILLNEED, on the loop: begins to read what the page cache lacks of a short range, and does not wait for it. */
+export function willNeedNow(fd: number, offset: number, length: number): void {
+  fadviseFn(fd, offset, length, WILLNEED);
+}
+
+/** Where a buffer that is never moved (its own ArrayBuffer) lies in memory. */
+export function addressOf(bytes: Buffer): number {
+  return Number(koffi.address(bytes));
+}
+
+/** send(2) that never waits and raises no signal. @returns the bytes taken, or minus the errno */
+export function sendNow(fd: number, address: number, length: number): number {
+  const count = sendFn(fd, address, length, MSG_DONTWAIT | MSG_NOSIGNAL);
+  return count < 0 ? -koffi.errno() : count;
+}
+
+/** recv(2) that never waits. @returns the bytes received, 0 at the end of the connection, or minus the errno */
+export function receiveNow(fd: number, into: Buffer): number {
+  const count = recvFn(fd, into, into.length, MSG_DONTWAIT);
+  return count < 0 ? -koffi.errno() : count;
+}
+
+/** Lets the kernel hold so many bytes on their way out of a socket; without privilege as many as net.core.wmem_max allows. */
+export function setSendBuffer(fd: number, bytes: number): void {
+  const value = Buffer.alloc(4);
+  value.writeInt32LE(bytes);
+  if (setsockoptFn(fd, SOL_SOCKET, SO_SNDBUFFORCE, value, 4) !== 0)
+    setsockoptFn(fd, SOL_SOCKET, SO_SNDBUF, value, 4);
 }
 
 /** flock(2), exclusively, without waiting. @returns the errno; EWOULDBLOCK when another process holds it. */

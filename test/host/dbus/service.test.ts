@@ -41,6 +41,8 @@ const status: ExportStatus = {
   lease: null,
   writtenBytes: 512,
   verification: null,
+  movedTo: null,
+  movedAt: null,
   error: null,
 };
 
@@ -152,6 +154,8 @@ describe('DBusService', () => {
       Socket: status.socket,
       Clients: 1,
       Lease: '',
+      MovedAt: '',
+      MovedTo: '',
       WrittenBytes: 512n,
       Error: '',
     });
