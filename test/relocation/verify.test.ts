@@ -259,7 +259,7 @@ describe('a disk compared with its origin', function () {
     await proxy.until(isHeld);
     for (let run = 0; run < RUNS; run++) {
       // Each time it is another part that is written for the first time.
-      const part = (SIZE - MIB) / RUNS;
+      const part = Math.floor((SIZE - MIB) / RUNS);
       const stop = await load(await connect(proxy), run, MIB + run * part, MIB + (run + 1) * part);
       const result = await verify(proxy);
       await stop();
