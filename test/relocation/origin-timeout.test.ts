@@ -174,6 +174,19 @@ describe('origin-timeout', function () {
     const completed = () =>
       proxy.until((status) => status.state === 'serving' && status.origin === null, 30_000);
 
+    it('is for ever when the command line says none, as the daemon does', async () => {
+      await startProxy('--origin-timeout', 'none');
+      assert.equal((await proxy.status()).originTimeoutSeconds, null);
+      await guest.write(0, content.subarray(0, BLOCK));
+      await wan.cut();
+      await proxy.until((status) => !status.originReachable);
+      const read = guest.read(ABSENT, BLOCK);
+      await sleep(50);
+      await wan.resume();
+      assertSameBytes(await read, content.subarray(ABSENT, ABSENT + BLOCK));
+      guest.disconnect();
+    });
+
     it('is for ever unless somebody says otherwise; then it holds for those who wait, and over a restart', async () => {
       await startProxy();
       await guest.write(0, content.subarray(0, BLOCK));
