@@ -29,6 +29,7 @@ interface ProxyArguments extends CommonArguments {
   allowOldstyle?: true;
   origin: string;
   takeover: 'first-write' | 'now';
+  verify?: true;
   holder?: string;
   originTimeout: OriginTimeout;
   tlsDir?: string;
@@ -87,14 +88,16 @@ withCommonOptions(program.command('proxy'))
       .choices(['first-write', 'now'])
       .default('first-write'),
   )
+  .option('--verify', 'compare the disk with its origin before that is let go')
   .action(async (name: string, args: ProxyArguments) => {
     const options = serveOptions(args, false);
-    const { origin, image, originTimeout, allowOldstyle = false } = args;
+    const { origin, image, originTimeout, allowOldstyle = false, verify = false } = args;
     const served = await openServedProxy({
       name,
       image,
       origin,
       allowOldstyle,
+      verify,
       awaitsGuest: args.sourceGone === 'told',
       holder: args.holder ?? hostname().replaceAll(/[^A-Za-z0-9_.-]/g, ''),
       originTimeout: typeof originTimeout === 'number' ? originTimeout : null,

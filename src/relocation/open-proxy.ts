@@ -25,6 +25,8 @@ export interface ProxyOptions {
   /** The origin may be a server that speaks oldstyle. */
   allowOldstyle?: boolean;
   stateDir: string;
+  /** The disk is compared with its origin before that is let go. */
+  verify?: boolean;
   /** HOST:PORT by which the origin is to call us. */
   holder?: string | undefined;
   /** What is here is told from outside when its guest has come (relocation.ts). */

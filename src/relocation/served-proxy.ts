@@ -27,13 +27,14 @@ export async function openServedProxy(options: ProxyOptions): Promise<ServedProx
       await removeState(options.stateDir);
     throw error;
   });
-  const { stateDir, originTimeout = null, awaitsGuest = false } = options;
+  const { stateDir, originTimeout = null, verify = false, awaitsGuest = false } = options;
   const relocation = await Relocation.open({
     keeper,
     image,
     link,
     stateDir,
     originTimeout,
+    verify,
     awaitsGuest,
   }).catch(async (error: unknown) => {
     link?.close();
@@ -66,12 +67,14 @@ export async function openServedProxy(options: ProxyOptions): Promise<ServedProx
       badRanges: relocation.copying?.bad.ranges ?? [],
       ...relocation.counters,
       secondsSinceTakeover: secondsSinceTakeover(record),
+      verification: relocation.verification.status,
       error: relocation.error,
     }),
     takeover: () => {
       relocation.arrived();
       return relocation.takeOver("an administrator's or the daemon's word");
     },
+    verification: relocation.verification,
     setOriginTimeout: async (timeout) => {
       await keeper.update({ originTimeout: timeout === 'default' ? undefined : timeout });
       relocation.waits.choose(timeout);

@@ -56,6 +56,8 @@ const RecordSchema = v.strictObject({
   reclaimed: v.optional(v.nullable(v.string()), null),
   /** ISO 8601, of the takeover that made this generation; null where there was none. */
   takenOverAt: v.nullable(v.string()),
+  /** A comparison with the origin found differences that nobody has accepted: the origin is not let go. */
+  differs: v.optional(v.boolean(), false),
   onDemandBytes: Count,
   backgroundBytes: Count,
   skippedBytes: Count,
@@ -97,6 +99,7 @@ export function newRecord(name: string, image: string, sizeBytes: number): Expor
     voidLeases: [],
     reclaimed: null,
     takenOverAt: null,
+    differs: false,
     onDemandBytes: 0,
     backgroundBytes: 0,
     skippedBytes: 0,
