@@ -3,6 +3,7 @@ import { hostname } from 'node:os';
 import { resolve } from 'node:path';
 import { Command, InvalidArgumentError, Option } from 'commander';
 import { parseAllowedPeers } from '../config/allowed-peers.ts';
+import type { OriginTimeout } from '../export/control-protocol.ts';
 import type { TcpAddress } from '../export/listener.ts';
 import { parseOriginTimeout } from '../export/origin-timeout.ts';
 import { type ServeOptions, serve, serveUntilStopped } from '../export/serve.ts';
@@ -28,8 +29,9 @@ interface ProxyArguments extends CommonArguments {
   allowOldstyle?: true;
   origin: string;
   takeover: 'first-write' | 'now';
+  verify?: true;
   holder?: string;
-  originTimeout: number | null;
+  originTimeout: OriginTimeout;
   tlsDir?: string;
   tlsCa?: string;
   tlsCrl?: string;
@@ -79,24 +81,26 @@ withCommonOptions(program.command('proxy'))
     '--origin-timeout <seconds>',
     'how long a request may wait for the origin before it gets EIO; none: for ever',
     parseTimeout,
-    null,
+    'none',
   )
   .addOption(
     new Option('--takeover <when>', 'when the origin is fenced and blocks are kept')
       .choices(['first-write', 'now'])
       .default('first-write'),
   )
+  .option('--verify', 'compare the disk with its origin before that is let go')
   .action(async (name: string, args: ProxyArguments) => {
     const options = serveOptions(args, false);
-    const { origin, image, originTimeout, allowOldstyle = false } = args;
+    const { origin, image, originTimeout, allowOldstyle = false, verify = false } = args;
     const served = await openServedProxy({
       name,
       image,
       origin,
       allowOldstyle,
+      verify,
       awaitsGuest: args.sourceGone === 'told',
       holder: args.holder ?? hostname().replaceAll(/[^A-Za-z0-9_.-]/g, ''),
-      originTimeout,
+      originTimeout: typeof originTimeout === 'number' ? originTimeout : null,
       stateDir: stateDirectory(args),
       tls: await tlsParty(args),
     });
@@ -171,10 +175,10 @@ function parseHolder(text: string): string {
   throw new InvalidArgumentError('it must be HOST:PORT, for example b.example:10809');
 }
 
-function parseTimeout(text: string): number | null {
+/** commander takes a null for a parser that failed, and makes it ''. */
+function parseTimeout(text: string): OriginTimeout {
   try {
-    const timeout = parseOriginTimeout(text);
-    return typeof timeout === 'number' ? timeout : null;
+    return parseOriginTimeout(text);
   } catch (error) {
     throw new InvalidArgumentError((error as Error).message);
   }

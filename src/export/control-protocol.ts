@@ -32,6 +32,28 @@ export interface BadRange {
   at: 'origin' | 'image';
 }
 
+/** A comparison of a disk with its origin (src/relocation/verification.ts). Bytes. */
+export interface VerificationStatus {
+  /** `passed`: no difference; `failed`: it could not be carried out. */
+  state: 'running' | 'passed' | 'differs' | 'failed';
+  /** What travelled. */
+  by: 'hashes' | 'data';
+  /** How far it has come over the disk. */
+  walkedBytes: number;
+  comparedBytes: number;
+  /** Not compared: written since the takeover, and not here yet. */
+  writtenBytes: number;
+  absentBytes: number;
+  /** Found different, and where: the first ranges. */
+  differentBytes: number;
+  different: { offset: number; length: number }[];
+  /** Different, but perhaps written before a loss of power, and where. */
+  doubtfulBytes: number;
+  doubtful: { offset: number; length: number }[];
+  /** Why it failed, one line, or null. */
+  error: string | null;
+}
+
 export interface ExportStatus extends RelocationCounters {
   name: string;
   uuid: string;
@@ -71,6 +93,8 @@ export interface ExportStatus extends RelocationCounters {
   movedAt: string | null;
   /** Bytes that clients wrote here since the start. */
   writtenBytes: number;
+  /** The comparison with the origin that runs or ran last, since the start; null: none. */
+  verification: VerificationStatus | null;
   /** The last error that an administrator should know of, one line, or null. */
   error: string | null;
 }
@@ -83,6 +107,8 @@ export interface ExportStatus extends RelocationCounters {
  *   Refused where the disk is not to be had.
  * - `reclaim`: take a fenced disk back from a lease holder that is lost; refused while that is alive.
  * - `abandon`: give the origin back and delete image, map and record; refused once a write has been acknowledged. The process ends.
+ * - `verify`: begin to compare the disk with its origin, if that is not under way; answers at once, the status tells the rest.
+ * - `accept`: the differences that were found stay, and the origin may be let go.
  * - `origin-timeout`: how long a client's request may wait for the origin, `"timeout"`: seconds (1 to 86400), "none", or "default".
  * - `stop`: finish requests, sync, end. Nothing is deleted.
  */
@@ -94,6 +120,8 @@ export type ControlMethod =
   | 'new-guest'
   | 'reclaim'
   | 'abandon'
+  | 'verify'
+  | 'accept'
   | 'origin-timeout'
   | 'stop';
 

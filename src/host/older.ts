@@ -6,7 +6,8 @@
  */
 import { link, readdir, rename, rm } from 'node:fs/promises';
 import { log } from '../log/log.ts';
-import { diskName, type ExportRecord, olderName, syncDirectory, writeRecord } from '../store/record.ts';
+import { removeDurably, syncDirectory } from '../store/directory.ts';
+import { diskName, type ExportRecord, olderName, writeRecord } from '../store/record.ts';
 import type { Host } from './host.ts';
 import { deleteRetired } from './retirement.ts';
 
@@ -52,7 +53,7 @@ export function putBack(host: Host, name: string): Promise<void> {
 /** An export that does not run gets another name: its image, if that lies where its name puts it, and its record. @returns its state directory */
 async function giveName(host: Host, record: ExportRecord, name: string): Promise<string> {
   const [from, to] = [host.exports.place(record.name), host.exports.place(name)];
-  await rm(to.stateDir, { recursive: true, force: true });
+  await removeDurably(to.stateDir);
   const image = record.image === from.image ? to.image : record.image;
   if (image !== record.image) {
     await rm(image, { force: true });

@@ -12,12 +12,10 @@
  * | reclaimed | the origin took the disk back by hand: what is here is void | refused |
  * | retired, origin known | moved on before it was complete | tells its own origin to retire |
  */
-import { rm } from 'node:fs/promises';
-import type { RecordKeeper } from '../export/record-keeper.ts';
 import { log } from '../log/log.ts';
 import { LeaseVoid } from '../nbd/client-handshake.ts';
 import { Command } from '../nbd/constants.ts';
-import type { Image } from '../store/image.ts';
+import { removeDurably } from '../store/directory.ts';
 import { PresentMap } from '../store/present-map.ts';
 import { type ExportRecord, secondsSinceTakeover } from '../store/record.ts';
 import { BlockLocks } from './block-locks.ts';
@@ -31,27 +29,18 @@ import { command, completed, fenceAgain } from './origin-command.ts';
 import { countData } from './origin-data.ts';
 import type { OriginLink } from './origin-link.ts';
 import { ProxyDisk } from './proxy-disk.ts';
+import type { RelocationOptions } from './relocation-options.ts';
 import { awaitSourceGone } from './source-gone.ts';
+import { Verification } from './verification.ts';
 import { endVoid } from './void-lease.ts';
 
 const ASK_AGAIN_MS = 1000;
 /** Longer than libvirt takes to tell that a guest which was awaited here will not come. */
 const NEVER_CAME_MS = 60_000;
 
-export interface RelocationOptions {
-  keeper: RecordKeeper;
-  stateDir: string;
-  image: Image;
-  /** The origin; null when the record has none any more. */
-  link: OriginLink | null;
-  /** A hypervisor that has read here may wait for a guest that never comes: somebody will tell (`arrived`). */
-  awaitsGuest: boolean;
-  /** How long a client's request may wait for the origin, seconds; null: for ever. What the record says of it comes first. */
-  originTimeout: number | null;
-}
-
 export class Relocation {
   readonly disk: ProxyDisk;
+  readonly verification: Verification;
   /** Clients' requests that wait for the origin. */
   readonly waits: GuestWaits;
   /** Told on each change of state, and when the origin comes or goes. */
@@ -91,6 +80,12 @@ export class Relocation {
     this.disk = new ProxyDisk(options.image, this.#record.complete ? null : link, this.waits);
     this.disk.onChanged = () => this.arrived();
     this.disk.onFirstChange = () => this.takeOver('the first write of the guest');
+    this.verification = new Verification({
+      keeper: options.keeper,
+      required: options.verify,
+      changed: () => this.onChange?.(),
+      admitted: () => this.#verified(),
+    });
     if (link !== null) {
       link.onChange = () => this.onChange?.();
       link.onRefused = (refusal) => void (refusal instanceof LeaseVoid && this.#endVoid(refusal.message));
@@ -136,7 +131,7 @@ export class Relocation {
   get error(): string | null {
     const refusal = this.#link?.refusal ?? null;
     if (refusal !== null) return `the origin refuses us: ${refusal}`;
-    return this.copying?.error ?? this.#error;
+    return this.copying?.error ?? this.verification.error ?? this.#error;
   }
 
   /** The counters of the relocation, with what happened before a restart. */
@@ -196,6 +191,7 @@ export class Relocation {
         `${name} is ${this.#record.state} and holds writes that exist nowhere else: it cannot be abandoned; let it complete`,
       );
     }
+    this.verification.interrupt('the move is being given up');
     if (this.#link?.lends === true && !this.#void) {
       await giveBack({
         keeper: this.#options.keeper,
@@ -205,7 +201,8 @@ export class Relocation {
       });
     }
     await this.stop();
-    if (this.#record.imageCreated) await rm(this.#options.image.path, { force: true });
+    // Before the record goes: whoever comes next knows by it whose the image is.
+    if (this.#record.imageCreated) await removeDurably(this.#options.image.path);
     await PresentMap.remove(this.#options.stateDir);
     log.info(`${name}: abandoned; the origin has its disk back`);
   }
@@ -216,6 +213,7 @@ export class Relocation {
     this.#error = reason;
     this.#copying?.pause();
     this.#link?.close();
+    void this.verification.stop();
     if (this.disk.phase !== 'standby') this.onReclaimed?.();
     await endVoid(this.#options.keeper, this.disk.phase !== 'standby', reason);
     this.onChange?.();
@@ -235,6 +233,7 @@ export class Relocation {
     this.#link?.close();
     // Without the link nothing new begins. What is being written to the image or the record ends before they are closed.
     await this.#takeover?.catch(() => undefined);
+    await this.verification.stop();
     await this.#finished;
     await this.#lettingGo;
     await this.#locks.whenIdle();
@@ -310,6 +309,7 @@ export class Relocation {
       onChange: () => this.onChange?.(),
     });
     this.#copying = copying;
+    this.verification.begin({ link: this.#link!, image: this.#options.image, map });
     this.disk.keep(copying.keeping);
     if (!this.#stopped) copying.start();
   }
@@ -324,9 +324,9 @@ export class Relocation {
   /** Every block is present: durably so, then we are a target, then the origin may go. */
   #finish(): Promise<void> {
     if (this.#stopped || this.givingUp) return Promise.resolve();
-    if (!this.#options.awaitsGuest || !this.disk.awaited || this.#arrived)
-      this.#finished ??= this.#finishNow();
-    else setTimeout(() => this.arrived(), NEVER_CAME_MS).unref();
+    if (this.#options.awaitsGuest && this.disk.awaited && !this.#arrived)
+      setTimeout(() => this.arrived(), NEVER_CAME_MS).unref();
+    else if (this.verification.admits()) this.#finished ??= this.#finishNow();
     return this.#finished ?? Promise.resolve();
   }
 
@@ -361,8 +361,15 @@ export class Relocation {
     await this.#letGo();
   }
 
+  /** A comparison has ended, or its result was accepted. */
+  #verified(): void {
+    if (this.#record.state === 'retired' && this.#link !== null) void this.#letGo();
+    else if (this.#copying?.map.complete === true) void this.#finish();
+  }
+
   /** Tells the origin to retire, for as long as it takes; an origin that is there no more has been told. */
   #letGo(): Promise<void> {
+    if (this.#record.differs || this.verification.running) return Promise.resolve();
     this.#lettingGo ??= this.#letGoNow().catch((error: unknown) => {
       // The next start tries again.
       this.#error = `the origin is let go, but that cannot be put on disk: ${(error as Error).message}`;

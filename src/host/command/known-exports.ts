@@ -103,6 +103,7 @@ function atRest(record: ExportRecord, socket: string): KnownExport {
     movedTo: record.movedTo?.host ?? null,
     movedAt: record.movedTo?.at ?? null,
     writtenBytes: 0,
+    verification: null,
     error: record.reclaimed,
   };
 }

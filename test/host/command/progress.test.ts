@@ -32,6 +32,7 @@ const status = (presentBytes: number, changes: Partial<ExportStatus> = {}): Expo
   clients: 1,
   lease: null,
   writtenBytes: 0,
+  verification: null,
   error: null,
   ...changes,
 });

@@ -40,6 +40,7 @@ const status: ExportStatus = {
   clients: 1,
   lease: null,
   writtenBytes: 512,
+  verification: null,
   movedTo: null,
   movedAt: null,
   error: null,
