@@ -131,9 +131,11 @@ async function makeWay(host: Host, name: string): Promise<void> {
 export async function giveUp(host: Host, relocation: RelocationRecord, reason: string): Promise<void> {
   const names = Object.keys(relocation.disks);
   const standsBy = (name: string) => (host.exports.status(name)?.state ?? 'standby') === 'standby';
+  // Looked at once: one that is taken over while others are given up is not to be forgotten.
+  const standing = names.filter(standsBy);
   // One of them may refuse; then the others stay here, too: a domain's disks are at one host.
-  for (const name of names.filter((each) => !standsBy(each))) await discard(host, name);
-  const results = await Promise.allSettled(names.filter(standsBy).map((name) => discard(host, name)));
+  for (const name of names.filter((each) => !standing.includes(each))) await discard(host, name);
+  const results = await Promise.allSettled(standing.map((name) => discard(host, name)));
   const refused = results.find((result) => result.status === 'rejected');
   if (refused !== undefined) throw refused.reason;
   host.relocations.fail(relocation, reason);

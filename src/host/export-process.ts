@@ -98,6 +98,8 @@ export async function startExport(
       throw new Error(said ?? `xnbd-export ${args[1]} ${gone.signal.reason}; its log is ${place.log}`);
     }
     if (signal?.aborted === true || Date.now() > deadline) {
+      // Perhaps nothing else keeps us here.
+      child.ref();
       child.kill('SIGKILL');
       await ended;
       throw signal?.aborted === true

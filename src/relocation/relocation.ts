@@ -40,6 +40,7 @@ const NEVER_CAME_MS = 60_000;
 
 export class Relocation {
   readonly disk: ProxyDisk;
+  originDataBytes: number | null = null;
   readonly verification: Verification;
   /** Clients' requests that wait for the origin. */
   readonly waits: GuestWaits;
@@ -60,7 +61,6 @@ export class Relocation {
   readonly #locks = new BlockLocks();
   #finished: Promise<void> | null = null;
   #lettingGo: Promise<void> | null = null;
-  #originDataBytes: number | null = null;
   #error: string | null = null;
   /** The origin will never take us back. */
   #void = false;
@@ -124,8 +124,9 @@ export class Relocation {
     return this.#record.complete ? null : this.#copying;
   }
 
-  get originDataBytes(): number | null {
-    return this.#originDataBytes;
+  /** The origin has taken the disk back for good. */
+  get reclaimed(): boolean {
+    return this.#void && this.#record.takenOverAt !== null;
   }
 
   get error(): string | null {
@@ -214,8 +215,8 @@ export class Relocation {
     this.#copying?.pause();
     this.#link?.close();
     void this.verification.stop();
-    if (this.disk.phase !== 'standby') this.onReclaimed?.();
-    await endVoid(this.#options.keeper, this.disk.phase !== 'standby', reason);
+    if (this.reclaimed) this.onReclaimed?.();
+    await endVoid(this.#options.keeper, this.reclaimed, reason);
     this.onChange?.();
   }
 
@@ -254,7 +255,7 @@ export class Relocation {
       awaitSourceGone(link, waits, takeOver);
     }
     const counted = countData(link, this.#record.sizeBytes).then((bytes) => {
-      this.#originDataBytes = bytes;
+      this.originDataBytes = bytes;
     });
     // Whoever decides on room at the destination wants the figure with the first status; an origin that is away must not hold us up.
     if (link.unreachableSince === null) await counted;
@@ -311,7 +312,7 @@ export class Relocation {
     this.#copying = copying;
     this.verification.begin({ link: this.#link!, image: this.#options.image, map });
     this.disk.keep(copying.keeping);
-    if (!this.#stopped) copying.start();
+    if (!this.#stopped && !this.#void) copying.start();
   }
 
   /** Of a disk that is complete, or an export that ends. */

@@ -13,16 +13,16 @@ describe('a guest that moves on before its disks are complete', function () {
   let guest: Guest;
 
   before(async () => {
-    guest = await guestWithDisks(sites(), 'vm1', ['rewrite'], 96);
+    guest = await guestWithDisks(sites(), 'vm1', ['rewrite'], 160);
     await guest.start(sites().a.host);
     await announced(sites().a, guest);
   });
 
   /** Moves it so that no disk is complete when it has moved. */
   async function move(from: Site, to: Site): Promise<void> {
-    await sites().lab.setRate(100);
+    await sites().lab.setRate(30);
     await guest.migrate(from.host, to.host, ...FOR_GOOD);
-    await sites().lab.setRate(16);
+    await sites().lab.setRate(8);
     await guest.progress(3);
     for (const { export: disk } of guest.spec.disks) {
       const status = (await to.status(disk))!;

@@ -94,6 +94,26 @@ describe('a disk that its origin has taken back', function () {
     });
   }
 
+  it('while its process was not running: the next one serves nobody', async () => {
+    await arrive(0.5);
+    const guest = await connectClient(proxy.uri);
+    await guest.write(0, randomBytes(BLOCK));
+    await proxy.end('SIGKILL');
+    let reclaimed = false;
+    for (const deadline = Date.now() + 20_000; !reclaimed && Date.now() < deadline; ) {
+      reclaimed = await origin.call('reclaim').then(
+        () => true,
+        () => false,
+      );
+      if (!reclaimed) await new Promise((resolve) => setTimeout(resolve, 200));
+    }
+    assert.ok(reclaimed);
+    proxy = await start('proxy', 'b', ['--origin', `nbd://${wan.address}/disk`, '--source-gone', 'told']);
+    await proxy.until((status) => status.state === 'reclaimed');
+    while ((await record()).state !== 'reclaimed') await new Promise((resolve) => setTimeout(resolve, 20));
+    await assert.rejects(connectClient(proxy.uri), /is void/);
+  });
+
   it('in standby, when a guest was started anew at the origin: it takes nothing over, and is given up', async () => {
     await origin.call('new-guest');
     await arrive(10);
