@@ -64,7 +64,6 @@ export class Relocation {
   #error: string | null = null;
   /** The origin will never take us back. */
   #void = false;
-  /** The guest is known to be here, or has had its time: the origin may be let go. */
   #arrived = false;
   #mapClosed = false;
   #stopped = false;
