@@ -41,9 +41,8 @@ export interface Served extends Pick<LenderOptions, 'baseState' | 'canLend' | 'o
   takeover(): Promise<void>;
   /** Control method `abandon`: afterwards the process ends without touching the disk again. @throws Error of one line */
   abandon(): Promise<void>;
-  /** Control methods `verify` and `accept`, where there is an origin to compare with. @throws Error of one line */
-  verify?(): void;
-  accept?(): Promise<void>;
+  /** Control methods, where there may be an origin to compare with. @throws Error of one line */
+  verification?: { verify(): void; accept(): Promise<void> };
   /** Closes image, map and link; the last request has been answered and the disk flushed. */
   close(): Promise<void>;
 }
@@ -130,12 +129,10 @@ export async function serve(options: ServeOptions, served: Served): Promise<Runn
       case 'source-gone':
         return { told: running.lender.sourceGone() };
       case 'verify':
-      case 'accept': {
-        const act = served[method];
-        if (act === undefined)
+      case 'accept':
+        if (served.verification === undefined)
           throw new Error(`${running.name} has no origin any more: there is nothing to compare it with`);
-        return act();
-      }
+        return served.verification[method]();
       case 'new-guest':
         return running.lender.newGuest();
       case 'reclaim':

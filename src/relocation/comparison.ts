@@ -56,7 +56,7 @@ export class Comparison {
   #underWay = 0;
   #walked = false;
   #ended: Error | null = null;
-  readonly #whole = Promise.withResolvers<void>();
+  readonly #whole = Promise.withResolvers<null>();
 
   /** @param found told of blocks that are not equal, in any order. */
   constructor(parts: ComparisonParts, found: (first: number, end: number, verdict: Verdict) => void) {
@@ -76,7 +76,7 @@ export class Comparison {
   async run(): Promise<void> {
     if (this.by === 'hashes' && !(await this.#knowsHashes())) this.by = 'data';
     this.#proceed();
-    return await this.#whole.promise;
+    await this.#whole.promise;
   }
 
   /** Ends the walk; what the link has under way ends with the link. */
@@ -111,7 +111,7 @@ export class Comparison {
     }
     if (this.#underWay > 0) return;
     if (this.#ended !== null) this.#whole.reject(this.#ended);
-    else if (this.#walked) this.#whole.resolve();
+    else if (this.#walked) this.#whole.resolve(null);
   }
 
   get #mayGoOn(): boolean {

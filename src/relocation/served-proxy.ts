@@ -73,8 +73,7 @@ export async function openServedProxy(options: ProxyOptions): Promise<ServedProx
       relocation.arrived();
       return relocation.takeOver("an administrator's or the daemon's word");
     },
-    verify: () => relocation.verification.verify(),
-    accept: () => relocation.verification.accept(),
+    verification: relocation.verification,
     setOriginTimeout: async (timeout) => {
       await keeper.update({ originTimeout: timeout === 'default' ? undefined : timeout });
       relocation.waits.choose(timeout);
