@@ -260,8 +260,8 @@ class Story {
     let fenced = Number.POSITIVE_INFINITY;
     const load = this.#load(source, {
       mix: 'writes',
-      depth: 2,
-      rest: 3,
+      depth: 5,
+      rest: 4,
       // It ends with the export, when that has retired.
       mayBreak: () => fenced < Number.POSITIVE_INFINITY || source.kills > 0,
       mayRefuse: (errno) => errno === EPERM || errno === ESHUTDOWN,

@@ -1,12 +1,15 @@
 /** xnbd-export: one disk, served over NBD. Arguments in, objects wired, nothing else. */
+import { hostname } from 'node:os';
 import { resolve } from 'node:path';
 import { Command, InvalidArgumentError, Option } from 'commander';
 import { parseAllowedPeers } from '../config/allowed-peers.ts';
+import type { OriginTimeout } from '../export/control-protocol.ts';
 import type { TcpAddress } from '../export/listener.ts';
 import { parseOriginTimeout } from '../export/origin-timeout.ts';
 import { type ServeOptions, serve, serveUntilStopped } from '../export/serve.ts';
 import { openTarget } from '../export/target.ts';
 import { log } from '../log/log.ts';
+import { isHolder } from '../nbd/attach.ts';
 import { certificatesIn } from '../pki/certificate-files.ts';
 import { Credentials } from '../pki/credentials.ts';
 import type { TlsParty } from '../pki/tls.ts';
@@ -26,7 +29,9 @@ interface ProxyArguments extends CommonArguments {
   allowOldstyle?: true;
   origin: string;
   takeover: 'first-write' | 'now';
-  originTimeout: number | null;
+  verify?: true;
+  holder?: string;
+  originTimeout: OriginTimeout;
   tlsDir?: string;
   tlsCa?: string;
   tlsCrl?: string;
@@ -68,30 +73,40 @@ withCommonOptions(program.command('proxy'))
     parseAllow,
   )
   .option(
+    '--holder <host:port>',
+    'where this host is found, told to the origin (default: the host name)',
+    parseHolder,
+  )
+  .option(
     '--origin-timeout <seconds>',
     'how long a request may wait for the origin before it gets EIO; none: for ever',
     parseTimeout,
-    null,
+    'none',
   )
   .addOption(
     new Option('--takeover <when>', 'when the origin is fenced and blocks are kept')
       .choices(['first-write', 'now'])
       .default('first-write'),
   )
+  .option('--verify', 'compare the disk with its origin before that is let go')
   .action(async (name: string, args: ProxyArguments) => {
     const options = serveOptions(args, false);
-    const { origin, image, originTimeout, allowOldstyle = false } = args;
+    const { origin, image, originTimeout, allowOldstyle = false, verify = false } = args;
     const served = await openServedProxy({
       name,
       image,
       origin,
       allowOldstyle,
-      originTimeout,
+      verify,
+      awaitsGuest: args.sourceGone === 'told',
+      holder: args.holder ?? hostname().replaceAll(/[^A-Za-z0-9_.-]/g, ''),
+      originTimeout: typeof originTimeout === 'number' ? originTimeout : null,
       stateDir: stateDirectory(args),
       tls: await tlsParty(args),
     });
     const running = await serve(options, served);
     served.relocation.onChange = () => running.changed();
+    served.relocation.onReclaimed = () => running.export.lender.becomeReclaimed();
     if (args.takeover === 'now') await served.relocation.takeOver('command line');
     process.exitCode = await serveUntilStopped(options, served, running);
   });
@@ -155,10 +170,15 @@ function parseAllow(text: string): string[] {
   return allowed;
 }
 
-function parseTimeout(text: string): number | null {
+function parseHolder(text: string): string {
+  if (isHolder(text)) return text;
+  throw new InvalidArgumentError('it must be HOST:PORT, for example b.example:10809');
+}
+
+/** commander takes a null for a parser that failed, and makes it ''. */
+function parseTimeout(text: string): OriginTimeout {
   try {
-    const timeout = parseOriginTimeout(text);
-    return typeof timeout === 'number' ? timeout : null;
+    return parseOriginTimeout(text);
   } catch (error) {
     throw new InvalidArgumentError((error as Error).message);
   }

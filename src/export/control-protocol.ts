@@ -9,7 +9,7 @@
  * After `watch` the export sends its status on each change of state, and at most twice a second while its counters move.
  */
 
-export type ExportState = 'serving' | 'lent' | 'fenced' | 'retired' | 'standby' | 'relocating';
+export type ExportState = 'serving' | 'lent' | 'fenced' | 'retired' | 'standby' | 'relocating' | 'reclaimed';
 
 /** The counters of one relocation, also in the D-Bus signal RelocationCompleted. */
 export interface RelocationCounters {
@@ -30,6 +30,28 @@ export interface BadRange {
   length: number;
   /** Who fails. */
   at: 'origin' | 'image';
+}
+
+/** A comparison of a disk with its origin (src/relocation/verification.ts). Bytes. */
+export interface VerificationStatus {
+  /** `passed`: no difference; `failed`: it could not be carried out. */
+  state: 'running' | 'passed' | 'differs' | 'failed';
+  /** What travelled. */
+  by: 'hashes' | 'data';
+  /** How far it has come over the disk. */
+  walkedBytes: number;
+  comparedBytes: number;
+  /** Not compared: written since the takeover, and not here yet. */
+  writtenBytes: number;
+  absentBytes: number;
+  /** Found different, and where: the first ranges. */
+  differentBytes: number;
+  different: { offset: number; length: number }[];
+  /** Different, but perhaps written before a loss of power, and where. */
+  doubtfulBytes: number;
+  doubtful: { offset: number; length: number }[];
+  /** Why it failed, one line, or null. */
+  error: string | null;
 }
 
 export interface ExportStatus extends RelocationCounters {
@@ -65,8 +87,14 @@ export interface ExportStatus extends RelocationCounters {
   clients: number;
   /** uuid of the lease attached to this export, or null. */
   lease: string | null;
+  /** HOST:PORT that took the disk over from here, as it calls itself; empty: it did not tell; null: nobody did. */
+  movedTo: string | null;
+  /** ISO 8601 time of that, or null. */
+  movedAt: string | null;
   /** Bytes that clients wrote here since the start. */
   writtenBytes: number;
+  /** The comparison with the origin that runs or ran last, since the start; null: none. */
+  verification: VerificationStatus | null;
   /** The last error that an administrator should know of, one line, or null. */
   error: string | null;
 }
@@ -75,7 +103,12 @@ export interface ExportStatus extends RelocationCounters {
  * - `status`, `watch`: see above.
  * - `takeover`: fence the origin and begin to keep blocks; answers once that is so (at once where it is so already).
  * - `source-gone`: the guest that used this export as its disk is gone; tells the lease holder.
+ * - `new-guest`: a guest is about to be started on this export; whoever stands by for an earlier one cannot take it over any more.
+ *   Refused where the disk is not to be had.
+ * - `reclaim`: take a fenced disk back from a lease holder that is lost; refused while that is alive.
  * - `abandon`: give the origin back and delete image, map and record; refused once a write has been acknowledged. The process ends.
+ * - `verify`: begin to compare the disk with its origin, if that is not under way; answers at once, the status tells the rest.
+ * - `accept`: the differences that were found stay, and the origin may be let go.
  * - `origin-timeout`: how long a client's request may wait for the origin, `"timeout"`: seconds (1 to 86400), "none", or "default".
  * - `stop`: finish requests, sync, end. Nothing is deleted.
  */
@@ -84,7 +117,11 @@ export type ControlMethod =
   | 'watch'
   | 'takeover'
   | 'source-gone'
+  | 'new-guest'
+  | 'reclaim'
   | 'abandon'
+  | 'verify'
+  | 'accept'
   | 'origin-timeout'
   | 'stop';
 

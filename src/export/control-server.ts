@@ -128,7 +128,11 @@ export class ControlServer {
         return this.#handlers.status();
       case 'takeover':
       case 'source-gone':
+      case 'new-guest':
+      case 'reclaim':
       case 'abandon':
+      case 'verify':
+      case 'accept':
       case 'stop':
         return (await this.#handlers.call(method)) ?? null;
       case 'origin-timeout':
@@ -136,7 +140,7 @@ export class ControlServer {
         return null;
       default:
         throw new Error(
-          `no method '${method.slice(0, 40)}': there are status, watch, takeover, source-gone, abandon, origin-timeout and stop`,
+          `no method '${method.slice(0, 40)}': there are status, watch, takeover, source-gone, new-guest, reclaim, abandon, verify, accept, origin-timeout and stop`,
         );
     }
   }

@@ -6,11 +6,15 @@
  *        ^                   |                          |                       |
  *        +-- last link gone -+      flush failed,       |                       |
  *        |   or GIVE_BACK           link gone: back ----+                       |
- *        +--------------------------- GIVE_BACK --------------------------------+
+ *        +------------------------ GIVE_BACK, reclaim --------------------------+
  *
  * From `fencing` on no write, trim or zero request is let in, whoever asks, so that two hosts never both accept writes. Those that
  * were let in before are waited for, the image is synced, the record says `fenced` on disk, and only then is TAKEOVER answered. While
  * `fenced` the lease holder alone reads. What is on disk (`fenced`, `retired`) survives a restart; a lease that is merely attached does not.
+ *
+ * Two things make a lease void for good. `reclaim`: an administrator says that the holder is lost. And a new start of a guest here while the
+ * disk is lent (`epoch` counts them): what would have arrived at the holder is a guest that is no more, and its late takeover would
+ * fence the disk under the new one. Whoever comes back with such a lease is told so, and knows that what he has is void.
  *
  * A link that breaks before the fence is durable ends the lease: the holder cannot have seen an answer, so it has kept nothing.
  */
@@ -22,8 +26,19 @@ import type { Completion } from '../store/completion.ts';
 import type { ExportRecord } from '../store/record.ts';
 import type { RecordChange } from './record-keeper.ts';
 import { SourceWatch } from './source-watch.ts';
+import { takenBack } from './taken-back.ts';
 
-export type LendState = 'serving' | 'lent' | 'fencing' | 'fenced' | 'retired';
+/** `reclaimed`: our own origin has taken the disk back, by an administrator's word; what is here is void. */
+export type LendState = 'serving' | 'lent' | 'fencing' | 'fenced' | 'retired' | 'reclaimed';
+
+/** A connection that may attach. */
+export interface LeaseLink {
+  /** Closes it now. */
+  destroy(): void;
+}
+
+/** A holder that has asked for something less than so long ago is alive. */
+const ALIVE_MS = 5000;
 
 /** What a request wants of the disk. */
 export type Access = 'read' | 'write' | 'flush';
@@ -51,8 +66,12 @@ export class Lender {
   readonly #options: LenderOptions;
   readonly #watch: SourceWatch;
   #lease: string | null;
+  /** Where the lease holder says that it is. */
+  #holder = '';
   /** The connections of the lease. */
-  readonly #links = new Set<object>();
+  readonly #links = new Set<LeaseLink>();
+  /** When the lease holder asked for something last. */
+  #heardAt = Number.NEGATIVE_INFINITY;
   /** One transition at a time. */
   #transition: Promise<unknown> = Promise.resolve();
 
@@ -60,7 +79,7 @@ export class Lender {
     const { state, lease } = options.record;
     this.#options = options;
     this.#watch = new SourceWatch(options.sourceGone === 'disconnect');
-    this.state = state === 'fenced' || state === 'retired' ? state : 'serving';
+    this.state = state === 'fenced' || state === 'retired' || state === 'reclaimed' ? state : 'serving';
     this.#lease = this.state === 'fenced' ? lease : null;
   }
 
@@ -75,7 +94,7 @@ export class Lender {
   }
 
   /** @returns errno for a request of a connection, 0 when it may go on. */
-  refuses(access: Access, link: object): number {
+  refuses(access: Access, link: LeaseLink): number {
     switch (this.state) {
       case 'serving':
         return 0;
@@ -85,23 +104,35 @@ export class Lender {
       case 'fencing':
         return access === 'write' ? Errno.EPERM : 0;
       case 'fenced':
-        return access === 'flush' || (access === 'read' && this.#links.has(link)) ? 0 : Errno.EPERM;
+        if (access === 'read' && this.#links.has(link)) {
+          this.#heardAt = performance.now();
+          return 0;
+        }
+        return access === 'flush' ? 0 : Errno.EPERM;
       case 'retired':
+      case 'reclaimed':
         return Errno.ESHUTDOWN;
     }
   }
 
   /** Why a new connection is turned away, or undefined. */
   refusesClients(): Refusal | undefined {
-    if (this.state !== 'retired') return undefined;
-    return this.#refusal('is retired: its disk has moved to another host');
+    if (this.state === 'retired') return this.#refusal('is retired: its disk has moved to another host');
+    if (this.state === 'reclaimed') return this.#refusal('is void: the disk was reclaimed by its origin');
+    return undefined;
   }
 
   /** Attaches a connection with its lease, or says why not. */
-  attach(link: object, request: AttachRequest): Attached | Refusal {
+  attach(link: LeaseLink, request: AttachRequest): Attached | Refusal {
     const { record } = this.#options;
-    const retired = this.refusesClients();
-    if (retired !== undefined) return { ...retired, type: OptionReply.XNBD_ERR_RETIRED };
+    const gone = this.refusesClients();
+    if (gone !== undefined) {
+      const retired = this.state === 'retired';
+      return { ...gone, type: retired ? OptionReply.XNBD_ERR_RETIRED : OptionReply.XNBD_ERR_VOID };
+    }
+    if (record.voidLeases.includes(request.lease)) {
+      return this.#void('was reclaimed here by an administrator, and what was written elsewhere is void');
+    }
     if (request.uuid !== null && request.uuid !== record.uuid) {
       return this.#refusal(`has uuid ${record.uuid}, not ${request.uuid}: it is another disk`);
     }
@@ -111,6 +142,10 @@ export class Lender {
     if (this.#lease !== null && this.#lease !== request.lease) {
       return this.#refusal(`is ${this.state} already, to lease ${this.#lease}`);
     }
+    const { epoch = 0, holder = '' } = request;
+    if (this.state !== 'fenced' && epoch !== 0 && epoch !== record.epoch) {
+      return this.#void('has had a guest started on it here since: what was to arrive is no more');
+    }
     if (this.#lease === null) {
       const reason = this.#options.canLend();
       if (reason !== null) return this.#refusal(`cannot be lent: ${reason}`);
@@ -119,19 +154,21 @@ export class Lender {
       this.#become('lent');
     }
     this.#links.add(link);
+    this.#holder = holder;
+    this.#heardAt = performance.now();
     const { uuid, generation, sizeBytes } = record;
-    return { uuid, generation, fenced: this.state === 'fenced', size: sizeBytes };
+    return { uuid, generation, fenced: this.state === 'fenced', size: sizeBytes, epoch: record.epoch };
   }
 
   /** A connection is gone, attached or not. */
-  detach(link: object): void {
+  detach(link: LeaseLink): void {
     if (!this.#links.delete(link)) return;
     this.#watch.forget(link);
     if (this.#links.size === 0 && this.state === 'lent') this.#endLease('serving');
   }
 
   /** TAKEOVER. @returns errno */
-  takeover(link: object): Promise<number> {
+  takeover(link: LeaseLink): Promise<number> {
     return this.#inTurn(async () => {
       if (!this.#links.has(link)) return Errno.EINVAL;
       if (this.state === 'fenced') return 0;
@@ -146,23 +183,25 @@ export class Lender {
         return errno === 0 ? Errno.ESHUTDOWN : errno;
       }
       try {
-        await this.#options.persist({ state: 'fenced', lease: this.#lease });
+        const movedTo = { host: this.#holder, at: new Date().toISOString() };
+        await this.#options.persist({ state: 'fenced', lease: this.#lease, movedTo });
       } catch (error) {
         return this.#fenceNotWritten(error as Error);
       }
-      log.info(`export ${name}: fenced at generation ${generation}, for lease ${this.#lease}`);
+      const whom = this.#holder === '' ? '' : ` of ${this.#holder}`;
+      log.info(`export ${name}: fenced at generation ${generation}, for lease ${this.#lease}${whom}`);
       this.#become('fenced');
       return 0;
     });
   }
 
   /** GIVE_BACK. @returns errno */
-  giveBack(link: object): Promise<number> {
+  giveBack(link: LeaseLink): Promise<number> {
     return this.#inTurn(() => (this.#links.has(link) ? this.#liftFence() : Promise.resolve(Errno.EINVAL)));
   }
 
   /** RETIRE. @returns errno */
-  retire(link: object): Promise<number> {
+  retire(link: LeaseLink): Promise<number> {
     return this.#inTurn(async () => {
       if (!this.#links.has(link) || this.state !== 'fenced') return Errno.EINVAL;
       const errno = await this.#persist({ state: 'retired', lease: null });
@@ -174,8 +213,55 @@ export class Lender {
     });
   }
 
+  /**
+   * An administrator takes the disk back from a holder that is lost. Its generation grows beyond the holder's, and the lease is void.
+   * @throws Error, one line, when there is nothing to take back, or the holder is alive.
+   */
+  reclaim(): Promise<void> {
+    return this.#inTurn(async () => {
+      const { name, movedTo } = this.#options.record;
+      if (this.state !== 'fenced') throw new Error(`${name} is ${this.state}: there is nothing to reclaim`);
+      const quietMs = performance.now() - this.#heardAt;
+      if (this.#links.size > 0 && quietMs < ALIVE_MS) {
+        throw new Error(
+          `${name} is not lost: ${movedTo?.host || 'its holder'} read from here ${(quietMs / 1000).toFixed(1)} s ago; end it there first`,
+        );
+      }
+      const lease = this.#lease!;
+      await this.#options.persist((record) => takenBack(record, this.#unfenced(record).state!));
+      log.warning(
+        `export ${name}: reclaimed from ${movedTo?.host || 'its holder'} (lease ${lease}), generation ${this.#options.record.generation} now`,
+      );
+      this.#cutLinks();
+      this.#endLease('serving');
+    });
+  }
+
+  /**
+   * A guest is about to be started on the disk here: no arrival of an earlier one elsewhere may take the disk over from now on.
+   * @throws Error, one line, when the disk is not to be had here.
+   */
+  newGuest(): Promise<void> {
+    return this.#inTurn(async () => {
+      const { name } = this.#options.record;
+      if (this.state !== 'serving' && this.state !== 'lent')
+        throw new Error(`${name} is ${this.state}: no guest can be started on it here`);
+      await this.#options.persist(({ epoch }) => ({ epoch: epoch + 1 }));
+      if (this.state === 'serving') return;
+      log.warning(`export ${name}: a guest is started here while it is lent: lease ${this.#lease} is void`);
+      this.#cutLinks();
+      this.#endLease('serving');
+    });
+  }
+
+  /** Our own origin has taken the disk back: whoever uses this copy is stopped. The record says so already. */
+  becomeReclaimed(): void {
+    this.#cutLinks();
+    this.#endLease('reclaimed');
+  }
+
   /** WAIT_GONE: `done` is completed once the source's client is gone. */
-  waitGone(link: object, done: Completion): void {
+  waitGone(link: LeaseLink, done: Completion): void {
     if (this.#links.has(link)) this.#watch.wait(link, done);
     else done.complete(Errno.EINVAL);
   }
@@ -226,6 +312,7 @@ export class Lender {
   readonly #unfenced = ({ complete }: Readonly<ExportRecord>): Partial<ExportRecord> => ({
     state: complete ? 'serving' : this.#options.baseState(),
     lease: null,
+    movedTo: null,
   });
 
   async #persist(change: RecordChange): Promise<number> {
@@ -240,7 +327,11 @@ export class Lender {
     }
   }
 
-  #endLease(state: 'serving' | 'retired'): void {
+  #cutLinks(): void {
+    for (const link of this.#links) link.destroy();
+  }
+
+  #endLease(state: 'serving' | 'retired' | 'reclaimed'): void {
     this.#lease = null;
     this.#links.clear();
     this.#watch.stop();
@@ -252,10 +343,14 @@ export class Lender {
     this.#options.changed();
   }
 
-  #inTurn(step: () => Promise<number>): Promise<number> {
+  #inTurn<T>(step: () => Promise<T>): Promise<T> {
     const result = this.#transition.then(step);
     this.#transition = result.catch(() => undefined);
     return result;
+  }
+
+  #void(why: string): Refusal {
+    return { ...this.#refusal(why), type: OptionReply.XNBD_ERR_VOID };
   }
 
   #refusal(why: string): Refusal {

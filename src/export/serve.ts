@@ -41,6 +41,8 @@ export interface Served extends Pick<LenderOptions, 'baseState' | 'canLend' | 'o
   takeover(): Promise<void>;
   /** Control method `abandon`: afterwards the process ends without touching the disk again. @throws Error of one line */
   abandon(): Promise<void>;
+  /** Control methods, where there may be an origin to compare with. @throws Error of one line */
+  verification?: { verify(): void; accept(): Promise<void> };
   /** Closes image, map and link; the last request has been answered and the disk flushed. */
   close(): Promise<void>;
 }
@@ -126,6 +128,15 @@ export async function serve(options: ServeOptions, served: Served): Promise<Runn
         return served.abandon();
       case 'source-gone':
         return { told: running.lender.sourceGone() };
+      case 'verify':
+      case 'accept':
+        if (served.verification === undefined)
+          throw new Error(`${running.name} has no origin any more: there is nothing to compare it with`);
+        return served.verification[method]();
+      case 'new-guest':
+        return running.lender.newGuest();
+      case 'reclaim':
+        return running.lender.reclaim();
       case 'stop':
         if ((await stop()) !== 0)
           throw new Error(`export ${running.name} stopped, but its last flush failed`);
@@ -176,7 +187,10 @@ function status(options: ServeOptions, served: Served, running: Export): ExportS
     socket: options.socket,
     clients: running.clients,
     lease: lender.lease,
+    movedTo: record.movedTo?.host ?? null,
+    movedAt: record.movedTo?.at ?? null,
     writtenBytes: running.writtenBytes,
+    verification: null,
     error: null,
     ...served.describe(),
   };

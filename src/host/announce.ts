@@ -73,7 +73,7 @@ export function announcer(parts: Parts, libvirt: MetadataWriter): Announcer {
 }
 
 /** States of a disk that is not here yet, or not any more. */
-const elsewhere: ReadonlySet<ExportState> = new Set(['standby', 'fenced', 'retired']);
+const elsewhere: ReadonlySet<ExportState> = new Set(['standby', 'fenced', 'retired', 'reclaimed']);
 
 /** The element, or undefined while there is nothing to say: the guest is not here, or an export does not run. */
 function originsXml(

@@ -97,6 +97,7 @@ async function makeWay(host: Host, name: string): Promise<void> {
     case undefined:
       break;
     case 'retired':
+    case 'reclaimed':
       await setRetiredAside(host, record);
       break;
     case 'standby':

@@ -4,7 +4,7 @@
  */
 import { mkdir } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
-import type { Config } from '../config/config.ts';
+import { type Config, formatAddress } from '../config/config.ts';
 import type { ExportStatus } from '../export/control-protocol.ts';
 import { log } from '../log/log.ts';
 import { originArguments } from '../pki/host-party.ts';
@@ -70,6 +70,7 @@ export async function startDaemon({ config, exportProgram, version }: DaemonOpti
     needed: (name, record) => isNeeded(name, record),
     originArguments: async (uri) => [
       ...['--origin-timeout', String(config.relocation.originTimeoutSeconds ?? 'none')],
+      ...['--holder', formatAddress(config.gateway.advertise)],
       ...(await originArguments(uri, config.tls)),
     ],
   });
@@ -99,6 +100,7 @@ export async function startDaemon({ config, exportProgram, version }: DaemonOpti
   function isNeeded(name: string, record: ExportRecord): boolean {
     // A retired disk has one duty left: its own origin, if it was never complete here, has to hear of it.
     if (record.state === 'retired') return record.origin !== null;
+    if (record.state === 'reclaimed') return false;
     if (record.state === 'standby') return relocations.ofExport(name) !== undefined;
     return record.state !== 'serving' || record.origin !== null || domains.using(name) !== undefined;
   }
@@ -118,7 +120,11 @@ export async function startDaemon({ config, exportProgram, version }: DaemonOpti
     // One that still has an origin has yet to tell it to retire.
     if (state === 'retired' && status.origin === null)
       inTheBackground(`disk ${name} could not be retired`, retire(host, name));
+    if (state === 'reclaimed' && user === undefined)
+      inTheBackground(`export ${name} could not be ended`, exports.stop(name));
     if (state === 'serving' && before !== undefined && user === undefined) {
+      // Whoever had it has given it back, or lost it: he does not come again.
+      if (before.state === 'fenced') idle.returned(name);
       inTheBackground(`export ${name} could not be ended`, idle.end(name));
     }
     // The metadata names the generation. Being lent changes nothing in it, and libvirt is busy migrating then.

@@ -27,6 +27,11 @@ export class Idle {
     this.#lentAt.set(name, Date.now());
   }
 
+  /** Nobody will come for it. */
+  returned(name: string): void {
+    this.#lentAt.delete(name);
+  }
+
   /** Ends an export that serves and has no guest, now or after its time of grace. */
   async end(name: string): Promise<void> {
     const graceUntil = (this.#lentAt.get(name) ?? Number.NEGATIVE_INFINITY) + lentGraceMs;

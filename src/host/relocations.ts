@@ -127,6 +127,10 @@ export class Relocations {
   observe(status: Observed): void {
     const relocation = this.ofExport(status.name);
     if (relocation === undefined || status.state === 'standby') return;
+    if (status.state === 'reclaimed') {
+      this.fail(relocation, `disk ${status.name} was reclaimed by its origin`);
+      return;
+    }
     if (relocation.state === 'preparing') this.#move(relocation, 'relocating');
     if (!isComplete(status) || relocation.disks[status.name] !== null) return;
     relocation.disks[status.name] = {
@@ -234,6 +238,7 @@ function isComplete({ state, sizeBytes, presentBytes }: Observed): boolean {
       return presentBytes >= sizeBytes;
     case 'standby':
     case 'relocating':
+    case 'reclaimed':
       return false;
   }
 }

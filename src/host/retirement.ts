@@ -1,9 +1,10 @@
 /** What becomes of a disk on the host that it has left for good: every block is at the next host, and nobody is served from here. */
-import { lstat, rename, rm } from 'node:fs/promises';
-import { dirname, join } from 'node:path';
+import { rename, rm } from 'node:fs/promises';
+import { join } from 'node:path';
 import { log } from '../log/log.ts';
 import { type ExportRecord, writeRecord } from '../store/record.ts';
 import type { Host } from './host.ts';
+import { deleteLeftovers } from './leftovers.ts';
 
 /** Ends the export's process; keeps or deletes image and record, as configured. */
 export function retire(host: Host, name: string): Promise<void> {
@@ -31,7 +32,8 @@ export function setRetiredAside(host: Host, record: ExportRecord): Promise<void>
 async function setAside(host: Host, record: ExportRecord): Promise<void> {
   if ((await host.exports.record(record.name)) === undefined) return;
   await host.exports.stop(record.name);
-  if (host.config.relocation.retired === 'delete') {
+  // One that was reclaimed may hold what its guest wrote last: that is the administrator's to delete.
+  if (record.state === 'retired' && host.config.relocation.retired === 'delete') {
     await deleteRetired(host, record);
     return;
   }
@@ -53,12 +55,7 @@ async function setAside(host: Host, record: ExportRecord): Promise<void> {
   );
 }
 
-/** Deletes the image, if it is a file among our own; one that an administrator has elsewhere, or a block device, is his to delete. */
 async function deleteRetired(host: Host, record: ExportRecord): Promise<void> {
-  const found = await lstat(record.image).catch(() => undefined);
-  const ours = found?.isFile() === true && dirname(record.image) === host.config.paths.images;
-  if (ours) await rm(record.image);
-  await rm(host.exports.place(record.name).stateDir, { recursive: true, force: true });
-  const image = ours ? `its old image ${record.image} is deleted` : `${record.image} is left as it is`;
+  const image = await deleteLeftovers(host.config.paths, record.name, record);
   log.info(`disk ${record.name} has moved away completely; ${image}`, { export: record.name });
 }

@@ -55,7 +55,9 @@ export function watchGuests(host: Host): GuestWatch {
     if (relocation?.prepared !== true) return;
     if (!relocation.resumed) host.relocations.setResumed(relocation);
     for (const name of Object.keys(relocation.disks)) {
-      if (host.exports.status(name)?.state !== 'standby') continue;
+      // One that is relocating has been taken over by the source's word: it hears that its guest has come.
+      const state = host.exports.status(name)?.state;
+      if (state !== 'standby' && state !== 'relocating') continue;
       host.exports.call(name, 'takeover').catch((error: unknown) => {
         log.warning(`disk ${name} is not taken over yet: ${(error as Error).message}`, { export: name });
       });

@@ -73,6 +73,9 @@ export class HandshakeError extends Error {
 /** The origin has retired: it was told that every block is elsewhere, and has nothing more to give. */
 export class OriginRetired extends HandshakeError {}
 
+/** The lease is void: the origin has gone on without us, and will never take us back. */
+export class LeaseVoid extends HandshakeError {}
+
 interface Reply {
   type: number;
   data: Buffer;
@@ -171,11 +174,15 @@ function* greeting(allowOldstyle: boolean, offer: ServerOffer): ByteCoroutine<nu
 }
 
 function* attach(send: (bytes: Buffer) => void, request: AttachRequest): ByteCoroutine<Attached | null> {
-  const answer = yield* ask(send, Option.XNBD_ATTACH, encodeAttachRequest(request));
+  let answer = yield* ask(send, Option.XNBD_ATTACH, encodeAttachRequest(request));
+  // An earlier release, which finds ours too long.
+  if (answer.error === OptionReply.ERR_INVALID)
+    answer = yield* ask(send, Option.XNBD_ATTACH, encodeAttachRequest({ ...request, version: 1 }));
   if (!answer.accepted) {
     if (answer.error === OptionReply.ERR_UNSUP) return null;
     const why = `the origin refuses to lend '${request.name}': ${answer.text}`;
     if (answer.error === OptionReply.XNBD_ERR_RETIRED) throw new OriginRetired(why, true, answer.error);
+    if (answer.error === OptionReply.XNBD_ERR_VOID) throw new LeaseVoid(why, true, answer.error);
     throw new HandshakeError(why, true, answer.error);
   }
   const reply = answer.replies.find((each) => each.type === OptionReply.XNBD_ATTACHED);

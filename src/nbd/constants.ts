@@ -88,6 +88,8 @@ export const OptionReply = {
   ERR_TOO_BIG: REP_ERROR + 9,
   /** Private, in answer to XNBD_ATTACH: the export has retired, and will never serve again. */
   XNBD_ERR_RETIRED: REP_ERROR + 0x584e4244,
+  /** Private, in answer to XNBD_ATTACH: this lease will never be good again; what its holder has is void. */
+  XNBD_ERR_VOID: REP_ERROR + 0x584e4245,
   ERR_EXT_HEADER_REQD: REP_ERROR + 10,
 } as const;
 

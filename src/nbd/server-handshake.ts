@@ -299,7 +299,7 @@ export class ServerHandshake {
     }
     this.#attachedExport = request.name;
     this.agreement.attached = true;
-    this.#reply(Option.XNBD_ATTACH, OptionReply.XNBD_ATTACHED, encodeAttached(answer));
+    this.#reply(Option.XNBD_ATTACH, OptionReply.XNBD_ATTACHED, encodeAttached(answer, request.version));
     this.#reply(Option.XNBD_ATTACH, OptionReply.ACK);
   }
 

@@ -9,7 +9,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { RecordKeeper } from '../export/record-keeper.ts';
 import { log } from '../log/log.ts';
-import { type HandshakeError, OriginRetired } from '../nbd/client-handshake.ts';
+import { type HandshakeError, LeaseVoid, OriginRetired } from '../nbd/client-handshake.ts';
 import { Command, Errno, OptionReply } from '../nbd/constants.ts';
 import { PresentMap } from '../store/present-map.ts';
 import type { OriginLink } from './origin-link.ts';
@@ -51,9 +51,11 @@ function tellToRetire({ link, keeper, stopped, hindered }: LetGoOptions): Promis
   const { name } = keeper.record;
   return new Promise((resolve) => {
     const refusals = new Refusals();
+    const voided = link.onRefused;
     link.onRefused = (refusal) => {
-      if (!refusals.isFinal(refusal, performance.now())) return;
-      log.info(`${name}: at the origin nobody is left to be told (${refusal.message}): it is let go`);
+      if (refusal instanceof LeaseVoid) voided?.(refusal);
+      else if (!refusals.isFinal(refusal, performance.now())) return;
+      else log.info(`${name}: at the origin nobody is left to be told (${refusal.message}): it is let go`);
       resolve();
     };
     const tell = (): void =>

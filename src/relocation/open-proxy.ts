@@ -24,6 +24,12 @@ export interface ProxyOptions {
   /** The origin may be a server that speaks oldstyle. */
   allowOldstyle?: boolean;
   stateDir: string;
+  /** The disk is compared with its origin before that is let go. */
+  verify?: boolean;
+  /** HOST:PORT by which the origin is to call us. */
+  holder?: string | undefined;
+  /** What is here is told from outside when its guest has come (relocation.ts). */
+  awaitsGuest?: boolean;
   /** How long a client's request may wait for the origin, seconds; null, the default: for ever. */
   originTimeout?: number | null;
   /** For an nbds origin. */
@@ -45,9 +51,10 @@ export async function openProxy(options: ProxyOptions): Promise<ProxyParts> {
 async function openNew(options: ProxyOptions): Promise<ProxyParts> {
   const address = parseNbdUri(options.origin);
   const lease = randomUUID();
-  const link = await OriginLink.open({ address, tls: options.tls, lease, known: null, ...oldstyle(options) });
+  const { tls, holder } = options;
+  const link = await OriginLink.open({ address, tls, holder, lease, known: null, ...oldstyle(options) });
   try {
-    const { uuid, generation, sizeBytes } = link.identity;
+    const { uuid, generation, sizeBytes, epoch } = link.identity;
     if (sizeBytes > LARGEST_DISK) {
       throw new Error(
         `the disk at ${formatNbdUri(address)} has ${sizeBytes} bytes; a disk of more than ${LARGEST_DISK} (16 TiB) cannot be moved`,
@@ -63,7 +70,7 @@ async function openNew(options: ProxyOptions): Promise<ProxyParts> {
         imageCreated: created,
         state: 'standby',
         complete: false,
-        origin: { uri: formatNbdUri(address), uuid, generation, lease },
+        origin: { uri: formatNbdUri(address), uuid, generation, epoch, lease },
       };
       await writeRecord(options.stateDir, record);
       return { keeper: new RecordKeeper(options.stateDir, record), image, link };
@@ -88,6 +95,9 @@ async function openKnown(options: ProxyOptions, record: ExportRecord): Promise<P
   if (record.state === 'retired' && record.origin === null) {
     throw new Error(`${name} is retired: its disk has moved on; begin anew with an empty state directory`);
   }
+  if (record.state === 'reclaimed') {
+    throw new Error(`${name} is void: ${record.reclaimed}`);
+  }
   const { origin } = record;
   const uri = formatNbdUri(parseNbdUri(options.origin));
   if (origin?.uuid === null && origin.uri !== uri) {
@@ -108,9 +118,15 @@ async function openKnown(options: ProxyOptions, record: ExportRecord): Promise<P
   const link = OriginLink.resume({
     address: parseNbdUri(uri),
     tls: options.tls,
+    holder: options.holder,
     lease: origin.lease,
     ...oldstyle(options),
-    known: { uuid: origin.uuid, generation: origin.generation, sizeBytes: record.sizeBytes },
+    known: {
+      uuid: origin.uuid,
+      generation: origin.generation,
+      sizeBytes: record.sizeBytes,
+      epoch: origin.epoch,
+    },
   });
   return { keeper: new RecordKeeper(stateDir, moved), image, link };
 }

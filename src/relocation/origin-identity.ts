@@ -9,6 +9,8 @@ export interface OriginIdentity {
   uuid: string | null;
   generation: number;
   sizeBytes: number;
+  /** How often a guest had been started on it; left out where it does not tell. */
+  epoch?: number | undefined;
 }
 
 /** For messages. */
@@ -17,16 +19,29 @@ export function describeOrigin(address: NbdAddress): string {
 }
 
 export function identityOf({ attached, size }: ServerOffer): OriginIdentity {
-  return { uuid: attached?.uuid ?? null, generation: attached?.generation ?? 0, sizeBytes: size };
+  return {
+    uuid: attached?.uuid ?? null,
+    generation: attached?.generation ?? 0,
+    sizeBytes: size,
+    epoch: attached?.epoch,
+  };
 }
 
-/** @param known null at the first meeting. */
+/** @param known null at the first meeting. @param holder HOST:PORT by which the origin is to call us. */
 export function attachRequest(
   lease: string,
   known: OriginIdentity | null,
   address: NbdAddress,
+  holder = '',
 ): AttachRequest {
-  return { lease, uuid: known?.uuid ?? null, generation: known?.generation ?? 0, name: address.name };
+  return {
+    lease,
+    uuid: known?.uuid ?? null,
+    generation: known?.generation ?? 0,
+    name: address.name,
+    epoch: known?.epoch ?? 0,
+    holder,
+  };
 }
 
 /** @throws HandshakeError when it is another disk. */

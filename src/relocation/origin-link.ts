@@ -36,6 +36,8 @@ export interface OriginLinkOptions {
   known: OriginIdentity | null;
   /** The origin may be a server that speaks oldstyle. */
   allowOldstyle?: boolean;
+  /** HOST:PORT by which the origin is to call us. */
+  holder?: string | undefined;
 }
 
 /** What the patience with a silent origin grows to: its silence is 5 s and so many times 5 s long then. */
@@ -264,6 +266,7 @@ export class OriginLink {
   }
 
   #retry(delay: number): void {
+    if (this.#closed) return;
     this.#retryTimer = setTimeout(() => {
       void this.#reconnect().catch((error: unknown) => {
         if (this.#closed) return;
@@ -298,11 +301,11 @@ export class OriginLink {
 
 /** @throws Error, one line, when the origin cannot be reached, refuses, or is another than `known`. */
 async function connectTo(
-  { address, tls, lease, allowOldstyle = false }: OriginLinkOptions,
+  { address, tls, lease, holder, allowOldstyle = false }: OriginLinkOptions,
   known: OriginIdentity | null,
   patience: number,
 ): Promise<OriginConnection> {
-  const attach = attachRequest(lease, known, address);
+  const attach = attachRequest(lease, known, address, holder);
   const connection = await OriginConnection.connect({ address, tls, attach, allowOldstyle, patience });
   try {
     if (known !== null) checkIdentity(address, known, identityOf(connection.offer));

@@ -56,6 +56,10 @@ export class ProxyDisk implements Disk {
   onFirstChange: (() => Promise<void>) | null = null;
   /** A client's write, trim or zeroing has been acknowledged: from then on giving up the move would lose data. */
   changed = false;
+  /** Told when that happens first. */
+  onChanged: (() => void) | null = null;
+  /** A client has read before the takeover: a hypervisor that waits for its guest does. */
+  awaited = false;
   readonly #image: Image;
   readonly #local: LocalDisk;
   readonly #link: OriginLink | null;
@@ -178,6 +182,7 @@ export class ProxyDisk implements Disk {
    * his again when he has waited too long.
    */
   #readThrough(into: Buffer, offset: number, done: Completion): void {
+    this.awaited = true;
     const first = Math.floor(offset / BLOCK_SIZE) * BLOCK_SIZE;
     const end = Math.min(endBlock(offset, into.length) * BLOCK_SIZE, this.size);
     const whole = Buffer.allocUnsafeSlow(end - first);
@@ -247,8 +252,10 @@ export class ProxyDisk implements Disk {
     const finish: Completion = {
       complete: (errno) => {
         this.#changing -= 1;
-        if (errno === 0) this.changed = true;
-        else if (errno === Errno.ENOSPC) room.refused();
+        if (errno === 0 && !this.changed) {
+          this.changed = true;
+          this.onChanged?.();
+        } else if (errno === Errno.ENOSPC) room.refused();
         if (errno === 0 && fua) map.flush(done);
         else done.complete(errno);
       },

@@ -9,45 +9,44 @@
  * | relocating | the origin is fenced, the map exists | opens the map and goes on; the fence is asked for again, which changes nothing |
  * | serving, origin known | complete, the origin may not know | tells it to retire |
  * | serving, no origin | a target | - |
+ * | reclaimed | the origin took the disk back by hand: what is here is void | refused |
  * | retired, origin known | moved on before it was complete | tells its own origin to retire |
  */
 import { rm } from 'node:fs/promises';
-import type { RecordKeeper } from '../export/record-keeper.ts';
 import { log } from '../log/log.ts';
-import { Command, Errno } from '../nbd/constants.ts';
-import type { Image } from '../store/image.ts';
+import { LeaseVoid } from '../nbd/client-handshake.ts';
+import { Command } from '../nbd/constants.ts';
 import { PresentMap } from '../store/present-map.ts';
-import type { ExportRecord } from '../store/record.ts';
+import { type ExportRecord, secondsSinceTakeover } from '../store/record.ts';
 import { BlockLocks } from './block-locks.ts';
 import { Copying } from './copying.ts';
+import { type Counters, countersSince } from './counters.ts';
 import { giveBack } from './give-back.ts';
 import { GuestWaits } from './guest-waits.ts';
 import { letGo } from './let-go.ts';
 import { mapIdentity } from './map-identity.ts';
+import { command, completed, fenceAgain } from './origin-command.ts';
 import { countData } from './origin-data.ts';
 import type { OriginLink } from './origin-link.ts';
 import { ProxyDisk } from './proxy-disk.ts';
+import type { RelocationOptions } from './relocation-options.ts';
+import { awaitSourceGone } from './source-gone.ts';
+import { Verification } from './verification.ts';
+import { endVoid } from './void-lease.ts';
 
 const ASK_AGAIN_MS = 1000;
-
-type Counters = Pick<ExportRecord, 'onDemandBytes' | 'backgroundBytes' | 'skippedBytes'>;
-
-export interface RelocationOptions {
-  keeper: RecordKeeper;
-  stateDir: string;
-  image: Image;
-  /** The origin; null when the record has none any more. */
-  link: OriginLink | null;
-  /** How long a client's request may wait for the origin, seconds; null: for ever. What the record says of it comes first. */
-  originTimeout: number | null;
-}
+/** Longer than libvirt takes to tell that a guest which was awaited here will not come. */
+const NEVER_CAME_MS = 60_000;
 
 export class Relocation {
   readonly disk: ProxyDisk;
+  readonly verification: Verification;
   /** Clients' requests that wait for the origin. */
   readonly waits: GuestWaits;
   /** Told on each change of state, and when the origin comes or goes. */
   onChange: (() => void) | null = null;
+  /** Told when the origin has taken the disk back for good: no client may be served any more. */
+  onReclaimed: (() => void) | null = null;
   readonly #options: RelocationOptions;
   readonly #record: Readonly<ExportRecord>;
   /** The counters of earlier processes. */
@@ -63,6 +62,10 @@ export class Relocation {
   #lettingGo: Promise<void> | null = null;
   #originDataBytes: number | null = null;
   #error: string | null = null;
+  /** The origin will never take us back. */
+  #void = false;
+  /** The guest is known to be here, or has had its time: the origin may be let go. */
+  #arrived = false;
   #mapClosed = false;
   #stopped = false;
 
@@ -75,8 +78,18 @@ export class Relocation {
     this.waits = new GuestWaits(this.#record.name, options.originTimeout);
     this.waits.choose(this.#record.originTimeout ?? 'default');
     this.disk = new ProxyDisk(options.image, this.#record.complete ? null : link, this.waits);
+    this.disk.onChanged = () => this.arrived();
     this.disk.onFirstChange = () => this.takeOver('the first write of the guest');
-    if (link !== null) link.onChange = () => this.onChange?.();
+    this.verification = new Verification({
+      keeper: options.keeper,
+      required: options.verify,
+      changed: () => this.onChange?.(),
+      admitted: () => this.#verified(),
+    });
+    if (link !== null) {
+      link.onChange = () => this.onChange?.();
+      link.onRefused = (refusal) => void (refusal instanceof LeaseVoid && this.#endVoid(refusal.message));
+    }
   }
 
   /**
@@ -118,30 +131,19 @@ export class Relocation {
   get error(): string | null {
     const refusal = this.#link?.refusal ?? null;
     if (refusal !== null) return `the origin refuses us: ${refusal}`;
-    return this.copying?.error ?? this.#error;
+    return this.copying?.error ?? this.verification.error ?? this.#error;
   }
 
   /** The counters of the relocation, with what happened before a restart. */
   get counters(): Counters {
-    const { onDemandBytes, backgroundBytes, skippedBytes } = this.#before;
-    return {
-      onDemandBytes: onDemandBytes + (this.#copying?.fetcher.onDemandBytes ?? 0),
-      backgroundBytes: backgroundBytes + (this.#copying?.fetcher.backgroundBytes ?? 0),
-      skippedBytes: skippedBytes + (this.#copying?.skippedBytes ?? 0),
-    };
-  }
-
-  get secondsSinceTakeover(): number {
-    const { takenOverAt, relocationSeconds, complete } = this.#record;
-    if (complete || takenOverAt === null) return relocationSeconds;
-    return Math.max(0, (Date.now() - Date.parse(takenOverAt)) / 1000);
+    return countersSince(this.#before, this.#copying);
   }
 
   /** Fences the origin and begins to keep blocks. Resolves once that is so. @param why for the log. */
   takeOver(why: string): Promise<void> {
     if (this.disk.phase !== 'standby') return Promise.resolve();
-    if (this.#takeover === null && this.givingUp)
-      return Promise.reject(new Error(`${this.#record.name} is being given up`));
+    if (this.#void || (this.#takeover === null && this.givingUp))
+      return Promise.reject(new Error(this.error ?? `${this.#record.name} is being given up`));
     this.#takeover ??= this.#takeOver(why).catch((error: unknown) => {
       this.#takeover = null;
       this.#error = `takeover failed: ${(error as Error).message}`;
@@ -150,6 +152,15 @@ export class Relocation {
       throw error;
     });
     return this.#takeover;
+  }
+
+  /**
+   * The guest runs here. Until that is known a disk that is complete keeps its origin: the source's guest may be gone because it was killed
+   * in the middle of its migration, and then the disk goes back to where its domain is.
+   */
+  arrived(): void {
+    this.#arrived = true;
+    if (this.#copying?.map.complete === true) void this.#finish();
   }
 
   /** The move is being given up. */
@@ -180,18 +191,31 @@ export class Relocation {
         `${name} is ${this.#record.state} and holds writes that exist nowhere else: it cannot be abandoned; let it complete`,
       );
     }
-    if (this.#link?.lends === true) {
+    this.verification.interrupt('the move is being given up');
+    if (this.#link?.lends === true && !this.#void) {
       await giveBack({
         keeper: this.#options.keeper,
         link: this.#link,
         askedToFence: this.#askedToFence,
-        command: () => this.#command(Command.XNBD_GIVE_BACK, 'give back'),
+        command: () => command(this.#link!, this.#record.origin!.uri, Command.XNBD_GIVE_BACK, 'give back'),
       });
     }
     await this.stop();
     if (this.#record.imageCreated) await rm(this.#options.image.path, { force: true });
     await PresentMap.remove(this.#options.stateDir);
     log.info(`${name}: abandoned; the origin has its disk back`);
+  }
+
+  /** Our lease is void: what was kept is of no use to anybody, and nobody is served from it. */
+  async #endVoid(reason: string): Promise<void> {
+    this.#void = true;
+    this.#error = reason;
+    this.#copying?.pause();
+    this.#link?.close();
+    void this.verification.stop();
+    if (this.disk.phase !== 'standby') this.onReclaimed?.();
+    await endVoid(this.#options.keeper, this.disk.phase !== 'standby', reason);
+    this.onChange?.();
   }
 
   /** We are an origin ourselves, and have been told to retire: so is ours. */
@@ -208,6 +232,7 @@ export class Relocation {
     this.#link?.close();
     // Without the link nothing new begins. What is being written to the image or the record ends before they are closed.
     await this.#takeover?.catch(() => undefined);
+    await this.verification.stop();
     await this.#finished;
     await this.#lettingGo;
     await this.#locks.whenIdle();
@@ -222,22 +247,16 @@ export class Relocation {
   /** Standby: waits for the source's guest to be gone, and asks how much data there is. */
   async #begin(): Promise<void> {
     const link = this.#link!;
-    if (link.lends) this.#awaitSourceGone(link);
+    if (link.lends) {
+      const waits = (): boolean => !this.#stopped && !this.#void && this.disk.phase === 'standby';
+      const takeOver = (): void => void this.takeOver("the end of the source's guest").catch(() => undefined);
+      awaitSourceGone(link, waits, takeOver);
+    }
     const counted = countData(link, this.#record.sizeBytes).then((bytes) => {
       this.#originDataBytes = bytes;
     });
     // Whoever decides on room at the destination wants the figure with the first status; an origin that is away must not hold us up.
     if (link.unreachableSince === null) await counted;
-  }
-
-  #awaitSourceGone(link: OriginLink): void {
-    link.awaitSourceGone({
-      complete: (errno) => {
-        if (this.#stopped || this.disk.phase !== 'standby') return;
-        if (errno === 0) void this.takeOver("the end of the source's guest").catch(() => undefined);
-        else setTimeout(() => !this.#stopped && this.#awaitSourceGone(link), ASK_AGAIN_MS).unref();
-      },
-    });
   }
 
   async #takeOver(why: string): Promise<void> {
@@ -246,7 +265,7 @@ export class Relocation {
     const link = this.#link!;
     log.info(`${record.name}: takeover, by ${why}`);
     this.#askedToFence = true;
-    if (link.lends) await this.#command(Command.XNBD_TAKEOVER, 'take over');
+    if (link.lends) await command(link, record.origin!.uri, Command.XNBD_TAKEOVER, 'take over');
     else await completed((done) => link.flush(done));
     if (this.#stopped) throw new Error('the export is being stopped');
     const map = await PresentMap.create(stateDir, await mapIdentity(record, image), image);
@@ -264,20 +283,14 @@ export class Relocation {
   /** After a restart: the fence is asked for again (it may take its time), and the map is opened. */
   async #resume(): Promise<void> {
     const link = this.#link!;
-    const map = await PresentMap.open(
-      this.#options.stateDir,
-      await mapIdentity(this.#record, this.#options.image),
-      this.#options.image,
-    );
+    const { stateDir, image } = this.#options;
+    const map = await PresentMap.open(stateDir, await mapIdentity(this.#record, image), image);
     // Whether a client wrote before the restart is not known: so it is taken for granted.
     this.disk.changed = true;
     if (link.lends) {
-      link.command(Command.XNBD_TAKEOVER, {
-        complete: (errno) => {
-          if (errno === 0 || errno === Errno.ESHUTDOWN) return;
-          this.#error = `the origin refuses to be fenced again: error ${errno}`;
-          log.error(`${this.#record.name}: ${this.#error}`);
-        },
+      fenceAgain(link, (errno) => {
+        this.#error = `the origin refuses to be fenced again: error ${errno}`;
+        log.error(`${this.#record.name}: ${this.#error}`);
       });
     }
     this.#keep(map);
@@ -295,6 +308,7 @@ export class Relocation {
       onChange: () => this.onChange?.(),
     });
     this.#copying = copying;
+    this.verification.begin({ link: this.#link!, image: this.#options.image, map });
     this.disk.keep(copying.keeping);
     if (!this.#stopped) copying.start();
   }
@@ -309,8 +323,10 @@ export class Relocation {
   /** Every block is present: durably so, then we are a target, then the origin may go. */
   #finish(): Promise<void> {
     if (this.#stopped || this.givingUp) return Promise.resolve();
-    this.#finished ??= this.#finishNow();
-    return this.#finished;
+    if (this.#options.awaitsGuest && this.disk.awaited && !this.#arrived)
+      setTimeout(() => this.arrived(), NEVER_CAME_MS).unref();
+    else if (this.verification.admits()) this.#finished ??= this.#finishNow();
+    return this.#finished ?? Promise.resolve();
   }
 
   async #finishNow(): Promise<void> {
@@ -323,7 +339,7 @@ export class Relocation {
         ...this.counters,
         complete: true,
         state: state === 'relocating' ? 'serving' : state,
-        relocationSeconds: this.secondsSinceTakeover,
+        relocationSeconds: secondsSinceTakeover(this.#record),
       }));
     } catch (error) {
       this.#error = `complete, but that cannot be put on disk: ${(error as Error).message}; trying again`;
@@ -344,8 +360,15 @@ export class Relocation {
     await this.#letGo();
   }
 
+  /** A comparison has ended, or its result was accepted. */
+  #verified(): void {
+    if (this.#record.state === 'retired' && this.#link !== null) void this.#letGo();
+    else if (this.#copying?.map.complete === true) void this.#finish();
+  }
+
   /** Tells the origin to retire, for as long as it takes; an origin that is there no more has been told. */
   #letGo(): Promise<void> {
+    if (this.#record.differs || this.verification.running) return Promise.resolve();
     this.#lettingGo ??= this.#letGoNow().catch((error: unknown) => {
       // The next start tries again.
       this.#error = `the origin is let go, but that cannot be put on disk: ${(error as Error).message}`;
@@ -361,33 +384,16 @@ export class Relocation {
       keeper: this.#options.keeper,
       stateDir: this.#options.stateDir,
       closeMap: () => this.#closeMap(),
-      stopped: () => this.#stopped,
+      stopped: () => this.#stopped || this.#void,
       hindered: (reason) => {
         if (this.#error !== reason) log.error(`${this.#record.name}: ${reason}`);
         this.#error = reason;
         this.onChange?.();
       },
     });
-    if (this.#stopped) return;
+    if (this.#stopped || this.#void) return;
     this.#link = null;
     this.#error = null;
     this.onChange?.();
   }
-
-  async #command(type: number, what: string): Promise<void> {
-    try {
-      await completed((done) => this.#link!.command(type, done));
-    } catch (error) {
-      throw new Error(
-        `the origin ${this.#record.origin!.uri} refuses to ${what}: ${(error as Error).message}`,
-      );
-    }
-  }
-}
-
-/** A completion as a promise, for what happens a few times in a disk's life. @throws Error with the errno. */
-function completed(start: (done: { complete(errno: number): void }) => void): Promise<void> {
-  return new Promise((resolve, reject) => {
-    start({ complete: (errno) => (errno === 0 ? resolve() : reject(new Error(`error ${errno}`))) });
-  });
 }

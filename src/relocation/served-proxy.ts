@@ -3,7 +3,7 @@ import { existsSync } from 'node:fs';
 import { rm, rmdir } from 'node:fs/promises';
 import { dirname, join, resolve } from 'node:path';
 import type { Served } from '../export/serve.ts';
-import { checkExportName, readRecord } from '../store/record.ts';
+import { checkExportName, readRecord, secondsSinceTakeover } from '../store/record.ts';
 import { lockState } from '../store/state-lock.ts';
 import { openProxy, type ProxyOptions } from './open-proxy.ts';
 import { Relocation } from './relocation.ts';
@@ -26,15 +26,21 @@ export async function openServedProxy(options: ProxyOptions): Promise<ServedProx
       await removeState(options.stateDir);
     throw error;
   });
-  const { stateDir, originTimeout = null } = options;
-  const relocation = await Relocation.open({ keeper, image, link, stateDir, originTimeout }).catch(
-    async (error: unknown) => {
-      link?.close();
-      await image.close();
-      await lock.release();
-      throw error;
-    },
-  );
+  const { stateDir, originTimeout = null, verify = false, awaitsGuest = false } = options;
+  const relocation = await Relocation.open({
+    keeper,
+    image,
+    link,
+    stateDir,
+    originTimeout,
+    verify,
+    awaitsGuest,
+  }).catch(async (error: unknown) => {
+    link?.close();
+    await image.close();
+    await lock.release();
+    throw error;
+  });
   const { record } = keeper;
   return {
     relocation,
@@ -59,10 +65,15 @@ export async function openServedProxy(options: ProxyOptions): Promise<ServedProx
       badBytes: relocation.copying?.bad.bytes ?? 0,
       badRanges: relocation.copying?.bad.ranges ?? [],
       ...relocation.counters,
-      secondsSinceTakeover: relocation.secondsSinceTakeover,
+      secondsSinceTakeover: secondsSinceTakeover(record),
+      verification: relocation.verification.status,
       error: relocation.error,
     }),
-    takeover: () => relocation.takeOver("an administrator's or the daemon's word"),
+    takeover: () => {
+      relocation.arrived();
+      return relocation.takeOver("an administrator's or the daemon's word");
+    },
+    verification: relocation.verification,
     setOriginTimeout: async (timeout) => {
       await keeper.update({ originTimeout: timeout === 'default' ? undefined : timeout });
       relocation.waits.choose(timeout);

@@ -25,7 +25,7 @@ const RecordSchema = v.strictObject({
   /** The image was made by a proxy (and goes with it when the move is given up). */
   imageCreated: v.boolean(),
   sizeBytes: Count,
-  state: v.picklist(['serving', 'fenced', 'retired', 'standby', 'relocating']),
+  state: v.picklist(['serving', 'fenced', 'retired', 'standby', 'relocating', 'reclaimed']),
   /** Every block is local. An export can be fenced and not complete: C from B from A. */
   complete: v.boolean(),
   /** Where a proxy fetches from; kept after completion until the origin has been told to retire. */
@@ -35,6 +35,8 @@ const RecordSchema = v.strictObject({
       /** Identity that the origin gave at the first attach; null for a plain NBD server. */
       uuid: v.nullable(Uuid),
       generation: Count,
+      /** The origin's epoch (below) then, where it told. */
+      epoch: v.optional(Count),
       /** The lease, ours, the same after every reconnect. */
       lease: Uuid,
     }),
@@ -43,8 +45,18 @@ const RecordSchema = v.strictObject({
   originTimeout: v.optional(v.union([v.literal('none'), v.pipe(Count, v.minValue(1), v.maxValue(86_400))])),
   /** Origin side, while fenced: the lease that may read. */
   lease: v.nullable(Uuid),
+  /** Origin side, from the fence on: who took the disk over (HOST:PORT; empty: it did not tell), and when (ISO 8601). */
+  movedTo: v.optional(v.nullable(v.strictObject({ host: v.string(), at: v.string() })), null),
+  /** How often a guest has been started on the disk here: an arrival that belongs to an earlier start is void. */
+  epoch: v.optional(Count, 0),
+  /** Leases that an administrator has ended by hand (reclaim), the last ones: they are void for good. */
+  voidLeases: v.optional(v.array(Uuid), []),
+  /** In state `reclaimed`: what the origin said. */
+  reclaimed: v.optional(v.nullable(v.string()), null),
   /** ISO 8601, of the takeover that made this generation; null where there was none. */
   takenOverAt: v.nullable(v.string()),
+  /** A comparison with the origin found differences that nobody has accepted: the origin is not let go. */
+  differs: v.optional(v.boolean(), false),
   onDemandBytes: Count,
   backgroundBytes: Count,
   skippedBytes: Count,
@@ -81,12 +93,23 @@ export function newRecord(name: string, image: string, sizeBytes: number): Expor
     complete: true,
     origin: null,
     lease: null,
+    movedTo: null,
+    epoch: 0,
+    voidLeases: [],
+    reclaimed: null,
     takenOverAt: null,
+    differs: false,
     onDemandBytes: 0,
     backgroundBytes: 0,
     skippedBytes: 0,
     relocationSeconds: 0,
   };
+}
+
+/** Seconds from the takeover until now, or until every block was here. */
+export function secondsSinceTakeover({ complete, takenOverAt, relocationSeconds }: ExportRecord): number {
+  if (complete || takenOverAt === null) return relocationSeconds;
+  return Math.max(0, (Date.now() - Date.parse(takenOverAt)) / 1000);
 }
 
 /** Reads the record in a state directory; undefined when there is none.

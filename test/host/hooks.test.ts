@@ -73,7 +73,7 @@ describe('the daemon and the hooks of one host', function () {
     for (const name of vm.disks) {
       const refused = await host.hook('prepare', { ...vm, disks: [name] });
       assert.equal(refused.exit, 1);
-      assert.match(refused.stderr, new RegExp(`disk ${name} of vm1 has moved.*start vm1`));
+      assert.match(refused.stderr, new RegExp(`disk ${name} of vm1 moved to another host.*start vm1`));
     }
   });
 

@@ -94,7 +94,7 @@ describe('client handshake', () => {
       structured: true,
       extended: true,
       allocationContext: 1,
-      attached: { uuid: lease, generation: 3, fenced: false, size: SIZE },
+      attached: { uuid: lease, generation: 3, fenced: false, size: SIZE, epoch: 0 },
       minimumBlock: 1,
       maximumPayload: NBD_MAX_PAYLOAD,
     });

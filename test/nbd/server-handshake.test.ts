@@ -202,6 +202,7 @@ describe('server handshake', () => {
       generation: 3,
       fenced: false,
       size: SIZE,
+      epoch: 0,
     });
     assert.match(found[4]!.data.toString(), /attached to export 'disk', not 'zwei'/);
   });

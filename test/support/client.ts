@@ -7,6 +7,7 @@ export interface Client {
   readonly connection: OriginConnection;
   read(offset: number, length: number): Promise<Buffer>;
   write(offset: number, data: Buffer): Promise<void>;
+  change(kind: 'trim' | 'zero', offset: number, length: number): Promise<void>;
   flush(): Promise<void>;
   /** The orderly end, NBD_CMD_DISC. */
   disconnect(): void;
@@ -33,6 +34,10 @@ export async function connectClient(uri: string): Promise<Client> {
       return into;
     },
     write: (offset, data) => settle((done) => connection.write(data, offset, 0, done)),
+    change: (kind, offset, length) =>
+      settle((done) =>
+        connection.command(kind === 'trim' ? Command.TRIM : Command.WRITE_ZEROES, offset, length, 0, done),
+      ),
     flush: () => settle((done) => connection.command(Command.FLUSH, 0, 0, 0, done)),
     disconnect: () => connection.disconnect(),
   };

@@ -6,7 +6,7 @@ import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { type ControlClient, connectControl } from '../../export/control-client.ts';
 import type { ExportStatus } from '../../export/control-protocol.ts';
-import { checkExportName, type ExportRecord, readRecord } from '../../store/record.ts';
+import { checkExportName, type ExportRecord, readRecord, secondsSinceTakeover } from '../../store/record.ts';
 import { type HostPaths, placeOf } from '../places.ts';
 
 /** As `ExportStatus`; `pid` is null where no process serves the export now. */
@@ -100,14 +100,12 @@ function atRest(record: ExportRecord, socket: string): KnownExport {
     socket,
     clients: 0,
     lease: record.lease,
+    movedTo: record.movedTo?.host ?? null,
+    movedAt: record.movedTo?.at ?? null,
     writtenBytes: 0,
-    error: null,
+    verification: null,
+    error: record.reclaimed,
   };
-}
-
-function secondsSinceTakeover(record: ExportRecord): number {
-  if (record.complete || record.takenOverAt === null) return record.relocationSeconds;
-  return Math.max(0, (Date.now() - Date.parse(record.takenOverAt)) / 1000);
 }
 
 async function entries(directory: string): Promise<string[]> {

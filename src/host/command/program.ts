@@ -5,6 +5,7 @@ import type { OriginTimeout } from '../../export/control-protocol.ts';
 import { parseOriginTimeout } from '../../export/origin-timeout.ts';
 import { checkExportName } from '../../store/record.ts';
 import { type HostPaths, placeOf } from '../places.ts';
+import { deleteLeft } from './delete.ts';
 import { connectRunning, exportNames, type KnownExport, knownExport, knownExports } from './known-exports.ts';
 import { abandon, setOriginTimeout, takeOver } from './orders.ts';
 import { listTable, statusDetails, statusTable } from './table.ts';
@@ -83,6 +84,28 @@ function program(): Command {
     .description('give up a disk that arrives, before its guest has written')
     .action(async (name: string | undefined) => {
       process.stdout.write(`${await abandon(await controlPath(options(), name), name)}\n`);
+    });
+
+  xnbdctl
+    .command('reclaim <name>')
+    .description('take back a disk that has moved away, from a host that is lost')
+    .option('--force', 'give up what was written there')
+    .action(async (name: string, { force = false }: { force?: boolean }) => {
+      checkName(name);
+      const config = await loadConfig(options().config);
+      // TLS costs every other command time that it has no use for.
+      const { reclaim } = await import('./reclaim.ts');
+      const tell = (line: string): void => void process.stdout.write(`${line}\n`);
+      process.stdout.write(`${await reclaim(config, { name, force, tell })}\n`);
+    });
+
+  xnbdctl
+    .command('delete <name>')
+    .description("delete what is left of a disk that is this host's no more")
+    .option('--force', 'also what its guest wrote here last')
+    .action(async (name: string, { force = false }: { force?: boolean }) => {
+      checkName(name);
+      process.stdout.write(`${await deleteLeft(await paths(options()), name, force)}\n`);
     });
 
   xnbdctl

@@ -129,6 +129,10 @@ export function statusDetails(each: KnownExport): string {
     ['paused', each.copyPaused],
     ['bad', bad(each)],
     ['lent to', each.lease === null ? null : `lease ${each.lease}`],
+    [
+      'moved to',
+      each.movedAt === null ? null : `${each.movedTo || 'a host that gave no name'}, ${each.movedAt}`,
+    ],
     ['clients', `${each.clients}, ${formatBytes(each.writtenBytes)} written`],
     ['image', each.image],
     ['socket', each.socket],

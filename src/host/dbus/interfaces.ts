@@ -88,6 +88,8 @@ export const exportSignatures = {
   Socket: 's',
   Clients: 'u',
   Lease: 's',
+  MovedTo: 's',
+  MovedAt: 's',
   WrittenBytes: 't',
   Error: 's',
 } as const;
@@ -119,6 +121,8 @@ export function exportProperties(status: ExportStatus, domain: string): Properti
     Socket: status.socket,
     Clients: status.clients,
     Lease: status.lease ?? '',
+    MovedTo: status.movedTo ?? '',
+    MovedAt: status.movedAt ?? '',
     WrittenBytes: BigInt(status.writtenBytes),
     Error: status.error ?? '',
   };

@@ -56,6 +56,9 @@ async function letGo(host: Host, name: string): Promise<void> {
       if (host.relocations.ofExport(name)?.state === 'relocating') await host.exports.call(name, 'takeover');
       else await discard(host, name);
       break;
+    case 'reclaimed':
+      await host.exports.stop(name);
+      break;
     default:
       // lent, fenced: the next host still reads. relocating: it goes on until it is complete.
       break;

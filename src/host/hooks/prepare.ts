@@ -37,7 +37,11 @@ async function start(host: Host, domain: DomainInfo, signal: AbortSignal): Promi
   await host.domains.use(usingDomain(domain));
   // All to their end: one that comes up after another's refusal would stay.
   const started = await Promise.allSettled(
-    domain.disks.map((disk) => host.exports.ensure(disk.export, signal)),
+    domain.disks.map(async (disk) => {
+      await host.exports.ensure(disk.export, signal);
+      // Who stands by for an earlier start of the guest cannot take its disk over any more.
+      await host.exports.call(disk.export, 'new-guest');
+    }),
   );
   const refused = started.find((result) => result.status === 'rejected');
   if (refused !== undefined) {
@@ -58,6 +62,11 @@ async function allHere(host: Host, domain: DomainInfo): Promise<boolean> {
   return records.every((record) => record?.state === 'serving');
 }
 
+function whereTo({ movedTo, lease }: ExportRecord): string {
+  const host = movedTo?.host || `another host (lease ${lease})`;
+  return movedTo === null ? host : `${host} at ${movedTo.at}`;
+}
+
 function checkStartable(domain: DomainInfo, name: string, record: ExportRecord | undefined): void {
   const disk = `disk ${name} of ${domain.name}`;
   switch (record?.state) {
@@ -70,11 +79,15 @@ function checkStartable(domain: DomainInfo, name: string, record: ExportRecord |
       );
     case 'fenced':
       throw new Error(
-        `${disk} has moved: another host took it over (lease ${record.lease}) and still copies from here; start ${domain.name} there`,
+        `${disk} moved to ${whereTo(record)}, which still copies from here; start ${domain.name} there, or, if that host is lost for good: xnbdctl reclaim ${name} --force`,
       );
     case 'retired':
       throw new Error(
-        `${disk} has moved away completely (what is here is its old generation ${record.generation}); start ${domain.name} on the host that it moved to`,
+        `${disk} moved to ${whereTo(record)}, completely (what is here is its old generation ${record.generation}); start ${domain.name} there`,
+      );
+    case 'reclaimed':
+      throw new Error(
+        `${disk} is void here: the host that it came from has taken it back (${record.origin?.uri}); start ${domain.name} there, and see xnbdctl status ${name}`,
       );
     case 'standby':
       throw new Error(

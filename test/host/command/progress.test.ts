@@ -8,6 +8,8 @@ const status = (presentBytes: number, changes: Partial<ExportStatus> = {}): Expo
   name: 'vm1-vda',
   uuid: '11111111-2222-4333-8444-555555555555',
   generation: 2,
+  movedTo: null,
+  movedAt: null,
   state: 'relocating',
   pid: 1,
   sizeBytes: 1000 * MIB,
@@ -30,6 +32,7 @@ const status = (presentBytes: number, changes: Partial<ExportStatus> = {}): Expo
   clients: 1,
   lease: null,
   writtenBytes: 0,
+  verification: null,
   error: null,
   ...changes,
 });

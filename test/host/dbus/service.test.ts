@@ -40,6 +40,9 @@ const status: ExportStatus = {
   clients: 1,
   lease: null,
   writtenBytes: 512,
+  verification: null,
+  movedTo: null,
+  movedAt: null,
   error: null,
 };
 
@@ -151,6 +154,8 @@ describe('DBusService', () => {
       Socket: status.socket,
       Clients: 1,
       Lease: '',
+      MovedAt: '',
+      MovedTo: '',
       WrittenBytes: 512n,
       Error: '',
     });

@@ -1,0 +1,92 @@
+/**
+ * `xnbdctl reclaim`: a disk that has moved away is taken back from a host that is lost. Everything that was written there since is given
+ * up, so this tells what that is, asks that host, and does nothing while it is alive or without --force.
+ */
+import type { Config } from '../../config/config.ts';
+import { takenBack } from '../../export/taken-back.ts';
+import { parseNbdUri } from '../../nbd/uri.ts';
+import { hostParty } from '../../pki/host-party.ts';
+import { OriginConnection } from '../../relocation/origin-connection.ts';
+import { type ExportRecord, readRecord, writeRecord } from '../../store/record.ts';
+import { lockState } from '../../store/state-lock.ts';
+import { placeOf } from '../places.ts';
+import { connectIfRunning, type KnownExport, knownExport } from './known-exports.ts';
+
+export interface ReclaimOptions {
+  name: string;
+  force: boolean;
+  /** Takes what the administrator has to know, a line at a time. */
+  tell: (line: string) => void;
+}
+
+/** @returns what is so now, in one line. @throws Error, one line: nothing has changed. */
+export async function reclaim(config: Config, { name, force, tell }: ReclaimOptions): Promise<string> {
+  const found = await knownExport(config.paths, name);
+  if (found === undefined)
+    throw new Error(`no disk ${name} on this host: 'xnbdctl list' shows those that are here`);
+  if (found.state !== 'fenced' && found.state !== 'retired')
+    throw new Error(`${name} is ${found.state} here: it has not moved away, and there is nothing to reclaim`);
+  const holder = found.movedTo === null || found.movedTo === '' ? undefined : found.movedTo;
+  const where = holder ?? `an unknown host (lease ${found.lease})`;
+  tell(`${name} moved to ${where} at ${found.movedAt ?? 'an unknown time'} (${found.state} here).`);
+  tell(`Whatever its guest has written since is there alone, and is given up by a reclaim.`);
+  const answer =
+    holder === undefined ? 'it gave no address, and cannot be asked' : await ask(config, holder, name);
+  if (answer === null) {
+    throw new Error(
+      `${holder} serves ${name}: it is not lost. Start the guest there, or migrate it back; nothing was changed`,
+    );
+  }
+  tell(`${where}: ${answer}.`);
+  if (!force) {
+    throw new Error(
+      `nothing was changed. If ${where} is lost for good: xnbdctl reclaim ${name} --force; if it may come back: wait for it`,
+    );
+  }
+  await takeBack(config, found);
+  return `${name}: reclaimed; this host owns the disk, as it was when it left`;
+}
+
+/** @returns null when the host serves the disk now; else why it does not. */
+async function ask({ gateway, tls }: Config, holder: string, name: string): Promise<string | null> {
+  const scheme = gateway.tls === 'off' ? 'nbd' : 'nbds';
+  try {
+    const address = parseNbdUri(`${scheme}://${holder}/${encodeURIComponent(name)}`);
+    const party = gateway.tls === 'off' ? undefined : await hostParty('client', tls);
+    const connection = await OriginConnection.connect({ address, tls: party });
+    connection.disconnect();
+    return null;
+  } catch (error) {
+    return (error as Error).message;
+  }
+}
+
+async function takeBack({ paths }: Config, { name }: KnownExport): Promise<void> {
+  const { ctl, stateDir } = placeOf(paths, name);
+  const running = await connectIfRunning(ctl);
+  if (running !== undefined) {
+    try {
+      await running.call('reclaim');
+      return;
+    } finally {
+      running.close();
+    }
+  }
+  const lock = await lockState(stateDir);
+  try {
+    await writeRecord(stateDir, reclaimedAtRest(name, await readRecord(stateDir)));
+  } finally {
+    await lock.release();
+  }
+}
+
+function reclaimedAtRest(name: string, record: ExportRecord | undefined): ExportRecord {
+  if (record?.state !== 'fenced' && record?.state !== 'retired')
+    throw new Error(`${name} is ${record?.state ?? 'gone'} by now: nothing was changed`);
+  if (record.complete) return { ...record, ...takenBack(record, 'serving') };
+  if (record.origin === null)
+    throw new Error(
+      `${name} never had every block here, and its own origin has been let go: it cannot be used`,
+    );
+  return { ...record, ...takenBack(record, 'relocating') };
+}

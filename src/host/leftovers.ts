@@ -1,0 +1,17 @@
+/** Deleting what is left of a disk on a host that it has left for good. */
+import { lstat, rm } from 'node:fs/promises';
+import { dirname } from 'node:path';
+import type { ExportRecord } from '../store/record.ts';
+import { type HostPaths, placeOf } from './places.ts';
+
+/**
+ * Deletes record and image; an image that is no file among our own, such as a block device, is the administrator's to delete.
+ * @param name of the state directory. @returns what became of the image, for a message.
+ */
+export async function deleteLeftovers(paths: HostPaths, name: string, record: ExportRecord): Promise<string> {
+  const found = await lstat(record.image).catch(() => undefined);
+  const ours = found?.isFile() === true && dirname(record.image) === paths.images;
+  if (ours) await rm(record.image);
+  await rm(placeOf(paths, name).stateDir, { recursive: true, force: true });
+  return ours ? `its old image ${record.image} is deleted` : `${record.image} is left as it is`;
+}
