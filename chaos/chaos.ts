@@ -1,17 +1,21 @@
 /**
- * npm run chaos -- [--minutes N] [--relocations N] [--seed S] [--verbose] [--keep]: a guest's disk goes from host to host while exports,
+ * npm run chaos -- [--minutes N] [--relocations N] [--seed S] [--crash] [--verbose] [--keep]: a guest's disk goes from host to host while exports,
  * daemons and gateways are killed and links are cut, and not one byte may be wrong.
  *
  * Everything follows from numbers: story after story from --seed on (default: the time). One that fails is told with its number, its plan
  * and what happened when; `--seed NUMBER` alone plays that story again.
+ *
+ * With `--crash` it is not killed processes but loss of power: the crash checker (test/crash) for so many minutes.
  */
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
+import { runCrashCheck, summary } from '../test/crash/run-crash-check.ts';
 import { runChaos } from './run.ts';
 
-const USAGE = 'use: npm run chaos -- [--minutes N] [--relocations N] [--seed S] [--verbose] [--keep]';
+const USAGE =
+  'use: npm run chaos -- [--minutes N] [--relocations N] [--seed S] [--crash] [--verbose] [--keep]';
 
 function readArguments() {
   try {
@@ -20,6 +24,7 @@ function readArguments() {
         minutes: { type: 'string' },
         relocations: { type: 'string' },
         seed: { type: 'string' },
+        crash: { type: 'boolean', default: false },
         verbose: { type: 'boolean', default: false },
         keep: { type: 'boolean', default: false },
       },
@@ -30,11 +35,12 @@ function readArguments() {
       if (text === '' || !(Number(text) >= 0)) throw new Error(`--${name} ${text} is no number`);
       return Number(text);
     };
-    const { verbose, keep } = values;
+    const { crash, verbose, keep } = values;
     return {
       minutes: number('minutes'),
       relocations: number('relocations'),
       seed: number('seed'),
+      crash,
       verbose,
       keep,
     };
@@ -44,7 +50,13 @@ function readArguments() {
   }
 }
 
-const { minutes, relocations, seed, verbose, keep } = readArguments();
+const { minutes, relocations, seed, crash, verbose, keep } = readArguments();
+if (crash) {
+  const report = await runCrashCheck({ seed: seed ?? Date.now() % 2 ** 32, minutes: minutes ?? 1 });
+  console.log(summary(report));
+  if (report.fault !== null) console.log(report.fault.story);
+  process.exit(report.fault === null ? 0 : 1);
+}
 const alone = seed !== undefined && minutes === undefined && relocations === undefined;
 const dir = await mkdtemp(join(tmpdir(), 'xc-'));
 const result = await runChaos({
