@@ -12,10 +12,10 @@
  * | reclaimed | the origin took the disk back by hand: what is here is void | refused |
  * | retired, origin known | moved on before it was complete | tells its own origin to retire |
  */
-import { rm } from 'node:fs/promises';
 import { log } from '../log/log.ts';
 import { LeaseVoid } from '../nbd/client-handshake.ts';
 import { Command } from '../nbd/constants.ts';
+import { removeDurably } from '../store/directory.ts';
 import { PresentMap } from '../store/present-map.ts';
 import { type ExportRecord, secondsSinceTakeover } from '../store/record.ts';
 import { BlockLocks } from './block-locks.ts';
@@ -201,7 +201,8 @@ export class Relocation {
       });
     }
     await this.stop();
-    if (this.#record.imageCreated) await rm(this.#options.image.path, { force: true });
+    // Before the record goes: whoever comes next knows by it whose the image is.
+    if (this.#record.imageCreated) await removeDurably(this.#options.image.path);
     await PresentMap.remove(this.#options.stateDir);
     log.info(`${name}: abandoned; the origin has its disk back`);
   }

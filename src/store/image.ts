@@ -9,12 +9,13 @@
  * forgets it then (qemu does the same).
  */
 import { constants as fsConstants, read, readSync, write, writeSync } from 'node:fs';
-import { type FileHandle, open } from 'node:fs/promises';
-import { resolve } from 'node:path';
+import { type FileHandle, open, rm } from 'node:fs/promises';
+import { dirname, resolve } from 'node:path';
 import { log } from '../log/log.ts';
 import { Errno } from '../nbd/constants.ts';
 import { ColdReads } from './cold-reads.ts';
 import type { Completion, Extent } from './completion.ts';
+import { syncDirectory } from './directory.ts';
 import { extentsOf } from './image-extents.ts';
 import { Pace } from './pace.ts';
 import { SyncQueue } from './sync-queue.ts';
@@ -93,13 +94,18 @@ export class Image {
     throw new Error(`image ${absolute} is neither a raw file nor a block device`);
   }
 
-  /** Makes a sparse file of `size` bytes and opens it. @throws Error when the file exists, or cannot be made. */
+  /** Makes a sparse file of `size` bytes, durably, and opens it. @throws Error when the file exists, or cannot be made. */
   static async create(path: string, size: number): Promise<Image> {
     const absolute = resolve(path);
     try {
       const file = await open(absolute, 'wx', 0o600);
       try {
         await file.truncate(size);
+        await file.sync();
+        await syncDirectory(dirname(absolute));
+      } catch (error) {
+        await rm(absolute, { force: true });
+        throw error;
       } finally {
         await file.close();
       }
