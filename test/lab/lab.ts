@@ -60,8 +60,8 @@ export type Lab = {
   readonly hosts: readonly Host[];
   /** Aborted when the lab is destroyed. */
   readonly ended: AbortSignal;
-  /** Limits the link to so many Mbit/s in each direction; undefined: as fast as it goes. */
-  readonly setRate: (mbit: number | undefined) => Promise<void>;
+  /** Limits what a host (left out: every host) sends to so many Mbit/s; undefined: as fast as it goes. */
+  readonly setRate: (mbit: number | undefined, sender?: Host) => Promise<void>;
   /** Takes a host's cable out, or puts it back. */
   readonly setCable: (host: Host, plugged: boolean) => Promise<void>;
   /** Ends both hosts with everything that runs there, and removes their files. */
@@ -95,8 +95,9 @@ export async function createLab(options: LabOptions = {}): Promise<Lab> {
     for (const [index, host] of hosts.entries())
       for (const other of hosts.slice(index + 1)) cables.push(await connect(host, other, cables));
     const ends = cables.flatMap((cable) => cable.ends);
-    const setRate = async (mbit: number | undefined): Promise<void> => {
-      await Promise.all(ends.map(({ host, device }) => limit(host, device, mbit)));
+    const setRate = async (mbit: number | undefined, sender?: Host): Promise<void> => {
+      const wanted = ends.filter(({ host }) => sender === undefined || host === sender);
+      await Promise.all(wanted.map(({ host, device }) => limit(host, device, mbit)));
     };
     const setCable = async (host: Host, plugged: boolean): Promise<void> => {
       for (const { device } of ends.filter((end) => end.host === host))
