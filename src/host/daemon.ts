@@ -124,8 +124,8 @@ export async function startDaemon({ config, exportProgram, version }: DaemonOpti
     if (state === 'reclaimed' && user === undefined)
       inTheBackground(`export ${name} could not be ended`, exports.stop(name));
     if (state === 'serving' && before !== undefined && user === undefined) {
-      // Whoever had it has given it back, or lost it: he does not come again.
-      if (before.state === 'fenced') idle.returned(name);
+      // Reclaimed: who had it gets no answer but no. (To whom has given it back the answer may still be on its way.)
+      if (before.generation !== status.generation) idle.returned(name);
       inTheBackground(`export ${name} could not be ended`, idle.end(name));
     }
     // The metadata names the generation. Being lent changes nothing in it, and libvirt is busy migrating then.
