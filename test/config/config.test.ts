@@ -227,7 +227,7 @@ level = "info"
     assert.deepEqual(keys, [
       ...['images', 'exports', 'run', 'listen', 'advertise', 'tls'],
       ...['allow', 'ca', 'crl', 'cert', 'key', 'client-cert', 'client-key'],
-      ...['prepare-timeout', 'retired', 'origin-timeout', 'site-b', 'dbus', 'level'],
+      ...['prepare-timeout', 'retired', 'origin-timeout', 'verify', 'site-b', 'dbus', 'level'],
     ]);
   });
 
