@@ -86,8 +86,12 @@ export async function startDaemon({ config, exportProgram, version }: DaemonOpti
       await exports.call(name, 'takeover');
     },
     abandon: (name) => abandon(name),
-    verify: async (name) => void (await exports.call(name, 'verify')),
-    accept: async (name) => void (await exports.call(name, 'accept')),
+    verify: async (name) => {
+      await exports.call(name, 'verify');
+    },
+    accept: async (name) => {
+      await exports.call(name, 'accept');
+    },
   });
   const host: Host = {
     config,
