@@ -5,6 +5,7 @@
 import { lstat, rm } from 'node:fs/promises';
 import { log } from '../log/log.ts';
 import { formatNbdUri, parseNbdUri } from '../nbd/uri.ts';
+import { removeDurably } from '../store/directory.ts';
 import type { Host } from './host.ts';
 import type { DomainInfo } from './libvirt/domain-xml.ts';
 import { exportUri, findAtPeers } from './peers.ts';
@@ -151,8 +152,8 @@ export async function discard(host: Host, name: string): Promise<void> {
   const left = await host.exports.record(name);
   if (left !== undefined && left.state !== 'standby') return;
   const place = host.exports.place(name);
-  await rm(place.image, { force: true });
-  await rm(place.stateDir, { recursive: true, force: true });
+  await removeDurably(place.image);
+  await removeDurably(place.stateDir);
   await rm(place.socket, { force: true });
   await rm(place.ctl, { force: true });
 }

@@ -2,12 +2,12 @@
  * The daemon, wired: exports report, relocations learn from them, and here stands what follows from each change. It keeps nothing that it
  * cannot find again (records, run directory, relocation files), so it may die and come back at any time.
  */
-import { mkdir } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { type Config, formatAddress } from '../config/config.ts';
 import type { ExportStatus } from '../export/control-protocol.ts';
 import { log } from '../log/log.ts';
 import { originArguments } from '../pki/host-party.ts';
+import { makeDirectory } from '../store/directory.ts';
 import type { ExportRecord } from '../store/record.ts';
 import { openAnnouncements, sweepAnnouncements } from './announced.ts';
 import { discard, giveUp } from './arrival.ts';
@@ -46,7 +46,7 @@ export async function startDaemon({ config, exportProgram, version }: DaemonOpti
   const { paths } = config;
   const relocationsDir = join(dirname(paths.exports), 'relocations');
   for (const dir of [paths.images, paths.exports, paths.run, relocationsDir]) {
-    await mkdir(dir, { recursive: true, mode: dir === paths.run ? 0o755 : 0o700 });
+    await makeDirectory(dir, dir === paths.run ? 0o755 : 0o700);
   }
 
   const turns = new Turns();

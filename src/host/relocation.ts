@@ -8,11 +8,11 @@
  * `announced` is set once the D-Bus signal of the present state has been sent, so that a daemon that was away sends it when it is back.
  */
 import { randomUUID } from 'node:crypto';
-import { mkdir, open, readdir, readFile, rename, rm } from 'node:fs/promises';
+import { open, readdir, readFile, rename, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import * as v from 'valibot';
 import { log } from '../log/log.ts';
-import { syncDirectory } from '../store/record.ts';
+import { makeDirectory, syncDirectory } from '../store/directory.ts';
 
 const Count = v.pipe(v.number(), v.minValue(0));
 const Uuid = v.pipe(v.string(), v.uuid());
@@ -71,7 +71,9 @@ export async function newRelocation(
 
 /** The relocations of a directory. A file that is none is left out, with a word in the log. */
 export async function readRelocations(dir: string): Promise<RelocationRecord[]> {
-  await mkdir(dir, { recursive: true, mode: 0o700 });
+  await makeDirectory(dir);
+  // What an earlier daemon wrote and did not live to sync.
+  await syncDirectory(dir);
   const found: RelocationRecord[] = [];
   for (const file of await readdir(dir)) {
     if (!file.endsWith('.json')) continue;

@@ -1,7 +1,9 @@
 /** What becomes of a disk on the host that it has left for good: every block is at the next host, and nobody is served from here. */
-import { rename, rm } from 'node:fs/promises';
+import { existsSync } from 'node:fs';
+import { rename } from 'node:fs/promises';
 import { join } from 'node:path';
 import { log } from '../log/log.ts';
+import { removeDurably, syncDirectory } from '../store/directory.ts';
 import { type ExportRecord, writeRecord } from '../store/record.ts';
 import type { Host } from './host.ts';
 import { deleteLeftovers } from './leftovers.ts';
@@ -40,13 +42,16 @@ async function setAside(host: Host, record: ExportRecord): Promise<void> {
   const old = `${record.name}@${record.generation}`;
   const { image, stateDir } = host.exports.place(record.name);
   const asideDir = join(host.config.paths.exports, old);
-  await rm(asideDir, { recursive: true, force: true });
+  await removeDurably(asideDir);
   if (record.image === image) {
     const asideImage = join(host.config.paths.images, `${old}.img`);
-    await rename(image, asideImage);
+    // Whoever died in between has moved the image already.
+    if (existsSync(image) || !existsSync(asideImage)) await rename(image, asideImage);
+    await syncDirectory(host.config.paths.images);
     await writeRecord(stateDir, { ...record, image: asideImage });
   }
   await rename(stateDir, asideDir);
+  await syncDirectory(host.config.paths.exports);
   log.info(
     `the old copy of disk ${record.name} (generation ${record.generation}) is set aside in ${asideDir}`,
     {

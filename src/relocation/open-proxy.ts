@@ -3,14 +3,15 @@
  * anything is changed.
  */
 import { randomUUID } from 'node:crypto';
-import { access, unlink } from 'node:fs/promises';
+import { existsSync } from 'node:fs';
+import { rm } from 'node:fs/promises';
 import { resolve } from 'node:path';
 import { RecordKeeper } from '../export/record-keeper.ts';
 import { formatNbdUri, parseNbdUri } from '../nbd/uri.ts';
 import type { TlsParty } from '../pki/tls.ts';
 import { Image } from '../store/image.ts';
 import { BLOCK_SIZE } from '../store/present-map.ts';
-import { type ExportRecord, newRecord, readRecord, writeRecord } from '../store/record.ts';
+import { type ExportRecord, newRecord, readRecord, removeRecord, writeRecord } from '../store/record.ts';
 import { OriginLink } from './origin-link.ts';
 
 /** What a present map can tell of: 2^32 blocks. */
@@ -60,23 +61,26 @@ async function openNew(options: ProxyOptions): Promise<ProxyParts> {
         `the disk at ${formatNbdUri(address)} has ${sizeBytes} bytes; a disk of more than ${LARGEST_DISK} (16 TiB) cannot be moved`,
       );
     }
-    const { image, created } = await openOrCreateImage(resolve(options.image), sizeBytes);
+    const path = resolve(options.image);
+    const found = await openExisting(path, sizeBytes);
     try {
-      const fresh = newRecord(options.name, image.path, sizeBytes);
+      const fresh = newRecord(options.name, path, sizeBytes);
       const record: ExportRecord = {
         ...fresh,
         uuid: uuid ?? fresh.uuid,
         generation,
-        imageCreated: created,
+        imageCreated: found === undefined,
         state: 'standby',
         complete: false,
         origin: { uri: formatNbdUri(address), uuid, generation, epoch, lease },
       };
+      // The record first: an image that nobody knows would be in the way for ever.
       await writeRecord(options.stateDir, record);
+      const image = found ?? (await Image.create(path, sizeBytes));
       return { keeper: new RecordKeeper(options.stateDir, record), image, link };
     } catch (error) {
-      await image.close();
-      if (created) await unlink(image.path);
+      await found?.close();
+      await removeRecord(options.stateDir);
       throw error;
     }
   } catch (error) {
@@ -105,13 +109,7 @@ async function openKnown(options: ProxyOptions, record: ExportRecord): Promise<P
       `${name} fetches from ${origin.uri}, not from ${uri}: another origin would mix two disks`,
     );
   }
-  const image = await Image.open(path, {});
-  if (image.size !== record.sizeBytes) {
-    await image.close();
-    throw new Error(
-      `image ${path} has ${image.size} bytes, its record says ${record.sizeBytes}: it is not the image of '${name}'`,
-    );
-  }
+  const image = await openKnownImage(path, record);
   if (origin === null) return { keeper: new RecordKeeper(stateDir, record), image, link: null };
   const moved: ExportRecord = { ...record, origin: { ...origin, uri } };
   if (origin.uri !== uri) await writeRecord(stateDir, moved);
@@ -135,18 +133,27 @@ function oldstyle({ allowOldstyle = false }: ProxyOptions): { allowOldstyle: boo
   return { allowOldstyle };
 }
 
-/** A file that does not exist is made sparse, as large as the origin; one that exists must have that size. */
-async function openOrCreateImage(
-  path: string,
-  sizeBytes: number,
-): Promise<{ image: Image; created: boolean }> {
-  const exists = await access(path).then(
-    () => true,
-    () => false,
-  );
-  if (!exists) return { image: await Image.create(path, sizeBytes), created: true };
+/** @throws Error when the image of a proxy is not what its record says. */
+async function openKnownImage(path: string, record: ExportRecord): Promise<Image> {
+  const { name, sizeBytes, state, imageCreated } = record;
+  if (state === 'standby' && imageCreated) {
+    // Nothing in it counts, and who knows how far an earlier process came with making it.
+    await rm(path, { force: true });
+    return await Image.create(path, sizeBytes);
+  }
   const image = await Image.open(path, {});
-  if (image.size === sizeBytes) return { image, created: false };
+  if (image.size === sizeBytes) return image;
+  await image.close();
+  throw new Error(
+    `image ${path} has ${image.size} bytes, its record says ${sizeBytes}: it is not the image of '${name}'`,
+  );
+}
+
+/** A file that does not exist is for us to make; one that exists must be as large as the origin. */
+async function openExisting(path: string, sizeBytes: number): Promise<Image | undefined> {
+  if (!existsSync(path)) return undefined;
+  const image = await Image.open(path, {});
+  if (image.size === sizeBytes) return image;
   await image.close();
   throw new Error(
     `image ${path} has ${image.size} bytes and the origin ${sizeBytes}: they must be equal; name a new file to have it made`,

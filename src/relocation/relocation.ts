@@ -12,10 +12,10 @@
  * | reclaimed | the origin took the disk back by hand: what is here is void | refused |
  * | retired, origin known | moved on before it was complete | tells its own origin to retire |
  */
-import { rm } from 'node:fs/promises';
 import { log } from '../log/log.ts';
 import { LeaseVoid } from '../nbd/client-handshake.ts';
 import { Command } from '../nbd/constants.ts';
+import { removeDurably } from '../store/directory.ts';
 import { PresentMap } from '../store/present-map.ts';
 import { type ExportRecord, secondsSinceTakeover } from '../store/record.ts';
 import { BlockLocks } from './block-locks.ts';
@@ -160,7 +160,7 @@ export class Relocation {
    */
   arrived(): void {
     this.#arrived = true;
-    if (this.#copying?.map.complete === true) void this.#finish();
+    if (this.#copying?.isComplete === true) void this.#finish();
   }
 
   /** The move is being given up. */
@@ -176,7 +176,7 @@ export class Relocation {
     this.#abandoning ??= this.#abandon().catch((error: unknown) => {
       this.#abandoning = null;
       this.disk.admitChanges();
-      if (this.#copying?.map.complete === true) void this.#finish();
+      if (this.#copying?.isComplete === true) void this.#finish();
       throw error;
     });
     return this.#abandoning;
@@ -201,7 +201,8 @@ export class Relocation {
       });
     }
     await this.stop();
-    if (this.#record.imageCreated) await rm(this.#options.image.path, { force: true });
+    // Before the record goes: whoever comes next knows by it whose the image is.
+    if (this.#record.imageCreated) await removeDurably(this.#options.image.path);
     await PresentMap.remove(this.#options.stateDir);
     log.info(`${name}: abandoned; the origin has its disk back`);
   }
@@ -363,7 +364,7 @@ export class Relocation {
   /** A comparison has ended, or its result was accepted. */
   #verified(): void {
     if (this.#record.state === 'retired' && this.#link !== null) void this.#letGo();
-    else if (this.#copying?.map.complete === true) void this.#finish();
+    else if (this.#copying?.isComplete === true) void this.#finish();
   }
 
   /** Tells the origin to retire, for as long as it takes; an origin that is there no more has been told. */

@@ -3,7 +3,8 @@ import { existsSync } from 'node:fs';
 import { rm, rmdir } from 'node:fs/promises';
 import { dirname, join, resolve } from 'node:path';
 import type { Served } from '../export/serve.ts';
-import { checkExportName, readRecord, secondsSinceTakeover } from '../store/record.ts';
+import { syncDirectory } from '../store/directory.ts';
+import { checkExportName, readRecord, removeRecord, secondsSinceTakeover } from '../store/record.ts';
 import { lockState } from '../store/state-lock.ts';
 import { openProxy, type ProxyOptions } from './open-proxy.ts';
 import { Relocation } from './relocation.ts';
@@ -62,8 +63,8 @@ export async function openServedProxy(options: ProxyOptions): Promise<ServedProx
       originDataBytes: relocation.originDataBytes,
       originTimeoutSeconds: relocation.waits.seconds,
       copyPaused: relocation.copying?.paused ?? null,
-      badBytes: relocation.copying?.bad.bytes ?? 0,
-      badRanges: relocation.copying?.bad.ranges ?? [],
+      badBytes: relocation.copying?.badBytes ?? 0,
+      badRanges: relocation.copying?.badRanges ?? [],
       ...relocation.counters,
       secondsSinceTakeover: secondsSinceTakeover(record),
       verification: relocation.verification.status,
@@ -96,9 +97,11 @@ function isAway({ link }: Relocation): boolean {
   return link !== null && link.unreachableSince !== null;
 }
 
-/** Removes what an export keeps in its state directory, and the directory if nothing else is in it. */
+/** Removes what an export keeps in its state directory, and the directory if nothing else is in it; durably. */
 async function removeState(stateDir: string): Promise<void> {
-  for (const file of ['export.json', 'export.json.new', 'lock'])
-    await rm(join(stateDir, file), { force: true });
+  await removeRecord(stateDir);
+  await rm(join(stateDir, 'lock'), { force: true });
+  await syncDirectory(stateDir);
   await rmdir(stateDir).catch(() => undefined);
+  await syncDirectory(dirname(stateDir));
 }

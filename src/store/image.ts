@@ -9,12 +9,13 @@
  * forgets it then (qemu does the same).
  */
 import { constants as fsConstants, read, readSync, write, writeSync } from 'node:fs';
-import { type FileHandle, open } from 'node:fs/promises';
-import { resolve } from 'node:path';
+import { type FileHandle, open, rm } from 'node:fs/promises';
+import { dirname, resolve } from 'node:path';
 import { log } from '../log/log.ts';
 import { Errno } from '../nbd/constants.ts';
 import { ColdReads } from './cold-reads.ts';
 import type { Completion, Extent } from './completion.ts';
+import { syncDirectory } from './directory.ts';
 import { extentsOf } from './image-extents.ts';
 import { Pace } from './pace.ts';
 import { SyncQueue } from './sync-queue.ts';
@@ -46,6 +47,8 @@ export class Image {
   /** Bytes. */
   readonly size: number;
   readonly readOnly: boolean;
+  /** Told of a read that fails: of which bytes. */
+  onReadError: ((position: number, length: number) => void) | null = null;
   readonly #file: FileHandle;
   readonly #fd: number;
   /** A block device, not a file. */
@@ -91,13 +94,18 @@ export class Image {
     throw new Error(`image ${absolute} is neither a raw file nor a block device`);
   }
 
-  /** Makes a sparse file of `size` bytes and opens it. @throws Error when the file exists, or cannot be made. */
+  /** Makes a sparse file of `size` bytes, durably, and opens it. @throws Error when the file exists, or cannot be made. */
   static async create(path: string, size: number): Promise<Image> {
     const absolute = resolve(path);
     try {
       const file = await open(absolute, 'wx', 0o600);
       try {
         await file.truncate(size);
+        await file.sync();
+        await syncDirectory(dirname(absolute));
+      } catch (error) {
+        await rm(absolute, { force: true });
+        throw error;
       } finally {
         await file.close();
       }
@@ -127,7 +135,7 @@ export class Image {
     try {
       count = readSync(this.#fd, into, 0, into.length, position);
     } catch (error) {
-      done.complete(this.#report('read', position, (error as NodeJS.ErrnoException).code));
+      this.#readFailed(into, position, (error as NodeJS.ErrnoException).code, done);
       return;
     }
     this.#readPace.measured(before, performance.now(), into.length);
@@ -142,11 +150,17 @@ export class Image {
 
   #readInPool(into: Buffer, from: number, position: number, done: Completion): void {
     read(this.#fd, into, from, into.length - from, position + from, (error, count) => {
-      if (error !== null) done.complete(this.#report('read', position, error.code));
+      if (error !== null) this.#readFailed(into, position, error.code, done);
       else if (from + count === into.length) done.complete(0);
-      else if (count === 0) done.complete(this.#report('read', position + from, 'end of file'));
+      else if (count === 0) this.#readFailed(into, position, 'end of file', done);
       else this.#readInPool(into, from + count, position, done);
     });
+  }
+
+  #readFailed(into: Buffer, position: number, code: string | undefined, done: Completion): void {
+    const errno = this.#report('read', position, code);
+    this.onReadError?.(position, into.length);
+    done.complete(errno);
   }
 
   /** Writes all of `data`, which is valid only during this call. */

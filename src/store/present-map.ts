@@ -21,6 +21,7 @@ import { log } from '../log/log.ts';
 import { Errno } from '../nbd/constants.ts';
 import { Bitmap } from './bitmap.ts';
 import type { Completion } from './completion.ts';
+import { syncDirectory } from './directory.ts';
 import {
   bootId,
   checkIdentity,
@@ -30,7 +31,6 @@ import {
   mapHeader,
   readMapFile,
 } from './map-file.ts';
-import { syncDirectory } from './record.ts';
 import { WrittenMap } from './written-map.ts';
 
 export type { MapIdentity };

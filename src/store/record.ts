@@ -6,9 +6,10 @@
  * either the old one or the new one. Whoever changes a state does so here first, and acts on it only when this has returned.
  */
 import { randomUUID } from 'node:crypto';
-import { mkdir, open, readFile, rename } from 'node:fs/promises';
-import { dirname, join } from 'node:path';
+import { open, readFile, rename, rm } from 'node:fs/promises';
+import { join } from 'node:path';
 import * as v from 'valibot';
+import { makeDirectory, syncDirectory } from './directory.ts';
 
 const Uuid = v.pipe(v.string(), v.uuid());
 const Count = v.pipe(v.number(), v.safeInteger(), v.minValue(0));
@@ -134,8 +135,7 @@ export async function readRecord(stateDir: string): Promise<ExportRecord | undef
 
 /** Replaces the record, durably: when this resolves it survives loss of power. */
 export async function writeRecord(stateDir: string, record: ExportRecord): Promise<void> {
-  const made = await mkdir(stateDir, { recursive: true, mode: 0o700 });
-  if (made !== undefined) await syncDirectory(dirname(stateDir));
+  await makeDirectory(stateDir);
   const path = join(stateDir, fileName);
   const aside = `${path}.new`;
   const file = await open(aside, 'w', 0o600);
@@ -149,12 +149,7 @@ export async function writeRecord(stateDir: string, record: ExportRecord): Promi
   await syncDirectory(stateDir);
 }
 
-/** Makes the entries of a directory (creations, renames, removals) survive loss of power. */
-export async function syncDirectory(path: string): Promise<void> {
-  const directory = await open(path, 'r');
-  try {
-    await directory.sync();
-  } finally {
-    await directory.close();
-  }
+/** Removes the record: nothing in the state directory counts any more. */
+export async function removeRecord(stateDir: string): Promise<void> {
+  for (const name of [fileName, `${fileName}.new`]) await rm(join(stateDir, name), { force: true });
 }

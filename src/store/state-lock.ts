@@ -1,21 +1,24 @@
 /** One process an export: a lock on its state directory, which the kernel releases when the process ends, however it ends. */
-import { mkdir, open } from 'node:fs/promises';
-import { dirname, join } from 'node:path';
-import { syncDirectory } from './record.ts';
+import { open } from 'node:fs/promises';
+import { join } from 'node:path';
+import { makeDirectory, syncDirectory } from './directory.ts';
 import { lockExclusively } from './syscalls.ts';
 
 export interface StateLock {
   release(): Promise<void>;
 }
 
-/** Makes the directory when there is none. @throws Error naming it, when another process has it. */
+/** Makes the directory when there is none; what is in it is durable afterwards. @throws Error naming it, when another process has it. */
 export async function lockState(stateDir: string): Promise<StateLock> {
   const path = join(stateDir, 'lock');
   try {
-    const made = await mkdir(stateDir, { recursive: true, mode: 0o700 });
-    if (made !== undefined) await syncDirectory(dirname(stateDir));
+    await makeDirectory(stateDir);
     const file = await open(path, 'a', 0o600);
-    if (lockExclusively(file.fd) === 0) return { release: () => file.close() };
+    if (lockExclusively(file.fd) === 0) {
+      // An earlier process may have renamed its last record, and not have lived to sync that. Nobody acts on it before it is.
+      await syncDirectory(stateDir);
+      return { release: () => file.close() };
+    }
     await file.close();
   } catch (error) {
     throw new Error(`cannot lock the state directory ${stateDir}: ${(error as Error).message}`);

@@ -19,6 +19,7 @@ import { type FileHandle, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { log } from '../log/log.ts';
 import { Bitmap } from './bitmap.ts';
+import { syncDirectory } from './directory.ts';
 import {
   bootId,
   checkIdentity,
@@ -28,7 +29,6 @@ import {
   mapHeader,
   readMapFile,
 } from './map-file.ts';
-import { syncDirectory } from './record.ts';
 
 const PAGE = 4096;
 const FORMAT = 'xnbd written map 1';

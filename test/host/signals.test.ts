@@ -112,4 +112,24 @@ describe('what the daemon tells on D-Bus of an arrival', function () {
       ['RelocationCompleted'],
     );
   });
+
+  it('an origin that cannot be reached, with the reason, and that it is back', async () => {
+    await two.arrive();
+    const path = '/org/xnbd1/export/vm1_2dvda';
+    const { pid } = await two.a.status('vm1-vda');
+    process.kill(pid, 'SIGKILL');
+    await eventually('it is told', () => names().includes('OriginUnreachable'));
+    const [object, name, origin, reason] = heard[0]!.body as string[];
+    assert.deepEqual([object, name, origin], [path, 'vm1-vda', two.a.uri('vm1-vda')]);
+    assert.match(reason!, /closed the connection|reset|EPIPE/);
+    // A's daemon starts it again.
+    await eventually('it is back', () => names().includes('OriginReachable'));
+    assert.deepEqual(heard.at(-1)!.body, [path, 'vm1-vda', two.a.uri('vm1-vda')]);
+    await eventually(
+      'its properties say so',
+      async () => (await property(path, 'org.xnbd1.Export', 'OriginUnreachableReason')) === '',
+    );
+    assert.equal(await property(path, 'org.xnbd1.Export', 'OriginReachable'), true);
+    assert.deepEqual(names(), ['OriginUnreachable', 'OriginReachable']);
+  });
 });

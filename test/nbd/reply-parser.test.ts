@@ -84,6 +84,22 @@ describe('reply parser', () => {
     );
   });
 
+  it('puts up with a piece for each byte, but not with one sent twice, nor with too many out of order', () => {
+    const { into, told, feed } = underWay('structured');
+    const piece = (at: number, flags = 0) =>
+      chunk(1, ReplyChunk.OFFSET_DATA, dataAt(8192 + at, Buffer.from([at % 251])), flags);
+    for (let at = 2047; at > 0; at--) feed(piece(at));
+    for (const at of [0, ...Array.from({ length: 2048 }, (_, index) => 2048 + index)])
+      feed(piece(at, at === 4095 ? DONE : 0));
+    assert.equal(told.read, 0);
+    assert.ok(into.every((byte, at) => byte === at % 251));
+    assert.throws(() => underWay('structured').feed(piece(9), piece(9)), ReplyError);
+    const hostile = underWay('structured');
+    assert.throws(() => {
+      for (let at = 4095; at > 0; at--) hostile.feed(piece(at));
+    }, ReplyError);
+  });
+
   it('reads extended replies, with extents of more than 4 GiB', () => {
     const { into, told, feed } = underWay('extended');
     const extents = Buffer.concat([u32(1), u32(2), u64(2 ** 40), u64(3), u64(512), u64(0)]);

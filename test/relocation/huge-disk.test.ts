@@ -69,4 +69,24 @@ describe('a huge disk', function () {
     });
     await directory.remove();
   });
+
+  it('that is empty is complete after a few round trips, not after thousands', async () => {
+    const directory = await temporaryDirectory();
+    const { path } = directory;
+    await withOrigin(TIB / 4, path, async (socket) => {
+      const wan = await startWan({ to: socket, rttMs: 80 });
+      try {
+        const args = ['--image', join(path, 'b.img'), '--origin', `nbd://${wan.address}/disk`];
+        const proxy = await startExport('proxy', 'disk', join(path, 'b'), [...args, '--takeover', 'now']);
+        const status = await proxy.until(({ state }) => state === 'serving', 40_000);
+        await proxy.end();
+        // A stretch of 128 MiB a round trip would take 160 s.
+        assert.ok(status.secondsSinceTakeover < 30, `it took ${status.secondsSinceTakeover} s`);
+        assert.equal(status.skippedBytes, TIB / 4);
+      } finally {
+        await wan.stop();
+      }
+    });
+    await directory.remove();
+  });
 });

@@ -277,6 +277,35 @@ describe('an origin behind TLS', function () {
     }
   });
 
+  it('a certificate that was renewed is shown when the link is made again, without a restart', async () => {
+    const target = await startExport('target', 'renewing', join(dir, 'renewing.sock'), [
+      ...['--image', image, '--read-only', '--state', join(dir, 'renewing')],
+    ]);
+    cleanUp.push(() => target.end());
+    const port = await freePort();
+    const gatewayFor = async (allow: string[]): Promise<Gateway> => {
+      const gateway = await startGateway({
+        run: dir,
+        tls: { credentials: new Credentials(await certificatesIn(origin, 'server')), allow },
+        listen: (visit) => listenPlain({ host: '127.0.0.1', port }, visit),
+      });
+      cleanUp.push(() => gateway.close(0));
+      return gateway;
+    };
+    const before = await gatewayFor(['b.example']);
+    const own = await ca.issue(join(dir, 'renewed'), 'b.example');
+    const proxy = await startProxy(`nbds://127.0.0.1:${port}/renewing`, own, '--takeover', 'first-write');
+    const client = await connectClient(proxy.uri);
+    cleanUp.push(() => client.disconnect());
+    await client.read(0, 4096);
+    await ca.issue(own, 'b2.example');
+    await client.read(MIB, 4096);
+    await before.close(0);
+    // Whoever still showed the old one would not get in.
+    await gatewayFor(['b2.example']);
+    assert.ok((await client.read(4 * MIB, 65536)).equals(content.subarray(4 * MIB, 4 * MIB + 65536)));
+  });
+
   it('a gateway that does not know us: an error that says where to look', async () => {
     const gateway = await startGateway({
       run: dir,

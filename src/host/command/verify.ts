@@ -23,9 +23,9 @@ export async function verify(path: string, name: string | undefined, out: NodeJS
     await client.call('watch');
     await asked(client, called, 'verify');
     latest = await client.status();
-    let ended = false;
-    void client.closed.then(() => (ended = true));
-    while (isRunning(latest) && !ended) {
+    const ended = new AbortController();
+    void client.closed.then(() => ended.abort());
+    while (isRunning(latest) && !ended.signal.aborted) {
       if (out.isTTY) out.write(`\r${progress(latest)}\u001b[K`);
       await sleep(LOOK_MS);
     }

@@ -5,10 +5,11 @@
  * disks' own elements change in the XML. The images stay where they are: all that adoption writes beside the definition is the record
  * of each export.
  */
-import { open, readdir, realpath, rm, stat } from 'node:fs/promises';
+import { open, readdir, realpath, stat } from 'node:fs/promises';
 import { connect } from 'node:net';
 import { isAbsolute, join } from 'node:path';
 import type { Config } from '../../config/config.ts';
+import { removeDurably } from '../../store/directory.ts';
 import { checkExportName, newRecord, readRecord, writeRecord } from '../../store/record.ts';
 import { lseek, Seek } from '../../store/syscalls.ts';
 import { readDomain } from './domain-xml.ts';
@@ -90,7 +91,7 @@ export async function applyAdopt(domain: ShutOffDomain, plan: DefinitionPlan, pa
     }
     await domain.define(plan.after);
   } catch (error) {
-    for (const directory of written) await rm(directory, { recursive: true, force: true });
+    for (const directory of written) await removeDurably(directory);
     throw error;
   }
 }
@@ -133,7 +134,7 @@ export async function applyRelease(domain: ShutOffDomain, plan: DefinitionPlan, 
   await domain.checkUnchanged(plan.before);
   for (const { export: name } of plan.disks) await releasable(paths, name);
   await domain.define(plan.after);
-  for (const { export: name } of plan.disks) await rm(join(paths.exports, name), { recursive: true });
+  for (const { export: name } of plan.disks) await removeDurably(join(paths.exports, name));
 }
 
 interface Definition {

@@ -194,6 +194,25 @@ describe('xnbdctl', function () {
     assert.ok(b!.skippedBytes >= 5 * MIB - 4096 * 2, `${b!.skippedBytes} bytes were holes`);
   });
 
+  it('shows since when and why an origin cannot be reached, and sets how long requests wait for it', async () => {
+    await serve('target', 'a', '--image', await image('a.img'));
+    const origin = `nbd+unix:///a?socket=${dir}/run/a.sock`;
+    await serve('proxy', 'b', '--image', join(dir, 'b.img'), '--origin', origin);
+    const [a] = children;
+    a!.kill('SIGKILL');
+    await once(a!, 'exit');
+    const list = await here('list');
+    assert.match(list.stdout, /^b +standby .* origin unreachable since \d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$/m);
+    const status = await here('status', 'b');
+    assert.match(status.stdout, /^unreachable since \d{4}-.*Z: .+$/m);
+    assert.match(status.stdout, /^timeout +requests wait for the origin for ever$/m);
+    const set = await here('origin-timeout', 'b', '30');
+    assert.equal(set.stdout, 'b: requests wait for the origin for 30 s, then they get EIO\n', set.stderr);
+    const wrong = await here('origin-timeout', 'b', 'soon');
+    assert.deepEqual([wrong.code, wrong.stdout], [2, '']);
+    assert.match(wrong.stderr, /allowed is a number of seconds from 1 to 86400, or none/);
+  });
+
   it('gives up: the origin serves again, and nothing is left', async () => {
     await serve('target', 'a', '--image', await image('a.img'));
     const origin = `nbd+unix:///a?socket=${dir}/run/a.sock`;

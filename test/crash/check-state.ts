@@ -1,0 +1,174 @@
+/**
+ * Opens what a crash left with the product's own code, and holds it against what was promised: both hosts start again, the source is as
+ * fenced as it was, nobody else may write, and every byte is one that the guest may see.
+ */
+import { randomUUID } from 'node:crypto';
+import { existsSync } from 'node:fs';
+import { readRecord } from '../../src/store/record.ts';
+import type { History, HostName } from './history.ts';
+import {
+  asItIs,
+  closeSource,
+  openDestination,
+  openSource,
+  type Places,
+  placesOf,
+  readAll,
+  type Source,
+} from './hosts.ts';
+import { type Crash, leftBy } from './lost-power.ts';
+import type { DestinationState, Marks, SourceState } from './marks.ts';
+import { playing } from './recorder.ts';
+import type { Inode, Trace, Tree } from './trace.ts';
+import { pathsOf, putDown } from './tree.ts';
+
+export interface Recorded {
+  places: Places;
+  trace: Trace;
+  history: History;
+  marks: Marks;
+  boot: string;
+}
+
+export interface CrashPoint {
+  moment: number;
+  crash: Record<HostName, Crash>;
+}
+
+const READ_LIMIT_MS = 5000;
+
+/** @returns what is left after the crash; the destination's boot is another one after a loss of power. */
+export function playCrash(recorded: Recorded, { moment, crash }: CrashPoint, random: () => number): Tree {
+  const { tree } = leftBy(recorded.trace, {
+    moment,
+    random,
+    crashOf: hostsOf(recorded.trace, crash),
+  });
+  prepare(recorded, tree, crash);
+  return tree;
+}
+
+/** By the directory of the host that a file is in; nothing moves from one to the other. */
+function hostsOf({ base, events }: Trace, crash: CrashPoint['crash']): (inode: Inode) => Crash {
+  const hosts = new Map<Inode, Crash>();
+  for (const [path, inode] of pathsOf(base)) hosts.set(inode, crash[path.startsWith('a') ? 'a' : 'b']);
+  for (const { operation } of events)
+    if (operation.kind === 'make') hosts.set(operation.inode, hosts.get(operation.directory)!);
+  return (inode) => hosts.get(inode)!;
+}
+
+export function prepare(recorded: Recorded, tree: Tree, crash: CrashPoint['crash']): void {
+  playing.recording = null;
+  playing.bootId = crash.b === 'power' ? randomUUID() : recorded.boot;
+  putDown(tree, recorded.places.root);
+}
+
+export function lostPower({ crash }: CrashPoint): Set<HostName> {
+  return new Set((['a', 'b'] as const).filter((host) => crash[host] === 'power'));
+}
+
+/** @returns what is wrong with the state that is put down, one line, or undefined. */
+export async function faultOf(recorded: Recorded, point: CrashPoint): Promise<string | undefined> {
+  try {
+    return await look(recorded, point);
+  } catch (error) {
+    return (error as Error).message;
+  }
+}
+
+async function look(recorded: Recorded, point: CrashPoint): Promise<string | undefined> {
+  const { places, marks } = recorded;
+  const promised = marks.at(point.moment);
+  const source = await openSource(places, asItIs, () => 0).catch((error: unknown) => {
+    throw new Error(`the source does not start: ${(error as Error).message}`);
+  });
+  try {
+    return (
+      sourceFault(source, promised, marks.uuidAt(point.moment)) ??
+      (await sourceBytesFault(recorded, point, source)) ??
+      (await destinationFault(recorded, point, source))
+    );
+  } finally {
+    await closeSource(source);
+  }
+}
+
+const sourceStates: Record<SourceState, readonly string[]> = {
+  serving: ['serving'],
+  fencing: ['serving', 'fenced'],
+  fenced: ['fenced'],
+  'giving back': ['serving', 'fenced'],
+  retiring: ['fenced', 'retired'],
+  retired: ['retired'],
+};
+
+function sourceFault(
+  { running, served }: Source,
+  promised: ReturnType<Marks['at']>,
+  uuid: string | null,
+): string | undefined {
+  const { state, lease } = running.export.lender;
+  const { record } = served.keeper;
+  if (!sourceStates[promised.source].includes(state))
+    return `the source comes back ${state}; it was ${promised.source} (rule 2)`;
+  if (state === 'fenced' && promised.lease !== null && lease !== promised.lease)
+    return `the source comes back fenced for lease ${lease}, not ${promised.lease}`;
+  if (uuid !== null && record.uuid !== uuid) return `the source comes back as ${record.uuid}, not ${uuid}`;
+  return undefined;
+}
+
+/** The source's image has what its guest wrote, whoever reads it now, and nothing of the destination's (rule 3). */
+async function sourceBytesFault(
+  { history }: Recorded,
+  point: CrashPoint,
+  { served }: Source,
+): Promise<string | undefined> {
+  const fault = history.fault(await readAll(served.disk, READ_LIMIT_MS), point.moment, lostPower(point), 'a');
+  return fault === undefined ? undefined : `at the source ${fault}`;
+}
+
+async function destinationFault(
+  recorded: Recorded,
+  point: CrashPoint,
+  source: Source,
+): Promise<string | undefined> {
+  const { places, marks, history } = recorded;
+  const promised = marks.at(point.moment);
+  const { stateDir, image } = placesOf(places).b;
+  const record = await readRecord(stateDir);
+  if (record === undefined) {
+    if (!mayBeGone(promised.destination))
+      return `the destination's record is gone; it was ${promised.destination}`;
+    if (existsSync(image))
+      return "the destination's image is there without a record: it is in the next move's way";
+    if (promised.destination !== 'starting') return undefined;
+  } else {
+    if (promised.destination === 'absent') return `the destination is ${record.state}; it had been given up`;
+    const { state, generation, origin } = record;
+    const later = state === 'relocating' || state === 'serving';
+    if (promised.destination === 'taken over' && (!later || generation !== 2))
+      return `the destination comes back ${state} of generation ${generation}; it had taken over`;
+    if (promised.lease !== null && origin !== null && origin.lease !== promised.lease)
+      return `the destination comes back with lease ${origin.lease}, not ${promised.lease}`;
+    const uuid = marks.uuidAt(point.moment);
+    if (record.uuid !== uuid) return `the destination comes back as ${record.uuid}, not ${uuid}`;
+    const { lender } = source.running.export;
+    if (later && lender.state !== 'fenced' && lender.state !== 'retired')
+      return `the destination comes back ${state}, the source ${lender.state}: both accept writes (rule 2)`;
+    if (!record.complete && lender.state === 'retired')
+      return 'the source has retired, and the destination misses blocks';
+  }
+  const destination = await openDestination(places, asItIs).catch((error: unknown) => {
+    throw new Error(`the destination does not start: ${(error as Error).message}`);
+  });
+  try {
+    const seen = await readAll(destination.served.disk, READ_LIMIT_MS);
+    return history.fault(seen, point.moment, lostPower(point));
+  } finally {
+    await destination.running.stop();
+  }
+}
+
+function mayBeGone(state: DestinationState): boolean {
+  return state === 'absent' || state === 'starting' || state === 'abandoning';
+}
