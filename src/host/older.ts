@@ -4,7 +4,8 @@
  * who holds its lease (gateway/local-exports.ts finds it by the generation that he asks for). A disk that does not arrive after all leaves its name
  * to the older generation again.
  */
-import { link, readdir, rename, rm } from 'node:fs/promises';
+import { existsSync } from 'node:fs';
+import { readdir, rename } from 'node:fs/promises';
 import { log } from '../log/log.ts';
 import { removeDurably, syncDirectory } from '../store/directory.ts';
 import { diskName, type ExportRecord, olderName, writeRecord } from '../store/record.ts';
@@ -50,25 +51,27 @@ export function putBack(host: Host, name: string): Promise<void> {
   });
 }
 
-/** An export that does not run gets another name: its image, if that lies where its name puts it, and its record. @returns its state directory */
+/**
+ * An export that does not run gets another name, and its image, if that lies where its name puts it. The record comes first: what has been
+ * begun is ended by whoever finds it (`settleName`). @returns its state directory
+ */
 async function giveName(host: Host, record: ExportRecord, name: string): Promise<string> {
   const [from, to] = [host.exports.place(record.name), host.exports.place(name)];
   await removeDurably(to.stateDir);
-  const image = record.image === from.image ? to.image : record.image;
-  if (image !== record.image) {
-    await rm(image, { force: true });
-    await link(record.image, image);
-    await syncDirectory(host.config.paths.images);
-  }
-  await writeRecord(from.stateDir, { ...record, name, image });
-  return await settleName(host, record.name, { ...record, name, image });
+  const renamed = { ...record, name, image: record.image === from.image ? to.image : record.image };
+  await writeRecord(from.stateDir, renamed);
+  return await settleName(host, record.name, renamed);
 }
 
 /** The second half, also for a daemon that finds a record under another name than its own. @param was the name of the directory */
 export async function settleName(host: Host, was: string, record: ExportRecord): Promise<string> {
   const [from, to] = [host.exports.place(was), host.exports.place(record.name)];
+  // Whoever died in between may have moved the image already.
+  if (record.image === to.image && existsSync(from.image) && !existsSync(to.image)) {
+    await rename(from.image, to.image);
+    await syncDirectory(host.config.paths.images);
+  }
   await rename(from.stateDir, to.stateDir);
   await syncDirectory(host.config.paths.exports);
-  if (record.image === to.image) await rm(from.image, { force: true });
   return to.stateDir;
 }

@@ -7,6 +7,7 @@
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Host } from '../../src/host/host.ts';
+import { setAside as setOlderAside, settleName } from '../../src/host/older.ts';
 import {
   deleteRelocation,
   newRelocation,
@@ -14,7 +15,6 @@ import {
   readRelocations,
   writeRelocation,
 } from '../../src/host/relocation.ts';
-import { setRetiredAside } from '../../src/host/retirement.ts';
 import { Turns } from '../../src/host/turns.ts';
 import { type ExportRecord, newRecord, readRecord } from '../../src/store/record.ts';
 import { bytesFrom } from '../relocation/support/actions.ts';
@@ -185,11 +185,17 @@ async function setAside(root: string): Promise<void> {
     exports: {
       record: () => readRecord(place.stateDir),
       stop: () => Promise.resolve(),
-      place: () => place,
+      place: (name: string): Place => ({
+        stateDir: join(exports, name),
+        image: join(images, `${name}.img`),
+      }),
     },
   } as unknown as Host;
   const record = await readRecord(place.stateDir);
-  if (record !== undefined) await setRetiredAside(host, record);
+  if (record === undefined) return;
+  // A daemon that starts ends what another has begun.
+  if (record.name === NAME) await setOlderAside(host, record);
+  else await settleName(host, NAME, record);
 }
 
 function story(trace: Trace, moment: number, crash: Crash): string {
