@@ -45,8 +45,8 @@ export class Relocation {
   readonly waits: GuestWaits;
   /** Told on each change of state, and when the origin comes or goes. */
   onChange: (() => void) | null = null;
-  /** Told when the origin has taken the disk back for good: no client may be served any more. */
-  onReclaimed: (() => void) | null = null;
+  /** Resolves when the origin has taken the disk back for good, whenever anybody asks: no client may be served any more. */
+  readonly reclaimed = Promise.withResolvers<null>();
   readonly #options: RelocationOptions;
   readonly #record: Readonly<ExportRecord>;
   /** The counters of earlier processes. */
@@ -214,7 +214,7 @@ export class Relocation {
     this.#copying?.pause();
     this.#link?.close();
     void this.verification.stop();
-    if (this.disk.phase !== 'standby') this.onReclaimed?.();
+    if (this.disk.phase !== 'standby') this.reclaimed.resolve(null);
     await endVoid(this.#options.keeper, this.disk.phase !== 'standby', reason);
     this.onChange?.();
   }
