@@ -1,4 +1,5 @@
 /** From the takeover to the last block: what makes the blocks of one disk local, put together. */
+import type { BadRange } from '../export/control-protocol.ts';
 import { log } from '../log/log.ts';
 import type { Image } from '../store/image.ts';
 import type { PresentMap } from '../store/present-map.ts';
@@ -10,9 +11,12 @@ import type { OriginLink } from './origin-link.ts';
 import { OriginMap } from './origin-map.ts';
 import type { Keeping } from './proxy-disk.ts';
 import { Room } from './room.ts';
+import { UnreadableBlocks } from './unreadable-blocks.ts';
 
 /** How much may be fetched again after a loss of power. */
 const CHECKPOINT_MS = 5000;
+/** Stretches that the status names. */
+const MOST_SHOWN = 16;
 
 export interface CopyingOptions {
   /** Of the export. */
@@ -30,9 +34,10 @@ export interface CopyingOptions {
 export class Copying {
   readonly map: PresentMap;
   readonly fetcher: Fetcher;
-  readonly bad: BadBlocks;
   /** For the disk. */
   readonly keeping: Keeping;
+  readonly #bad: BadBlocks;
+  readonly #unreadable: UnreadableBlocks;
   readonly #room: Room;
   readonly #background: BackgroundCopy;
   readonly #checkpointTimer: NodeJS.Timeout;
@@ -42,7 +47,15 @@ export class Copying {
   constructor({ name, link, image, map, locks, onComplete, onChange }: CopyingOptions) {
     this.map = map;
     this.#onComplete = onComplete;
-    this.bad = new BadBlocks(name, map);
+    this.#bad = new BadBlocks(name, map);
+    this.#unreadable = new UnreadableBlocks({
+      name,
+      image,
+      onChange: () => {
+        this.#completeOr(() => undefined);
+        onChange();
+      },
+    });
     this.#room = new Room({
       name,
       image: image.isBlockDevice ? null : image.path,
@@ -52,13 +65,10 @@ export class Copying {
         onChange();
       },
     });
-    const parts = { link, image, map, locks, room: this.#room, bad: this.bad };
+    const parts = { link, image, map, locks, room: this.#room, bad: this.#bad };
     this.fetcher = new Fetcher(parts);
     this.#background = new BackgroundCopy({ ...parts, fetcher: this.fetcher });
-    this.fetcher.onSettled = () => {
-      if (map.complete) onComplete();
-      else this.#background.proceed();
-    };
+    this.fetcher.onSettled = () => this.#completeOr(() => this.#background.proceed());
     const originMap = new OriginMap(link, map.sizeBytes);
     this.keeping = { map, locks, fetcher: this.fetcher, originMap, room: this.#room };
     this.#checkpointTimer = setInterval(() => void this.checkpoint(), CHECKPOINT_MS);
@@ -66,7 +76,17 @@ export class Copying {
 
   start(): void {
     this.#background.start();
-    if (this.map.complete) this.#onComplete();
+    this.#completeOr(() => undefined);
+  }
+
+  /** Every block is present, and none is known to be lost again. */
+  get isComplete(): boolean {
+    return this.map.complete && !this.#unreadable.any;
+  }
+
+  #completeOr(otherwise: () => void): void {
+    if (this.isComplete) this.#onComplete();
+    else otherwise();
   }
 
   /** Stops the copy; what is under way still ends. */
@@ -78,6 +98,7 @@ export class Copying {
   stop(): void {
     this.pause();
     this.#room.stop();
+    this.#unreadable.stop();
     clearInterval(this.#checkpointTimer);
   }
 
@@ -91,8 +112,18 @@ export class Copying {
     return this.#room.shortage;
   }
 
+  /** Bytes that cannot be copied, or not be read any more. */
+  get badBytes(): number {
+    return this.#bad.bytes + this.#unreadable.bytes;
+  }
+
+  /** Where those are, the first few. */
+  get badRanges(): BadRange[] {
+    return [...this.#bad.ranges, ...this.#unreadable.ranges(MOST_SHOWN)].slice(0, MOST_SHOWN);
+  }
+
   get error(): string | null {
-    return this.bad.error ?? this.#background.error ?? this.#checkpointError;
+    return this.#bad.error ?? this.#unreadable.error ?? this.#background.error ?? this.#checkpointError;
   }
 
   /** Resolves once what is present survives loss of power, or that could not be had. */

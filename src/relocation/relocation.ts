@@ -160,7 +160,7 @@ export class Relocation {
    */
   arrived(): void {
     this.#arrived = true;
-    if (this.#copying?.map.complete === true) void this.#finish();
+    if (this.#copying?.isComplete === true) void this.#finish();
   }
 
   get givingUp(): boolean {
@@ -175,7 +175,7 @@ export class Relocation {
     this.#abandoning ??= this.#abandon().catch((error: unknown) => {
       this.#abandoning = null;
       this.disk.admitChanges();
-      if (this.#copying?.map.complete === true) void this.#finish();
+      if (this.#copying?.isComplete === true) void this.#finish();
       throw error;
     });
     return this.#abandoning;
@@ -364,7 +364,7 @@ export class Relocation {
   /** A comparison has ended, or its result was accepted. */
   #verified(): void {
     if (this.#record.state === 'retired' && this.#link !== null) void this.#letGo();
-    else if (this.#copying?.map.complete === true) void this.#finish();
+    else if (this.#copying?.isComplete === true) void this.#finish();
   }
 
   /** Tells the origin to retire, for as long as it takes; an origin that is there no more has been told. */

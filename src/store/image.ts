@@ -47,6 +47,8 @@ export class Image {
   /** Bytes. */
   readonly size: number;
   readonly readOnly: boolean;
+  /** Told of a read that fails: of which bytes. */
+  onReadError: ((position: number, length: number) => void) | null = null;
   readonly #file: FileHandle;
   readonly #fd: number;
   /** A block device, not a file. */
@@ -133,7 +135,7 @@ export class Image {
     try {
       count = readSync(this.#fd, into, 0, into.length, position);
     } catch (error) {
-      done.complete(this.#report('read', position, (error as NodeJS.ErrnoException).code));
+      this.#readFailed(into, position, (error as NodeJS.ErrnoException).code, done);
       return;
     }
     this.#readPace.measured(before, performance.now(), into.length);
@@ -148,11 +150,17 @@ export class Image {
 
   #readInPool(into: Buffer, from: number, position: number, done: Completion): void {
     read(this.#fd, into, from, into.length - from, position + from, (error, count) => {
-      if (error !== null) done.complete(this.#report('read', position, error.code));
+      if (error !== null) this.#readFailed(into, position, error.code, done);
       else if (from + count === into.length) done.complete(0);
-      else if (count === 0) done.complete(this.#report('read', position + from, 'end of file'));
+      else if (count === 0) this.#readFailed(into, position, 'end of file', done);
       else this.#readInPool(into, from + count, position, done);
     });
+  }
+
+  #readFailed(into: Buffer, position: number, code: string | undefined, done: Completion): void {
+    const errno = this.#report('read', position, code);
+    this.onReadError?.(position, into.length);
+    done.complete(errno);
   }
 
   /** Writes all of `data`, which is valid only during this call. */

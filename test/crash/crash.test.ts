@@ -5,7 +5,9 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { type CrashReport, type PlantedFault, runCrashCheck, summary } from './run-crash-check.ts';
 
-const STATES = 900;
+/** A slow machine gets through fewer in its half minute. */
+const STATES = 1200;
+const MINUTES = 0.5;
 
 describe('after kill -9 or a loss of power', function () {
   this.timeout(280_000);
@@ -15,10 +17,10 @@ describe('after kill -9 or a loss of power', function () {
     ['a new seed', Math.floor(Math.random() * 2 ** 30)],
   ] as const) {
     it(`every block is what the guest may see, every host as it was: ${which}`, async () => {
-      const report = await runCrashCheck({ seed, states: STATES });
+      const report = await runCrashCheck({ seed, states: STATES, minutes: MINUTES });
       console.log(`      ${summary(report)}`);
       await assertNoFault(report);
-      assert.ok(report.powerStates > STATES / 2);
+      assert.ok(report.powerStates > 100, 'the test would prove little otherwise');
     });
   }
 });

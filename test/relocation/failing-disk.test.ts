@@ -1,12 +1,14 @@
 /** Bad sectors, at the origin and here: each is the error of its own block, is shown and said once, and the disk does not become complete over it. */
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
-import { readFile, rm, writeFile } from 'node:fs/promises';
+import { readFile, rm, truncate, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { Errno } from '../../src/nbd/constants.ts';
 import { type Client, connectClient, NbdError } from '../support/client.ts';
 import { type ExportProcess, startExport } from '../support/export-process.ts';
 import { temporaryDirectory } from '../support/temporary-directory.ts';
+import { startWan } from '../wan/wan.ts';
 import { bytesFrom } from './support/actions.ts';
 import { isInstalled, type OriginServer, startNbdkit } from './support/origin-servers.ts';
 import { assertSameBytes } from './support/same-bytes.ts';
@@ -23,6 +25,7 @@ describe('a disk with bad sectors', function () {
   let origin: OriginServer | null;
   let proxy: ExportProcess;
   let guest: Client;
+  let loop: string | null = null;
   const path = (name: string) => join(directory.path, name);
 
   beforeEach(async () => {
@@ -35,6 +38,8 @@ describe('a disk with bad sectors', function () {
   afterEach(async () => {
     await proxy.end('SIGKILL');
     await origin?.stop();
+    if (loop !== null) execFileSync('losetup', ['-d', loop]);
+    loop = null;
     await directory.remove();
   });
 
@@ -153,6 +158,60 @@ describe('a disk with bad sectors', function () {
       const done = await completed();
       assert.deepEqual([done.error, done.badBytes], [null, 0]);
       assertSameBytes(await readFile(path('b.img')), content);
+    });
+
+    it('that was present and cannot be read any more keeps the origin, until it is written anew', async function () {
+      // A loop device whose file is cut off answers EIO from there on, as a disk does whose sectors are gone.
+      const backing = path('backing');
+      await writeFile(backing, Buffer.alloc(SIZE));
+      try {
+        loop = execFileSync('losetup', ['-f', '--show', '--direct-io=on', backing], {
+          encoding: 'utf8',
+          stdio: 'pipe',
+        }).trim();
+      } catch (error) {
+        console.log(`skipped: no loop device with direct I/O: ${(error as Error).message.split('\n')[0]}`);
+        this.skip();
+      }
+      const target = await startExport('target', 'disk', path('a'), ['--image', path('a.img')]);
+      origin = {
+        uri: target.uri,
+        hasClients: () => true,
+        stop: async () => {
+          await target.end('SIGKILL');
+        },
+      };
+      const wan = await startWan({ to: path('a'), rttMs: 4, rateMbit: 20 });
+      try {
+        proxy = await startExport('proxy', 'disk', path('b'), [
+          ...['--image', loop, '--state', path('b.state'), '--origin', `nbd://${wan.address}/disk`],
+        ]);
+        guest = await connectClient(proxy.uri);
+        const lost = SIZE - 2 * BLOCK;
+        await guest.write(lost, content.subarray(lost, lost + 2 * BLOCK));
+        await guest.flush();
+        await proxy.until(({ presentBytes }) => presentBytes > MIB / 2);
+        await wan.cut();
+        await proxy.until(({ originReachable }) => !originReachable);
+        await truncate(backing, lost);
+        execFileSync('blockdev', ['--flushbufs', loop]);
+        await assert.rejects(guest.read(lost, 2 * BLOCK), isEio);
+        const status = await proxy.until(({ badBytes }) => badBytes === 2 * BLOCK);
+        assert.deepEqual(status.badRanges, [{ offset: lost, length: 2 * BLOCK, at: 'image' }]);
+        assert.match(status.error!, /8192 bytes of the image cannot be read any more, first at 4186112/);
+        await wan.resume();
+        await proxy.until(({ presentBytes }) => presentBytes === SIZE, 30_000);
+        await sleep(500);
+        assert.equal((await proxy.status()).state, 'relocating', 'the origin is kept');
+        assert.equal((await target.status()).state, 'fenced');
+        await truncate(backing, SIZE);
+        await guest.write(lost, content.subarray(lost, lost + 2 * BLOCK));
+        const done = await completed();
+        assert.deepEqual([done.error, done.badBytes], [null, 0]);
+        assertSameBytes(await guest.read(0, SIZE), content);
+      } finally {
+        await wan.stop();
+      }
     });
   });
 });
