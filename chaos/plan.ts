@@ -124,7 +124,7 @@ function makeEvents(random: Random, driver: Plan['driver'], chained: boolean): P
   const victims: Victim[] = ['source', 'destination', 'destination', 'gateway', 'link', 'link'];
   if (driver === 'daemon') victims.push('source daemon', 'destination daemon');
   if (chained) victims.push('upstream');
-  return Array.from({ length: random.below(6) }, (): PlannedEvent => {
+  const events = Array.from({ length: random.below(6) }, (): PlannedEvent => {
     const phase = random.pick([...PHASES, 'relocating', 'relocating', 'takeover'] as const);
     const whom = random.pick(victims);
     const what =
@@ -137,7 +137,19 @@ function makeEvents(random: Random, driver: Plan['driver'], chained: boolean): P
     const silent = (what === 'stall' || what === 'freeze') && random.chance(12);
     const lasts = silent ? SILENCE_MS : 20 + random.below(random.pick([100, 600, 1500]));
     return { phase, after: at, what, whom, lasts };
-  }).sort((one, other) => PHASES.indexOf(one.phase) - PHASES.indexOf(other.phase) || one.after - other.after);
+  });
+  // Writes that wait at the source for its own origin when the fence is made: it has to wait for them.
+  if (chained && random.chance(2))
+    events.push({
+      phase: 'takeover',
+      after: 0,
+      what: 'freeze',
+      whom: 'upstream',
+      lasts: 400 + random.below(1000),
+    });
+  return events.sort(
+    (one, other) => PHASES.indexOf(one.phase) - PHASES.indexOf(other.phase) || one.after - other.after,
+  );
 }
 
 /** For people: a line a move, a line an event. */

@@ -198,8 +198,10 @@ class Story {
     await this.#requests(guest, move.standbyRequests, (count) => events.reached('standby', count));
     if ((await heldBlocks(destination.image)) > 0)
       throw new Error(`${move.to} has kept blocks before the takeover`);
+    await guest.stop();
+    this.#done(guest);
     events.begin('takeover');
-    const next = await this.#switchOver(move, source, destination, guest, late);
+    const next = await this.#switchOver(move, source, destination, late);
     await peek.stop();
     this.#done(peek);
     const onward = last ? null : move.onwardAt;
@@ -273,16 +275,13 @@ class Story {
     return { load, fencedFrom: (moment) => (fenced = Math.min(fenced, moment)) };
   }
 
-  /** The guest's work passes to the destination. @returns the guest there */
+  /** The guest has left the source, and goes on at the destination. @returns it there */
   async #switchOver(
     move: PlannedMove,
     source: Stay,
     destination: Stay,
-    guest: Load,
     late: { fencedFrom(moment: number): void } | null,
   ): Promise<Load> {
-    await guest.stop();
-    this.#done(guest);
     const left = this.#driver.guestLeft(source);
     left.catch((error: unknown) => this.#fault(error as Error));
     if (move.switchover === 'told') {

@@ -102,6 +102,7 @@ const Schema = v.strictObject({
       'prepare-timeout': v.optional(Seconds, '60'),
       retired: v.optional(oneOf(['delete', 'keep']), 'keep'),
       'origin-timeout': v.optional(OriginTimeout, 'none'),
+      verify: v.optional(oneOf(['off', 'on']), 'off'),
     }),
     {},
   ),
@@ -167,7 +168,7 @@ const keys: Readonly<Record<string, readonly string[] | null>> = {
   paths: ['images', 'exports', 'run'],
   gateway: ['listen', 'advertise', 'tls'],
   tls: ['ca', 'crl', 'cert', 'key', 'client-cert', 'client-key', 'allow'],
-  relocation: ['prepare-timeout', 'retired', 'origin-timeout'],
+  relocation: ['prepare-timeout', 'retired', 'origin-timeout', 'verify'],
   peers: null,
   libvirt: ['dbus'],
   log: ['level'],
@@ -203,6 +204,8 @@ export interface Config {
   readonly relocation: {
     /** How long a lease waits for the `prepare` hook, 1 to 86400. */
     readonly prepareTimeoutSeconds: number;
+    /** Each disk is compared with its origin before that is let go. */
+    readonly verify: boolean;
     /** What becomes of an image whose disk has moved away completely. */
     readonly retired: 'delete' | 'keep';
     /** How long a guest's request may wait for the origin of its disk, 1 to 86400; null: for ever. */
@@ -254,6 +257,7 @@ export function parseConfig(text: string, path: string): Config {
       prepareTimeoutSeconds: relocation['prepare-timeout'],
       retired: relocation.retired,
       originTimeoutSeconds: relocation['origin-timeout'],
+      verify: relocation.verify === 'on',
     },
     peers: Object.entries(peers).map(([name, address]) => ({ name, ...address })),
     libvirt,

@@ -70,6 +70,7 @@ export async function startDaemon({ config, exportProgram, version }: DaemonOpti
     needed: (name, record) => isNeeded(name, record),
     originArguments: async (uri) => [
       ...['--origin-timeout', String(config.relocation.originTimeoutSeconds ?? 'none')],
+      ...(config.relocation.verify ? ['--verify'] : []),
       ...['--holder', formatAddress(config.gateway.advertise)],
       ...(await originArguments(uri, config.tls)),
     ],
@@ -85,6 +86,12 @@ export async function startDaemon({ config, exportProgram, version }: DaemonOpti
       await exports.call(name, 'takeover');
     },
     abandon: (name) => abandon(name),
+    verify: async (name) => {
+      await exports.call(name, 'verify');
+    },
+    accept: async (name) => {
+      await exports.call(name, 'accept');
+    },
   });
   const host: Host = {
     config,
@@ -110,6 +117,7 @@ export async function startDaemon({ config, exportProgram, version }: DaemonOpti
     relocations.observe(status);
     publisher.export(status);
     publisher.originChanged(status, before);
+    publisher.verificationChanged(status, before);
     logOrigin(status, before);
     if (state === 'lent') idle.lent(name);
     if (state === before?.state && status.origin === before.origin) return;

@@ -21,6 +21,8 @@ export interface PublisherOptions {
   domains: Domains;
   relocations: Relocations;
   takeover(name: string): Promise<void>;
+  verify(name: string): Promise<void>;
+  accept(name: string): Promise<void>;
   abandon(name: string): Promise<void>;
 }
 
@@ -82,6 +84,13 @@ export class Publisher {
     if (status.originReachable === wasReachable) return;
     if (status.originReachable) this.#service?.originReachable(status);
     else this.#service?.originUnreachable(status);
+  }
+
+  /** Sends the signal that a disk was found to differ from its origin. */
+  verificationChanged(status: ExportStatus, before: ExportStatus | undefined): void {
+    const { verification } = status;
+    if (verification?.state === 'differs' && before?.verification?.state !== 'differs')
+      this.#service?.verificationFailed(status, verification);
   }
 
   removeExport(name: string): void {

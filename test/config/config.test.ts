@@ -34,7 +34,7 @@ describe('configuration', () => {
         tls: 'required',
       },
       tls: { ca: null, crl: null, cert: null, key: null, clientCert: null, clientKey: null, allow: [] },
-      relocation: { prepareTimeoutSeconds: 60, retired: 'keep', originTimeoutSeconds: null },
+      relocation: { prepareTimeoutSeconds: 60, retired: 'keep', originTimeoutSeconds: null, verify: false },
       peers: [],
       libvirt: { dbus: 'system' },
       log: { level: 'info' },
@@ -64,6 +64,7 @@ describe('configuration', () => {
       'prepare-timeout = 86400',
       'retired = delete',
       'origin-timeout = 30',
+      'verify = on',
       '[peers]',
       'zeta = z.example:65535',
       'alpha = 192.0.2.1:10809',
@@ -88,7 +89,12 @@ describe('configuration', () => {
         clientKey: '/t/ck',
         allow: ['b.example', 'Site B', `sha256:${'ab'.repeat(31)}cd`],
       },
-      relocation: { prepareTimeoutSeconds: 86_400, retired: 'delete', originTimeoutSeconds: 30 },
+      relocation: {
+        prepareTimeoutSeconds: 86_400,
+        retired: 'delete',
+        originTimeoutSeconds: 30,
+        verify: true,
+      },
       peers: [
         { name: 'zeta', host: 'z.example', port: 65_535 },
         { name: 'alpha', host: '192.0.2.1', port: 10_809 },
@@ -221,7 +227,7 @@ level = "info"
     assert.deepEqual(keys, [
       ...['images', 'exports', 'run', 'listen', 'advertise', 'tls'],
       ...['allow', 'ca', 'crl', 'cert', 'key', 'client-cert', 'client-key'],
-      ...['prepare-timeout', 'retired', 'origin-timeout', 'site-b', 'dbus', 'level'],
+      ...['prepare-timeout', 'retired', 'origin-timeout', 'verify', 'site-b', 'dbus', 'level'],
     ]);
   });
 

@@ -1,5 +1,6 @@
 /** The self-check: a disk that is equal to its origin passes, by hashes; one wrong byte is found; what the guest writes is no fault. */
 import assert from 'node:assert/strict';
+import { execFile } from 'node:child_process';
 import { open, readFile, truncate, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -168,6 +169,42 @@ describe('a disk compared with its origin', function () {
     const data = SIZE - (HOLE.to - HOLE.from);
     assert.ok(downBytes < data + 64 * 1024, `${downBytes} bytes came for ${data} bytes of data`);
     assertSameBytes(await readFile(path('b.img')), content);
+  });
+
+  it('xnbdctl verify says what is so, by its exit code too', async () => {
+    const proxy = await startWithFault(overWan(), '--verify');
+    await proxy.until(isHeld);
+    const ctl = `${path('b')}.ctl`;
+    const differs = await xnbdctl('--ctl', ctl, 'verify', 'disk');
+    assert.equal(differs.code, 1);
+    assert.match(
+      differs.stdout,
+      /^disk differs from nbd:\/\/\S+ in 4096 bytes\n {2}at offset 28672: 4096 bytes\n/,
+    );
+    assert.match(differs.stdout, /\n {2}6\.0 MiB compared and equal, by hashes\n$/);
+    assert.match(
+      differs.stderr,
+      /^xnbdctl: disk differs from its origin, which is kept; 'xnbdctl verify disk --accept'/,
+    );
+    const status = await xnbdctl('--ctl', ctl, 'status');
+    assert.match(status.stdout, /^compared +differs: 6\.0 MiB equal, 4\.0 KiB different$/m);
+    const file = await open(path('b.img'), 'r+');
+    await file.write(content, WRONG * BLOCK, BLOCK, WRONG * BLOCK);
+    await file.close();
+    const equal = await xnbdctl('--ctl', ctl, 'verify');
+    assert.equal(equal.code, 0, equal.stderr);
+    assert.match(
+      equal.stdout,
+      /^disk is equal to nbd:\/\/\S+\n {2}6\.0 MiB compared and equal, by hashes\n$/,
+    );
+    await proxy.until(isLetGo);
+    const late = await xnbdctl('--ctl', ctl, 'verify', 'disk');
+    assert.deepEqual([late.code, late.stdout], [1, '']);
+    assert.match(late.stderr, /^xnbdctl: disk has no origin any more: there is nothing to compare it with$/m);
+    assert.match(
+      (await xnbdctl('--ctl', ctl, 'verify', 'disk', '--accept')).stderr,
+      /no differences from its origin/,
+    );
   });
 
   it('is not compared unless that is asked for', async () => {
@@ -359,6 +396,15 @@ describe('a disk compared with its origin', function () {
     assert.equal(verification.comparedBytes, sizeBytes);
   });
 });
+
+function xnbdctl(...args: string[]): Promise<{ code: number; stdout: string; stderr: string }> {
+  const program = new URL('../../src/bin/xnbdctl.ts', import.meta.url).pathname;
+  return new Promise((resolve) => {
+    execFile(process.execPath, [program, ...args], (error, stdout, stderr) => {
+      resolve({ code: error === null ? 0 : Number(error.code), stdout, stderr });
+    });
+  });
+}
 
 /** The file as a restart of the host leaves it, at best. */
 async function ofAnotherBoot(file: string): Promise<void> {

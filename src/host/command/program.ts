@@ -9,6 +9,7 @@ import { deleteLeft } from './delete.ts';
 import { connectRunning, exportNames, type KnownExport, knownExport, knownExports } from './known-exports.ts';
 import { abandon, setOriginTimeout, takeOver } from './orders.ts';
 import { listTable, statusDetails, statusTable } from './table.ts';
+import { accept, verify } from './verify.ts';
 import { watch } from './watch.ts';
 
 const EXIT_FAILURE = 1;
@@ -106,6 +107,20 @@ function program(): Command {
     .action(async (name: string, { force = false }: { force?: boolean }) => {
       checkName(name);
       process.stdout.write(`${await deleteLeft(await paths(options()), name, force)}\n`);
+    });
+
+  xnbdctl
+    .command('verify [name]')
+    .description('compare a disk with its origin, all but what its guest has written since the takeover')
+    .option('--accept', 'take the disk as it is here, whatever the comparison found, and let the origin go')
+    .addHelpText(
+      'after',
+      '\nThe exit code is 0 when they are equal, 1 when they differ or cannot be compared.',
+    )
+    .action(async (name: string | undefined, args: { accept?: true }) => {
+      const path = await controlPath(options(), name);
+      if (args.accept === true) process.stdout.write(`${await accept(path, name)}\n`);
+      else await verify(path, name, process.stdout);
     });
 
   xnbdctl

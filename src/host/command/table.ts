@@ -43,6 +43,7 @@ function trouble(each: KnownExport): string {
   if (!each.originReachable) return unreachable(each);
   if (each.badBytes > 0) return `${formatBytes(each.badBytes)} bad`;
   if (each.copyPaused !== null) return 'copy paused: no room';
+  if (each.verification?.state === 'differs') return 'differs from origin';
   return each.error === null ? '' : 'error';
 }
 
@@ -105,6 +106,14 @@ function bad({ badBytes, badRanges }: KnownExport): string | null {
   return `${formatBytes(badBytes)} cannot be copied: ${where.join(', ')}`;
 }
 
+function compared({ verification }: KnownExport): string | null {
+  if (verification === null) return null;
+  const { state, comparedBytes, differentBytes, doubtfulBytes } = verification;
+  const parts = [`${formatBytes(comparedBytes)} equal`, `${formatBytes(differentBytes)} different`];
+  if (doubtfulBytes > 0) parts.push(`${formatBytes(doubtfulBytes)} in doubt`);
+  return `${state}: ${parts.join(', ')}`;
+}
+
 /** All about one export, one thing a line. */
 export function statusDetails(each: KnownExport): string {
   const share = formatShare(each.presentBytes, each.sizeBytes);
@@ -128,6 +137,7 @@ export function statusDetails(each: KnownExport): string {
     ['timeout', timeout(each)],
     ['paused', each.copyPaused],
     ['bad', bad(each)],
+    ['compared', compared(each)],
     ['lent to', each.lease === null ? null : `lease ${each.lease}`],
     [
       'moved to',

@@ -91,6 +91,11 @@ export const exportSignatures = {
   MovedTo: 's',
   MovedAt: 's',
   WrittenBytes: 't',
+  VerificationState: 's',
+  VerificationComparedBytes: 't',
+  VerificationWrittenBytes: 't',
+  VerificationDifferentBytes: 't',
+  VerificationDoubtfulBytes: 't',
   Error: 's',
 } as const;
 
@@ -124,6 +129,11 @@ export function exportProperties(status: ExportStatus, domain: string): Properti
     MovedTo: status.movedTo ?? '',
     MovedAt: status.movedAt ?? '',
     WrittenBytes: BigInt(status.writtenBytes),
+    VerificationState: status.verification?.state ?? '',
+    VerificationComparedBytes: BigInt(status.verification?.comparedBytes ?? 0),
+    VerificationWrittenBytes: BigInt(status.verification?.writtenBytes ?? 0),
+    VerificationDifferentBytes: BigInt(status.verification?.differentBytes ?? 0),
+    VerificationDoubtfulBytes: BigInt(status.verification?.doubtfulBytes ?? 0),
     Error: status.error ?? '',
   };
   return properties;
@@ -133,10 +143,12 @@ export class ExportInterface extends PropertyInterface {
   // For the introspection only: the service answers these calls itself, because handlers here do not learn who calls.
   Takeover(): void {}
   Abandon(): void {}
+  Verify(): void {}
+  Accept(): void {}
 }
 ExportInterface.configureMembers({
   properties: readable(exportSignatures),
-  methods: { Takeover: {}, Abandon: {} },
+  methods: { Takeover: {}, Abandon: {}, Verify: {}, Accept: {} },
 });
 
 export const relocationSignatures = {
@@ -192,6 +204,15 @@ export class ManagerInterface extends PropertyInterface {
   RelocationFailed(relocation: string, domain: string, uuid: string, reason: string): unknown[] {
     return [relocation, domain, uuid, reason];
   }
+  VerificationFailed(
+    exportObject: string,
+    name: string,
+    differentBytes: bigint,
+    different: readonly (readonly [bigint, bigint])[],
+    reason: string,
+  ): unknown[] {
+    return [exportObject, name, differentBytes, different, reason];
+  }
   OriginUnreachable(exportObject: string, name: string, origin: string, reason: string): unknown[] {
     return [exportObject, name, origin, reason];
   }
@@ -205,6 +226,7 @@ ManagerInterface.configureMembers({
     RelocationStarted: { signature: 'oss' },
     RelocationCompleted: { signature: 'ossa(stttd)' },
     RelocationFailed: { signature: 'osss' },
+    VerificationFailed: { signature: 'osta(tt)s' },
     OriginUnreachable: { signature: 'osss' },
     OriginReachable: { signature: 'oss' },
   },

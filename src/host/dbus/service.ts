@@ -1,9 +1,9 @@
 /**
- * org.xnbd1 on the bus: what the daemon shows of its exports and relocations, and the two methods of an export. Reading is for everyone
+ * org.xnbd1 on the bus: what the daemon shows of its exports and relocations, and the methods of an export. Reading is for everyone
  * whom the bus's policy lets (etc/org.xnbd1.conf); the methods are for root and the daemon's own user, whatever the policy says.
  */
 import dbus, { type Message } from 'dbus-next';
-import type { ExportStatus } from '../../export/control-protocol.ts';
+import type { ExportStatus, VerificationStatus } from '../../export/control-protocol.ts';
 import { log } from '../../log/log.ts';
 import { type Bus, errorName, openBus, theBus } from './bus.ts';
 import {
@@ -32,6 +32,8 @@ export interface DBusServiceOptions {
   version: string;
   /** Carry out a method of an export; what they throw goes to the caller, its message as one line. */
   takeover: (name: string) => Promise<void>;
+  verify: (name: string) => Promise<void>;
+  accept: (name: string) => Promise<void>;
   abandon: (name: string) => Promise<void>;
   /** The bus has gone away: nothing is shown any more, and the service manager should start the daemon again. */
   onClosed: (reason: string) => void;
@@ -126,6 +128,12 @@ export class DBusService {
     this.#manager.OriginReachable(exportPath(name), name, origin ?? '');
   }
 
+  verificationFailed({ name, error }: ExportStatus, { different, differentBytes }: VerificationStatus): void {
+    this.#tree.flush();
+    const ranges = different.map(({ offset, length }) => [BigInt(offset), BigInt(length)] as const);
+    this.#manager.VerificationFailed(exportPath(name), name, BigInt(differentBytes), ranges, error ?? '');
+  }
+
   /** Leaves the bus. */
   close(): void {
     this.#tree.close();
@@ -144,7 +152,8 @@ export class DBusService {
     }
     const name = this.#exports.get(message.path);
     if (message.interface !== exportName || name === undefined) return false;
-    const method = { Takeover: this.#options.takeover, Abandon: this.#options.abandon }[message.member];
+    const { takeover, abandon, verify, accept } = this.#options;
+    const method = { Takeover: takeover, Abandon: abandon, Verify: verify, Accept: accept }[message.member];
     if (method === undefined) return false;
     void this.#answer(message, name, method);
     return true;

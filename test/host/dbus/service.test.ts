@@ -77,6 +77,8 @@ describe('DBusService', () => {
     },
     abandon: (name) =>
       Promise.reject(new Error(`export ${name} has acknowledged writes: it cannot be abandoned`)),
+    verify: (name) => Promise.resolve(void taken.push(`verify ${name}`)),
+    accept: (name) => Promise.resolve(void taken.push(`accept ${name}`)),
     onClosed: (reason) => lost.push(reason),
   });
   const call = async (
@@ -157,6 +159,11 @@ describe('DBusService', () => {
       MovedAt: '',
       MovedTo: '',
       WrittenBytes: 512n,
+      VerificationState: '',
+      VerificationComparedBytes: 0n,
+      VerificationWrittenBytes: 0n,
+      VerificationDifferentBytes: 0n,
+      VerificationDoubtfulBytes: 0n,
       Error: '',
     });
   });
@@ -186,6 +193,46 @@ describe('DBusService', () => {
       ],
     );
     await assert.rejects(properties(exportPath, 'org.xnbd1.Export'), /not exported/);
+  });
+
+  it('shows a comparison with the origin, and tells where it found differences', async () => {
+    const verification = {
+      state: 'differs',
+      by: 'hashes',
+      walkedBytes: 8192,
+      comparedBytes: 4096,
+      writtenBytes: 1,
+      absentBytes: 2,
+      differentBytes: 8192,
+      different: [
+        { offset: 4096, length: 4096 },
+        { offset: 5_000_000_512, length: 4096 },
+      ],
+      doubtfulBytes: 3,
+      doubtful: [],
+      error: null,
+    } as const;
+    const differing = {
+      ...status,
+      verification: { ...verification, different: [...verification.different], doubtful: [] },
+    };
+    service.setExport({ ...differing, error: 'the disk differs' });
+    service.verificationFailed({ ...differing, error: 'the disk differs' }, differing.verification);
+    await eventually('the signal', () => seen('VerificationFailed').length === 1);
+    assert.deepEqual(seen('VerificationFailed')[0]?.body, [
+      exportPath,
+      'vm1-vda',
+      8192n,
+      [
+        [4096n, 4096n],
+        [5_000_000_512n, 4096n],
+      ],
+      'the disk differs',
+    ]);
+    const shown = await properties(exportPath, 'org.xnbd1.Export');
+    assert.equal(shown['VerificationState'], 'differs');
+    assert.equal(shown['VerificationDifferentBytes'], 8192n);
+    assert.equal(shown['VerificationDoubtfulBytes'], 3n);
   });
 
   it('can be introspected', async () => {
@@ -263,6 +310,9 @@ describe('DBusService', () => {
   it('carries out Takeover, and gives the reason where a method fails', async () => {
     service.setExport(status);
     assert.deepEqual(await call(exportPath, 'org.xnbd1.Export.Takeover'), []);
+    assert.deepEqual(await call(exportPath, 'org.xnbd1.Export.Verify'), []);
+    assert.deepEqual(await call(exportPath, 'org.xnbd1.Export.Accept'), []);
+    assert.deepEqual(taken.splice(1), ['verify vm1-vda', 'accept vm1-vda']);
     assert.deepEqual(taken, ['takeover vm1-vda']);
     await assert.rejects(call(exportPath, 'org.xnbd1.Export.Abandon'), {
       type: 'org.xnbd1.Error.Failed',
@@ -351,6 +401,8 @@ describe('etc/org.xnbd1.conf', () => {
       version: '0.1.0',
       takeover: (name) => Promise.resolve(void taken.push(name)),
       abandon: () => Promise.resolve(),
+      verify: () => Promise.resolve(),
+      accept: () => Promise.resolve(),
       onClosed: () => undefined,
     });
     try {
