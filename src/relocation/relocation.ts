@@ -46,8 +46,8 @@ export class Relocation {
   readonly waits: GuestWaits;
   /** Told on each change of state, and when the origin comes or goes. */
   onChange: (() => void) | null = null;
-  /** Told when the origin has taken the disk back for good: no client may be served any more. */
-  onReclaimed: (() => void) | null = null;
+  /** Resolves when the origin has taken the disk back for good, whenever anybody asks: no client may be served any more. */
+  readonly reclaimed = Promise.withResolvers<null>();
   readonly #options: RelocationOptions;
   readonly #record: Readonly<ExportRecord>;
   /** The counters of earlier processes. */
@@ -123,11 +123,6 @@ export class Relocation {
     return this.#record.complete ? null : this.#copying;
   }
 
-  /** The origin has taken the disk back for good. */
-  get reclaimed(): boolean {
-    return this.#void && this.#record.takenOverAt !== null;
-  }
-
   get error(): string | null {
     const refusal = this.#link?.refusal ?? null;
     if (refusal !== null) return `the origin refuses us: ${refusal}`;
@@ -163,7 +158,6 @@ export class Relocation {
     if (this.#copying?.isComplete === true) void this.#finish();
   }
 
-  /** The move is being given up. */
   get givingUp(): boolean {
     return this.#abandoning !== null;
   }
@@ -214,8 +208,9 @@ export class Relocation {
     this.#copying?.pause();
     this.#link?.close();
     void this.verification.stop();
-    if (this.reclaimed) this.onReclaimed?.();
-    await endVoid(this.#options.keeper, this.reclaimed, reason);
+    const takenOver = this.#record.takenOverAt !== null;
+    if (takenOver) this.reclaimed.resolve(null);
+    await endVoid(this.#options.keeper, takenOver, reason);
     this.onChange?.();
   }
 
@@ -268,7 +263,7 @@ export class Relocation {
     this.#askedToFence = true;
     if (link.lends) await command(link, record.origin!.uri, Command.XNBD_TAKEOVER, 'take over');
     else await completed((done) => link.flush(done));
-    if (this.#stopped) throw new Error('the export is being stopped');
+    if (this.#stopped || this.#void) throw new Error('the export is being stopped');
     const map = await PresentMap.create(stateDir, await mapIdentity(record, image), image);
     await keeper.update({
       generation: record.origin!.generation + 1,
