@@ -106,7 +106,7 @@ withCommonOptions(program.command('proxy'))
     });
     const running = await serve(options, served);
     served.relocation.onChange = () => running.changed();
-    served.relocation.onReclaimed = () => running.export.lender.becomeReclaimed();
+    void served.relocation.reclaimed.promise.then(() => running.export.lender.becomeReclaimed());
     if (args.takeover === 'now') await served.relocation.takeOver('command line');
     process.exitCode = await serveUntilStopped(options, served, running);
   });

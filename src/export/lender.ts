@@ -37,8 +37,8 @@ export interface LeaseLink {
   destroy(): void;
 }
 
-/** A holder that has asked for something less than so long ago is alive. */
-const ALIVE_MS = 5000;
+/** A holder that has asked for something less than so long ago is alive: one that has all it needs asks (PING) every 15 s. */
+const ALIVE_MS = 20_000;
 
 /** What a request wants of the disk. */
 export type Access = 'read' | 'write' | 'flush';
@@ -105,7 +105,7 @@ export class Lender {
         return access === 'write' ? Errno.EPERM : 0;
       case 'fenced':
         if (access === 'read' && this.#links.has(link)) {
-          this.#heardAt = performance.now();
+          this.heard(link);
           return 0;
         }
         return access === 'flush' ? 0 : Errno.EPERM;
@@ -113,6 +113,11 @@ export class Lender {
       case 'reclaimed':
         return Errno.ESHUTDOWN;
     }
+  }
+
+  /** A connection has asked for something. */
+  heard(link: LeaseLink): void {
+    if (this.#links.has(link)) this.#heardAt = performance.now();
   }
 
   /** Why a new connection is turned away, or undefined. */
@@ -224,7 +229,7 @@ export class Lender {
       const quietMs = performance.now() - this.#heardAt;
       if (this.#links.size > 0 && quietMs < ALIVE_MS) {
         throw new Error(
-          `${name} is not lost: ${movedTo?.host || 'its holder'} read from here ${(quietMs / 1000).toFixed(1)} s ago; end it there first`,
+          `${name} is not lost: ${movedTo?.host || 'its holder'} was heard ${(quietMs / 1000).toFixed(1)} s ago; end it there first`,
         );
       }
       const lease = this.#lease!;
@@ -339,6 +344,8 @@ export class Lender {
   }
 
   #become(state: LendState): void {
+    // A fence that was being made when our own origin took the disk back has its end, and changes nothing.
+    if (this.state === 'reclaimed') return;
     this.state = state;
     this.#options.changed();
   }

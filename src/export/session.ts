@@ -89,6 +89,8 @@ export class Session implements Client, RequestOwner {
   /** The socket has received. @returns false: stop reading */
   readonly received = (count: number): boolean => {
     this.#input.filled(count);
+    // After the client's goodbye nothing is looked at, nor kept.
+    if (this.#ending && !this.#stopping) this.#input.consume(this.#input.length);
     this.#run();
     if (this.#oneByOne && this.#export.soleClient) this.#anticipate();
     return !this.#paused;
@@ -273,6 +275,7 @@ export class Session implements Client, RequestOwner {
         if (this.#admitted(request, 'read')) digests.digest(this.#roomForData(request), request, this);
         break;
       default:
+        lender.heard(this);
         request.complete(type === Command.XNBD_PING ? 0 : Errno.EINVAL);
     }
   }

@@ -22,6 +22,8 @@ interface Waiting {
 }
 
 export class GuestWaits {
+  /** Told after some have been given up. */
+  onExpired: (() => void) | null = null;
   readonly #name: string;
   readonly #default: number | null;
   #seconds: number | null;
@@ -72,8 +74,10 @@ export class GuestWaits {
 
   #expireThoseDue(): void {
     const limit = performance.now() - (this.#seconds ?? Number.POSITIVE_INFINITY) * 1000;
+    let some = false;
     for (const waiting of this.#waiting) {
       if (waiting.since > limit) break;
+      some = true;
       this.#waiting.delete(waiting);
       this.#expired += 1;
       if (this.#expired === 1)
@@ -82,6 +86,7 @@ export class GuestWaits {
         );
       waiting.expire();
     }
+    if (some) this.onExpired?.();
     this.#arm();
   }
 }

@@ -78,6 +78,8 @@ export class ProxyDisk implements Disk {
     this.#local = new LocalDisk(image);
     this.#link = link;
     this.#complete = link === null;
+    // An outage may be long: what was fetched for those who have been answered does not wait for its end.
+    waits.onExpired = () => link?.dropUnwanted();
   }
 
   get phase(): 'standby' | 'relocating' | 'complete' {

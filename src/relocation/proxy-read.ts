@@ -53,8 +53,9 @@ export class ProxyRead implements Reader {
       }
     }
     for (const run of absent) {
-      // The answers never come within the call: a fetch is the network.
-      this.#remotePieces += fetcher.read(run.first, run.end, this);
+      // On a link that is closed the answers come within the call.
+      const pieces = fetcher.read(run.first, run.end, this);
+      this.#remotePieces += pieces;
     }
     if (this.#remotePieces > 0) this.#wait = waits.begin(() => this.#expire());
     this.#localCame(0);

@@ -45,8 +45,8 @@ export class Relocation {
   readonly waits: GuestWaits;
   /** Told on each change of state, and when the origin comes or goes. */
   onChange: (() => void) | null = null;
-  /** Told when the origin has taken the disk back for good: no client may be served any more. */
-  onReclaimed: (() => void) | null = null;
+  /** Resolves when the origin has taken the disk back for good, whenever anybody asks: no client may be served any more. */
+  readonly reclaimed = Promise.withResolvers<null>();
   readonly #options: RelocationOptions;
   readonly #record: Readonly<ExportRecord>;
   /** The counters of earlier processes. */
@@ -163,7 +163,6 @@ export class Relocation {
     if (this.#copying?.isComplete === true) void this.#finish();
   }
 
-  /** The move is being given up. */
   get givingUp(): boolean {
     return this.#abandoning !== null;
   }
@@ -214,8 +213,9 @@ export class Relocation {
     this.#copying?.pause();
     this.#link?.close();
     void this.verification.stop();
-    if (this.disk.phase !== 'standby') this.onReclaimed?.();
-    await endVoid(this.#options.keeper, this.disk.phase !== 'standby', reason);
+    const takenOver = this.#record.takenOverAt !== null;
+    if (takenOver) this.reclaimed.resolve(null);
+    await endVoid(this.#options.keeper, takenOver, reason);
     this.onChange?.();
   }
 
@@ -268,7 +268,7 @@ export class Relocation {
     this.#askedToFence = true;
     if (link.lends) await command(link, record.origin!.uri, Command.XNBD_TAKEOVER, 'take over');
     else await completed((done) => link.flush(done));
-    if (this.#stopped) throw new Error('the export is being stopped');
+    if (this.#stopped || this.#void) throw new Error('the export is being stopped');
     const map = await PresentMap.create(stateDir, await mapIdentity(record, image), image);
     await keeper.update({
       generation: record.origin!.generation + 1,
@@ -311,7 +311,7 @@ export class Relocation {
     this.#copying = copying;
     this.verification.begin({ link: this.#link!, image: this.#options.image, map });
     this.disk.keep(copying.keeping);
-    if (!this.#stopped) copying.start();
+    if (!this.#stopped && !this.#void) copying.start();
   }
 
   /** Of a disk that is complete, or an export that ends. */

@@ -20,7 +20,7 @@ export interface RoomOptions {
   name: string;
   /** Path of the image; null for a block device, whose room nobody can tell. */
   image: string | null;
-  /** Bytes that are still to come, for the log. */
+  /** Bytes that are still to come. */
   missing: () => number;
   /** Room has run short, or is there again. */
   onChange: () => void;
@@ -91,8 +91,9 @@ export class Room {
       if (!grown && performance.now() - at < TRY_MS) return;
       this.#refused = null;
     }
-    // A little more than the reserve, so that the copy does not stop and go.
-    if (this.#free > this.#reserve * (this.shortage === null ? 1 : 1.25)) this.#setEnough();
+    // A little more than the reserve, so that the copy does not stop and go. And where all that is missing fits, nobody needs a reserve.
+    const wanted = Math.min(this.#reserve * (this.shortage === null ? 1 : 1.25), this.#options.missing());
+    if (this.#free >= wanted) this.#setEnough();
     else this.#setShort();
   }
 

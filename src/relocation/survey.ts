@@ -92,9 +92,9 @@ export class Survey {
         } else if (errno === Errno.ENOTSUP || errno === Errno.EINVAL) {
           this.#addData(first, end);
         } else {
-          this.#unknown.unshift({ first, end });
-          // While the link closes, everything under way ends so.
+          // The link is closed: everything under way ends so, and it would be asked for again and again.
           if (errno === Errno.ESHUTDOWN) return;
+          this.#unknown.unshift({ first, end });
           failed(errno);
         }
         proceeded();

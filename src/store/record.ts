@@ -48,8 +48,8 @@ const RecordSchema = v.strictObject({
   lease: v.nullable(Uuid),
   /** Origin side, from the fence on: who took the disk over (HOST:PORT; empty: it did not tell), and when (ISO 8601). */
   movedTo: v.optional(v.nullable(v.strictObject({ host: v.string(), at: v.string() })), null),
-  /** How often a guest has been started on the disk here: an arrival that belongs to an earlier start is void. */
-  epoch: v.optional(Count, 0),
+  /** Grows with each start of a guest on the disk here: an arrival that belongs to an earlier one is void. From 1 on: 0 is 'any' to an origin. */
+  epoch: v.optional(Count, 1),
   /** Leases that an administrator has ended by hand (reclaim), the last ones: they are void for good. */
   voidLeases: v.optional(v.array(Uuid), []),
   /** In state `reclaimed`: what the origin said. */
@@ -95,7 +95,7 @@ export function newRecord(name: string, image: string, sizeBytes: number): Expor
     origin: null,
     lease: null,
     movedTo: null,
-    epoch: 0,
+    epoch: 1,
     voidLeases: [],
     reclaimed: null,
     takenOverAt: null,

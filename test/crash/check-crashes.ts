@@ -8,15 +8,17 @@ import { join } from 'node:path';
 import { configureLog } from '../../src/log/log.ts';
 import { contentFrom, randomFrom } from '../relocation/support/actions.ts';
 import { type CrashPoint, faultOf, lostPower, playCrash, prepare, type Recorded } from './check-state.ts';
+import { daemonFault } from './daemon-files.ts';
 import { History, type HostName } from './history.ts';
 import { asItIs, type Places } from './hosts.ts';
 import { live } from './life.ts';
 import { type Crash, leftBy } from './lost-power.ts';
 import { Marks } from './marks.ts';
 import { type PlantedFault, plants } from './plants.ts';
-import { forgetOpenFiles, newInode, playing } from './recorder.ts';
+import { newInode, playing } from './recorder.ts';
+import { recordWhile } from './recording.ts';
 import { Clock, describeEvent, type Inode, ROOT, type Tree } from './trace.ts';
-import { differenceFrom, pathsOf, putDown } from './tree.ts';
+import { pathsOf, putDown } from './tree.ts';
 
 export interface CrashReport {
   seed: number;
@@ -38,6 +40,7 @@ export interface CrashCheckOptions {
 }
 
 const STATES_A_LIFE = 60;
+const DAEMON_STATES_A_LIFE = 20;
 const BRANCHES = 2;
 
 /** Ends with the first fault. */
@@ -62,7 +65,8 @@ export async function checkCrashes(options: CrashCheckOptions): Promise<CrashRep
     for (let seed = options.seed; !over(); seed++) {
       lines.length = 0;
       const places = { root: join(directory, 'files'), run: directory };
-      await oneDisk(places, seed, options.planted, report, over, lines);
+      await daemonFiles(places, seed, report);
+      if (!over()) await oneDisk(places, seed, options.planted, report, over, lines);
     }
   } finally {
     rmSync(directory, { recursive: true, force: true });
@@ -74,6 +78,12 @@ export async function checkCrashes(options: CrashCheckOptions): Promise<CrashRep
 /** tmpfs where there is one: thousands of states are put down and removed. */
 function spaceInMemory(): string {
   return existsSync('/dev/shm') ? '/dev/shm' : tmpdir();
+}
+
+async function daemonFiles({ root }: Places, seed: number, report: CrashReport): Promise<void> {
+  const fault = await daemonFault(root, randomFrom(seed), DAEMON_STATES_A_LIFE);
+  report.states += DAEMON_STATES_A_LIFE;
+  if (fault !== undefined) report.fault = { ...fault, story: `seed ${seed}, ${fault.story}` };
 }
 
 async function oneDisk(
@@ -131,36 +141,23 @@ function newTree(content: Buffer, random: () => number): Tree {
   return tree;
 }
 
-/** One life, from what is put down. @throws Error when something was done to the files that the recorder does not know */
+/** One life, from what is put down. */
 async function record(
   recorded: Recorded,
   clock: Clock,
   random: () => number,
   planted: PlantedFault | null,
 ): Promise<void> {
-  const { places, trace, history, marks } = recorded;
-  const { tree } = leftBy(trace, { moment: Number.POSITIVE_INFINITY, random, crashOf: () => 'kill' });
-  forgetOpenFiles();
-  playing.bootId = recorded.boot;
-  const slowness = random() * 4;
-  playing.recording = {
-    root: places.root,
-    clock,
-    trace,
-    paths: pathsOf(tree),
-    syncTime: () => random() * slowness,
-  };
+  const { places, trace, history, marks, boot } = recorded;
   const plant = planted === null ? null : plants[planted];
-  plant?.begin?.();
-  try {
-    await live({ places, history, marks, random, plant: plant?.served ?? asItIs });
-  } finally {
-    plant?.end?.();
-  }
-  playing.recording = null;
-  const whole = leftBy(trace, { moment: Number.POSITIVE_INFINITY, random, crashOf: () => 'kill' });
-  const difference = differenceFrom(whole.tree, places.root);
-  if (difference !== undefined) throw new Error(`the trace is not whole: ${difference}`);
+  await recordWhile({ root: places.root, clock, trace, random, boot }, async () => {
+    plant?.begin?.();
+    try {
+      await live({ places, history, marks, random, plant: plant?.served ?? asItIs });
+    } finally {
+      plant?.end?.();
+    }
+  });
 }
 
 function anyCrash(random: () => number): Record<HostName, Crash> {
@@ -174,8 +171,11 @@ function anyCrash(random: () => number): Record<HostName, Crash> {
 function crashAndLiveOn(recorded: Recorded, from: number, to: number, random: () => number): void {
   const { trace, history, marks } = recorded;
   let moment = to;
+  // Whoever is killed right after a rename has not synced it.
+  const renames = trace.events.filter(({ operation, ended }) => operation.kind === 'move' && ended > from);
   for (let tries = 0; tries < 50; tries++) {
-    const tried = from + 1 + Math.floor(random() * (to - from + 1));
+    const rename = random() < 0.5 ? renames[Math.floor(random() * renames.length)] : undefined;
+    const tried = rename === undefined ? from + 1 + Math.floor(random() * (to - from + 1)) : rename.ended + 1;
     if (!marks.settledAt(tried)) continue;
     moment = tried;
     break;

@@ -4,11 +4,13 @@
  */
 import { randomUUID } from 'node:crypto';
 import { existsSync } from 'node:fs';
+import { BLOCK_SIZE } from '../../src/store/present-map.ts';
 import { readRecord } from '../../src/store/record.ts';
 import type { History, HostName } from './history.ts';
 import {
   asItIs,
   closeSource,
+  type Destination,
   openDestination,
   openSource,
   type Places,
@@ -163,10 +165,26 @@ async function destinationFault(
   });
   try {
     const seen = await readAll(destination.served.disk, READ_LIMIT_MS);
-    return history.fault(seen, point.moment, lostPower(point));
+    return (
+      history.fault(seen, point.moment, lostPower(point)) ??
+      selfCheckFault(destination, seen, await readAll(source.served.disk, READ_LIMIT_MS))
+    );
   } finally {
     await destination.running.stop();
   }
+}
+
+/** Where the two hosts differ the guest has written, and the written map knows (or knows that it does not). */
+function selfCheckFault({ served }: Destination, here: Buffer, there: Buffer): string | undefined {
+  const written = served.relocation.copying?.map.written;
+  if (written === undefined) return undefined;
+  for (let block = 0; block * BLOCK_SIZE < here.length; block++) {
+    const [from, to] = [block * BLOCK_SIZE, (block + 1) * BLOCK_SIZE];
+    if (here.subarray(from, to).equals(there.subarray(from, to)) || written.isInDoubt(block)) continue;
+    if (written.nextUnwritten(block, block + 1) === block)
+      return `block ${block} was written, and a self-check would call that a fault`;
+  }
+  return undefined;
 }
 
 function mayBeGone(state: DestinationState): boolean {

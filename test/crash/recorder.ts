@@ -40,6 +40,7 @@ export const playing = {
 };
 
 let lastInode = ROOT;
+/** By file descriptor; what a number meant before it was given again is overwritten. */
 const open = new Map<number, { inode: Inode; position: number }>();
 
 export function newInode(): Inode {
@@ -162,7 +163,12 @@ function replacePromises(): void {
   const patched = promises as unknown as Record<string, unknown>;
   patched['open'] = async (path: string, flags: string | number = 'r', mode?: number) => {
     const place = placeOf(path);
-    if (place === undefined) return real.promises.open(path, flags, mode);
+    if (place === undefined) {
+      const handle = await real.promises.open(path, flags, mode);
+      // Of a file that has been closed.
+      open.delete(handle.fd);
+      return handle;
+    }
     const creates = typeof flags === 'string' ? /^[wa]/.test(flags) : (flags & fs.constants.O_CREAT) !== 0;
     const truncates =
       typeof flags === 'string' ? flags.startsWith('w') : (flags & fs.constants.O_TRUNC) !== 0;
@@ -247,7 +253,6 @@ interface Handle {
   fd: number;
   write(...args: unknown[]): Promise<{ bytesWritten: number; buffer: Buffer }>;
   truncate(length?: number): Promise<void>;
-  close(): Promise<void>;
 }
 
 async function replaceHandle(): Promise<void> {
@@ -285,10 +290,6 @@ async function replaceHandle(): Promise<void> {
     return sync(this.fd);
   };
   prototype['datasync'] = prototype['sync'];
-  prototype['close'] = function (this: Handle) {
-    open.delete(this.fd);
-    return original.close.call(this);
-  };
 }
 
 function allOf(prototype: object): Record<string, unknown> {

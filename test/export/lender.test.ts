@@ -42,7 +42,7 @@ describe('lender', () => {
     const client = await RawClient.connect(target!.socket);
     const { uuid, generation } = served.keeper.record;
     const attached = await client.attach({ lease, uuid, generation, name: 'd' });
-    assert.deepEqual(attached, { uuid, generation, fenced: false, size: served.disk.size, epoch: 0 });
+    assert.deepEqual(attached, { uuid, generation, fenced: false, size: served.disk.size, epoch: 1 });
     assert.equal(state(), 'lent');
     const second = await holder(lease);
     client.break();

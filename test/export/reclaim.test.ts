@@ -1,6 +1,7 @@
 /** Leases that become void: by an administrator's reclaim, and by a new start of the guest while the disk is lent. */
 import { strict as assert } from 'node:assert';
 import { randomUUID } from 'node:crypto';
+import sinon from 'sinon';
 import { callExport } from '../../src/export/control-client.ts';
 import type { Attached, AttachRequest } from '../../src/nbd/attach.ts';
 import { Command, Errno } from '../../src/nbd/constants.ts';
@@ -88,7 +89,7 @@ describe('a void lease', () => {
     await remote.read(0, 4096);
     await assert.rejects(
       callExport(target.ctl, 'reclaim'),
-      /is not lost: b\.example:10809 read from here 0\.\d s ago/,
+      /is not lost: b\.example:10809 was heard 0\.\d s ago/,
     );
     assert.equal(state(), 'fenced');
     assert.equal(await (await guest()).write(0, data), Errno.EPERM);
@@ -97,15 +98,58 @@ describe('a void lease', () => {
   it('a new guest while the disk is lent ends the lease, and what arrives late for the earlier guest fences nothing', async () => {
     await callExport(target.ctl, 'new-guest');
     const lease = randomUUID();
-    const remote = await holder(lease, { epoch: 1 });
+    const remote = await holder(lease, { epoch: 2 });
     await callExport(target.ctl, 'new-guest');
     assert.equal(state(), 'serving');
     await assert.rejects(remote.command(Command.XNBD_TAKEOVER), 'its connection is cut');
-    assert.match(said(await told(lease, { epoch: 1 })), /has had a guest started on it here since/);
+    assert.match(said(await told(lease, { epoch: 2 })), /has had a guest started on it here since/);
     const local = await guest();
     assert.equal(await local.write(0, data), 0);
     const next = await told(randomUUID(), { epoch: 0 });
-    assert.equal(typeof next === 'object' && next.epoch, 2);
+    assert.equal(typeof next === 'object' && next.epoch, 3);
+  });
+
+  it('the first start of a guest ends a lease, too, whose holder comes back with what it was told', async () => {
+    const lease = randomUUID();
+    const remote = await told(lease);
+    assert.ok(typeof remote === 'object' && remote.epoch !== 0, 'that would be any');
+    await callExport(target.ctl, 'new-guest');
+    assert.match(
+      said(await told(lease, { epoch: remote.epoch! })),
+      /has had a guest started on it here since/,
+    );
+    assert.equal(state(), 'serving');
+  });
+
+  it('a holder that has all it needs and says so now and then is alive', async () => {
+    const remote = await holder(randomUUID());
+    assert.equal(await remote.command(Command.XNBD_TAKEOVER), 0);
+    const clock = sinon.stub(performance, 'now');
+    try {
+      const began = 1e9;
+      clock.callsFake(() => began);
+      await remote.command(Command.XNBD_PING);
+      clock.callsFake(() => began + 16_000);
+      await assert.rejects(callExport(target.ctl, 'reclaim'), /was heard 16\.0 s ago/);
+      clock.callsFake(() => began + 21_000);
+      await callExport(target.ctl, 'reclaim');
+    } finally {
+      clock.restore();
+    }
+  });
+
+  it('a fence that is being made while our own origin takes the disk back does not open the disk again', async () => {
+    const remote = await holder(randomUUID());
+    const { lender } = target.running.export;
+    target.running.export.writeBegan();
+    const fence = remote.command(Command.XNBD_TAKEOVER).catch(() => 'cut');
+    await until(() => state() === 'fencing', 'the fence');
+    lender.becomeReclaimed();
+    target.running.export.writeEnded(0);
+    assert.equal(await fence, 'cut');
+    await lender.newGuest().catch(() => undefined);
+    assert.equal(state(), 'reclaimed');
+    assert.equal(lender.refuses('write', remote.socket), Errno.ESHUTDOWN);
   });
 
   it('no guest is started on a disk that has moved away', async () => {
@@ -115,6 +159,6 @@ describe('a void lease', () => {
       callExport(target.ctl, 'new-guest'),
       /d is fenced: no guest can be started on it here/,
     );
-    assert.equal((await record()).epoch, 0);
+    assert.equal((await record()).epoch, 1);
   });
 });

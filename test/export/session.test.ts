@@ -463,6 +463,29 @@ describe('session', () => {
     assert.equal(await good.command(Command.FLUSH), 0);
   });
 
+  it('keeps nothing of what a client sends after its goodbye', async () => {
+    let held: Completion | undefined;
+    await start({
+      alter: (served) => ({
+        ...served,
+        disk: altered(served.disk, { read: (_into, _offset, done) => (held = done) }),
+      }),
+    });
+    const client = await open();
+    client.send({ type: Command.READ, offset: 0, length: 512 });
+    client.send({ type: Command.DISC });
+    await until(() => held !== undefined, 'the read');
+    const before = process.memoryUsage().arrayBuffers;
+    const rubbish = Buffer.alloc(MIB);
+    for (let sent = 0; sent < 64; sent++)
+      await new Promise<void>((resolve) => client.socket.write(rubbish, () => resolve()));
+    const grown = process.memoryUsage().arrayBuffers - before;
+    assert.ok(grown < 16 * MIB, `${grown} bytes are kept`);
+    held!.complete(0);
+    assert.equal((await client.reply(512)).errno, 0);
+    await client.closed();
+  });
+
   it('answers what is under way before it disconnects, and before it stops', async () => {
     const held: (() => void)[] = [];
     await start({

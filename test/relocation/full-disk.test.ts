@@ -110,4 +110,13 @@ describe('a destination without room', function () {
     assert.equal(linesWith('the copy goes on').length, 1, proxy.log());
     guest.disconnect();
   });
+
+  it('is none when all that is missing still fits, however little is left then', async () => {
+    // What is free in the end is less than the reserve.
+    execFileSync('mount', ['-o', `remount,size=${SIZE + 64 * 1024}`, mounted!]);
+    await proxy.call('takeover');
+    await proxy.until((status) => status.state === 'serving' && status.origin === null, 30_000);
+    assertSameBytes(await readFile(path('room/b.img')), content);
+    assert.deepEqual(linesWith('the copy pauses'), []);
+  });
 });

@@ -187,6 +187,19 @@ describe('origin-timeout', function () {
       guest.disconnect();
     });
 
+    it('what was asked for those who have been answered is not kept until the origin is back', async () => {
+      await startProxy('--origin-timeout', '1');
+      await wan.cut();
+      await proxy.until((status) => !status.originReachable);
+      const reads = Array.from({ length: 9 }, (_, at) => guest.read(ABSENT + at * BLOCK, BLOCK));
+      for (const each of reads) await assert.rejects(each, isEio);
+      await wan.resume();
+      await proxy.until((status) => status.originReachable);
+      const [, again] = /(\d+) requests are sent again/.exec(proxy.log())!;
+      assert.equal(again, '1', 'the wait for the end of the source is one');
+      guest.disconnect();
+    });
+
     it('is for ever unless somebody says otherwise; then it holds for those who wait, and over a restart', async () => {
       await startProxy();
       await guest.write(0, content.subarray(0, BLOCK));

@@ -3,6 +3,7 @@ import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
 import { stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { openServedProxy } from '../../src/relocation/served-proxy.ts';
 import { readRecord } from '../../src/store/record.ts';
 import { connectClient } from '../support/client.ts';
 import { type ExportProcess, startExport } from '../support/export-process.ts';
@@ -93,6 +94,27 @@ describe('a disk that its origin has taken back', function () {
       assert.equal((await origin.status()).state, 'serving');
     });
   }
+
+  it('after a restart, when it hears of it before anybody listens: it is told all the same', async () => {
+    await arrive(10);
+    await proxy.call('takeover');
+    await proxy.end();
+    await origin.until((status) => status.clients === 0);
+    await origin.call('reclaim');
+    const served = await openServedProxy({
+      name: 'disk',
+      image: join(directory.path, 'b.img'),
+      origin: `nbd://${wan.address}/disk`,
+      stateDir: join(directory.path, 'b.img.xnbd'),
+    });
+    try {
+      while (served.relocation.error === null) await new Promise((resolve) => setTimeout(resolve, 5));
+      const late = new Promise((resolve) => setTimeout(resolve, 2000, 'not told'));
+      assert.equal(await Promise.race([served.relocation.reclaimed.promise, late]), null);
+    } finally {
+      await served.close();
+    }
+  });
 
   it('in standby, when a guest was started anew at the origin: it takes nothing over, and is given up', async () => {
     await origin.call('new-guest');
