@@ -149,7 +149,7 @@ describe('a void lease', () => {
     assert.equal(await fence, 'cut');
     await lender.newGuest().catch(() => undefined);
     assert.equal(state(), 'reclaimed');
-    assert.equal(await lender.refuses('write', remote.socket), Errno.ESHUTDOWN);
+    assert.equal(lender.refuses('write', remote.socket), Errno.ESHUTDOWN);
   });
 
   it('no guest is started on a disk that has moved away', async () => {
