@@ -5,7 +5,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { type Driver, until } from './driver.ts';
 import { type ChaosHost, TLS_NAME } from './host.ts';
 import type { Plan } from './plan.ts';
-import { isRunning, type Running, startProgram } from './processes.ts';
+import { isRunning, type Running, startProgram, threadsOf } from './processes.ts';
 import { call, recordOf, type Stay, statusOf, stayAt } from './stay.ts';
 import type { Timeline } from './timeline.ts';
 
@@ -122,6 +122,9 @@ export class ByHand implements Driver {
       if (!isRunning(kept.running)) return true;
       await call(stay, 'stop').catch(() => undefined);
       return !isRunning(kept.running);
+    }).catch(async (error: unknown) => {
+      const { pid } = kept.running;
+      throw new Error(`${(error as Error).message}; pid ${pid}: ${await threadsOf(pid)}`);
     });
   }
 

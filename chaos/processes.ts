@@ -91,3 +91,14 @@ export async function processesOf(directory: string): Promise<Map<number, string
   }
   return found;
 }
+
+/** What a process that does not end is doing: of each thread its name, its state and where it waits in the kernel. */
+export async function threadsOf(pid: number): Promise<string> {
+  const tasks = await readdir(`/proc/${pid}/task`).catch(() => []);
+  const told = tasks.map(async (task) => {
+    const of = (file: string) => readFile(`/proc/${pid}/task/${task}/${file}`, 'utf8').catch(() => '?');
+    const [comm, stat, wchan] = await Promise.all([of('comm'), of('stat'), of('wchan')]);
+    return `${comm.trim()} ${stat.slice(stat.lastIndexOf(')') + 2, stat.lastIndexOf(')') + 3)} ${wchan}`;
+  });
+  return tasks.length === 0 ? 'it is gone' : (await Promise.all(told)).join('; ');
+}

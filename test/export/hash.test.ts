@@ -88,6 +88,17 @@ describe('HASH', () => {
     }
     assert.equal(await client.command(Command.XNBD_GIVE_BACK), 0);
   });
+
+  it('is passed by a READ, however many are under way', async () => {
+    const client = await open({ attach });
+    const many = 300;
+    for (let at = 0; at < many; at++) client.send({ type: XNBD_HASH, offset: 0, length: HASH_MAX });
+    const read = client.send({ type: Command.READ, offset: 4096, length: 4096 });
+    let before = 0;
+    while ((await client.reply()).cookie !== read) before += 1;
+    assert.ok(before < many / 4, `${before} of ${many} digests came first`);
+    for (let at = before; at < many; at++) await client.reply();
+  });
 });
 
 describe('digests', () => {
