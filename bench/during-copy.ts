@@ -16,7 +16,7 @@ import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { exportStatus } from '../src/export/control-client.ts';
-import { OriginConnection } from '../src/relocation/origin-connection.ts';
+import { OriginConnection } from '../src/relocation/origin/origin-connection.ts';
 import { startWan, type Wan } from '../test/wan/wan.ts';
 
 const { values } = parseArgs({

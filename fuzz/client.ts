@@ -2,7 +2,7 @@
 import { ByteDriver } from '../src/nbd/byte-coroutine.ts';
 import { clientHandshake, HandshakeError, type ServerOffer } from '../src/nbd/client-handshake.ts';
 import { parseReplies, ReplyError } from '../src/nbd/reply-parser.ts';
-import { RequestTable } from '../src/relocation/request-table.ts';
+import { RequestTable } from '../src/relocation/origin/request-table.ts';
 
 /** The reads and questions that are under way once the handshake is done: cookies 1 to 6. */
 export const underWay = [

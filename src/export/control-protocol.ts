@@ -32,7 +32,7 @@ export interface BadRange {
   at: 'origin' | 'image';
 }
 
-/** A comparison of a disk with its origin (src/relocation/verification.ts). Bytes. */
+/** A comparison of a disk with its origin (src/relocation/self-check/verification.ts). Bytes. */
 export interface VerificationStatus {
   /** `passed`: no difference; `failed`: it could not be carried out. */
   state: 'running' | 'passed' | 'differs' | 'failed';

@@ -4,7 +4,7 @@ import { log } from '../log/log.ts';
 import { parseNbdUri } from '../nbd/uri.ts';
 import { hostParty } from '../pki/host-party.ts';
 import type { TlsParty } from '../pki/tls.ts';
-import { OriginConnection } from '../relocation/origin-connection.ts';
+import { OriginConnection } from '../relocation/origin/origin-connection.ts';
 
 type Tls = Config['gateway']['tls'];
 

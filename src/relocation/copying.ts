@@ -3,15 +3,15 @@ import type { BadRange } from '../export/control-protocol.ts';
 import { log } from '../log/log.ts';
 import type { Image } from '../store/image.ts';
 import type { PresentMap } from '../store/present-map.ts';
-import { BackgroundCopy } from './background-copy.ts';
-import { BadBlocks } from './bad-blocks.ts';
-import type { BlockLocks } from './block-locks.ts';
-import { Fetcher } from './fetcher.ts';
-import type { OriginLink } from './origin-link.ts';
-import { OriginMap } from './origin-map.ts';
-import type { Keeping } from './proxy-disk.ts';
-import { Room } from './room.ts';
-import { UnreadableBlocks } from './unreadable-blocks.ts';
+import { BackgroundCopy } from './copy/background-copy.ts';
+import { Room } from './copy/room.ts';
+import { BadBlocks } from './fetch/bad-blocks.ts';
+import type { BlockLocks } from './fetch/block-locks.ts';
+import { Fetcher } from './fetch/fetcher.ts';
+import { UnreadableBlocks } from './fetch/unreadable-blocks.ts';
+import type { OriginLink } from './origin/origin-link.ts';
+import { OriginMap } from './origin/origin-map.ts';
+import type { Keeping } from './proxy/proxy-disk.ts';
 
 /** How much may be fetched again after a loss of power. */
 const CHECKPOINT_MS = 5000;

@@ -7,7 +7,7 @@
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { RecordKeeper } from '../export/record-keeper.ts';
-import type { OriginLink } from './origin-link.ts';
+import type { OriginLink } from './origin/origin-link.ts';
 
 /** How long an origin that cannot be reached is waited for. */
 const PATIENCE_MS = 5000;

@@ -12,7 +12,7 @@ import { log } from '../log/log.ts';
 import { type HandshakeError, LeaseVoid, OriginRetired } from '../nbd/client-handshake.ts';
 import { Command, Errno, OptionReply } from '../nbd/constants.ts';
 import { PresentMap } from '../store/present-map.ts';
-import type { OriginLink } from './origin-link.ts';
+import type { OriginLink } from './origin/origin-link.ts';
 
 /** A host that starts may not have its disks yet. */
 const UNKNOWN_MS = 600_000;

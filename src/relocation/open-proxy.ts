@@ -12,7 +12,7 @@ import type { TlsParty } from '../pki/tls.ts';
 import { Image } from '../store/image.ts';
 import { BLOCK_SIZE } from '../store/present-map.ts';
 import { type ExportRecord, newRecord, readRecord, removeRecord, writeRecord } from '../store/record.ts';
-import { OriginLink } from './origin-link.ts';
+import { OriginLink } from './origin/origin-link.ts';
 
 /** What a present map can tell of: 2^32 blocks. */
 const LARGEST_DISK = 2 ** 32 * BLOCK_SIZE;

@@ -1,7 +1,7 @@
 /** What a relocation is given. */
 import type { RecordKeeper } from '../export/record-keeper.ts';
 import type { Image } from '../store/image.ts';
-import type { OriginLink } from './origin-link.ts';
+import type { OriginLink } from './origin/origin-link.ts';
 
 export interface RelocationOptions {
   keeper: RecordKeeper;

@@ -6,7 +6,7 @@ import { type RunningExport, type Served, serve } from '../../src/export/serve.t
 import { openTarget } from '../../src/export/target.ts';
 import { Command, CommandFlag, Errno } from '../../src/nbd/constants.ts';
 import { parseNbdUri } from '../../src/nbd/uri.ts';
-import { OriginConnection } from '../../src/relocation/origin-connection.ts';
+import { OriginConnection } from '../../src/relocation/origin/origin-connection.ts';
 import { openServedProxy, type ServedProxy } from '../../src/relocation/served-proxy.ts';
 
 export const NAME = 'disk';

@@ -8,7 +8,7 @@ import {
   ReplyChunk,
 } from '../../src/nbd/constants.ts';
 import { parseReplies, ReplyError } from '../../src/nbd/reply-parser.ts';
-import { RequestTable } from '../../src/relocation/request-table.ts';
+import { RequestTable } from '../../src/relocation/origin/request-table.ts';
 import type { Extent } from '../../src/store/completion.ts';
 
 const DONE = 1;

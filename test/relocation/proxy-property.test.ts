@@ -8,7 +8,7 @@ import { join } from 'node:path';
 import fc from 'fast-check';
 import { Command, CommandFlag, Errno } from '../../src/nbd/constants.ts';
 import { parseNbdUri } from '../../src/nbd/uri.ts';
-import { OriginConnection } from '../../src/relocation/origin-connection.ts';
+import { OriginConnection } from '../../src/relocation/origin/origin-connection.ts';
 import { openServedProxy, type ServedProxy } from '../../src/relocation/served-proxy.ts';
 import { type ExportProcess, startExport } from '../support/export-process.ts';
 import { temporaryDirectory } from '../support/temporary-directory.ts';

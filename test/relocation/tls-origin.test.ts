@@ -19,7 +19,7 @@ import { parseNbdUri } from '../../src/nbd/uri.ts';
 import { certificatesIn } from '../../src/pki/certificate-files.ts';
 import { Credentials } from '../../src/pki/credentials.ts';
 import type { TlsParty } from '../../src/pki/tls.ts';
-import { OriginConnection } from '../../src/relocation/origin-connection.ts';
+import { OriginConnection } from '../../src/relocation/origin/origin-connection.ts';
 import { TestCa } from '../support/certificates.ts';
 import { type Client, connectClient } from '../support/client.ts';
 import { type ExportProcess, startExport } from '../support/export-process.ts';

@@ -6,7 +6,7 @@ import type { Config } from '../../config/config.ts';
 import { takenBack } from '../../export/taken-back.ts';
 import { parseNbdUri } from '../../nbd/uri.ts';
 import { hostParty } from '../../pki/host-party.ts';
-import { OriginConnection } from '../../relocation/origin-connection.ts';
+import { OriginConnection } from '../../relocation/origin/origin-connection.ts';
 import { type ExportRecord, readRecord, writeRecord } from '../../store/record.ts';
 import { lockState } from '../../store/state-lock.ts';
 import { placeOf } from '../places.ts';

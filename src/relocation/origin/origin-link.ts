@@ -11,12 +11,12 @@
  * The first connection is the caller's: it fails loudly, so that a wrong URI is an error and not a wait.
  */
 
-import { HandshakeError } from '../nbd/client-handshake.ts';
-import { Command, Errno } from '../nbd/constants.ts';
-import type { NbdAddress } from '../nbd/uri.ts';
-import type { TlsParty } from '../pki/tls.ts';
-import type { Completion, Extent, ExtentsCompletion } from '../store/completion.ts';
-import { Countdown } from './countdown.ts';
+import { HandshakeError } from '../../nbd/client-handshake.ts';
+import { Command, Errno } from '../../nbd/constants.ts';
+import type { NbdAddress } from '../../nbd/uri.ts';
+import type { TlsParty } from '../../pki/tls.ts';
+import type { Completion, Extent, ExtentsCompletion } from '../../store/completion.ts';
+import { Countdown } from '../proxy/countdown.ts';
 import { OriginConnection, Stalled } from './origin-connection.ts';
 import {
   attachRequest,

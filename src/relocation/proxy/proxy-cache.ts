@@ -3,12 +3,12 @@
  * way at a time; the others' turn comes as those arrive. An origin that fails ends it: the command is a hint, and errors are told by READ.
  */
 
-import { Errno } from '../nbd/constants.ts';
-import type { Completion } from '../store/completion.ts';
-import { BLOCK_SIZE, type PresentMap } from '../store/present-map.ts';
-import type { Fetcher, Keeper } from './fetcher.ts';
-import { guestErrno } from './guest-errno.ts';
-import type { GuestWaits, Wait } from './guest-waits.ts';
+import { Errno } from '../../nbd/constants.ts';
+import type { Completion } from '../../store/completion.ts';
+import { BLOCK_SIZE, type PresentMap } from '../../store/present-map.ts';
+import type { Fetcher, Keeper } from '../fetch/fetcher.ts';
+import type { GuestWaits, Wait } from '../fetch/guest-waits.ts';
+import { guestErrno } from '../origin/guest-errno.ts';
 
 /** Fetches under way for one command, of at most 1 MiB each. */
 const MAX_UNDER_WAY = 4;

@@ -13,23 +13,23 @@
  *
  * Whatever changes an absent block does so under the block lock (block-locks.ts).
  */
-import type { Disk, ZeroHow } from '../export/disk.ts';
-import { LocalDisk } from '../export/local-disk.ts';
-import { Errno } from '../nbd/constants.ts';
-import type { Completion, ExtentsCompletion } from '../store/completion.ts';
-import type { Image } from '../store/image.ts';
-import { BLOCK_SIZE, type PresentMap } from '../store/present-map.ts';
-import type { BlockLocks } from './block-locks.ts';
+import type { Disk, ZeroHow } from '../../export/disk.ts';
+import { LocalDisk } from '../../export/local-disk.ts';
+import { Errno } from '../../nbd/constants.ts';
+import type { Completion, ExtentsCompletion } from '../../store/completion.ts';
+import type { Image } from '../../store/image.ts';
+import { BLOCK_SIZE, type PresentMap } from '../../store/present-map.ts';
+import type { Room } from '../copy/room.ts';
+import type { BlockLocks } from '../fetch/block-locks.ts';
+import type { Fetcher, Keeper } from '../fetch/fetcher.ts';
+import type { GuestWaits } from '../fetch/guest-waits.ts';
+import { guestErrno } from '../origin/guest-errno.ts';
+import type { OriginLink } from '../origin/origin-link.ts';
+import { type OriginMap, passThrough } from '../origin/origin-map.ts';
 import { Countdown } from './countdown.ts';
-import type { Fetcher, Keeper } from './fetcher.ts';
-import { guestErrno } from './guest-errno.ts';
-import type { GuestWaits } from './guest-waits.ts';
-import type { OriginLink } from './origin-link.ts';
-import { type OriginMap, passThrough } from './origin-map.ts';
 import { ProxyCache } from './proxy-cache.ts';
 import { proxyExtents } from './proxy-extents.ts';
 import { ProxyRead } from './proxy-read.ts';
-import type { Room } from './room.ts';
 
 /** What the proxy works with once it may keep blocks. */
 export interface Keeping {

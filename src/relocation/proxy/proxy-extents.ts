@@ -3,10 +3,10 @@
  * (origin-map.ts); nothing is fetched for it. An answer ends where the origin would have to be asked first, so that what is local is told without
  * the network; only one that begins there waits for the origin.
  */
-import type { Extent, ExtentsCompletion } from '../store/completion.ts';
-import type { Image } from '../store/image.ts';
-import { BLOCK_SIZE, type PresentMap } from '../store/present-map.ts';
-import { type OriginMap, STRETCH } from './origin-map.ts';
+import type { Extent, ExtentsCompletion } from '../../store/completion.ts';
+import type { Image } from '../../store/image.ts';
+import { BLOCK_SIZE, type PresentMap } from '../../store/present-map.ts';
+import { type OriginMap, STRETCH } from '../origin/origin-map.ts';
 
 /** The most extents that one answer gives. */
 const MAX_EXTENTS = 4096;

@@ -3,11 +3,11 @@
  *
  * The stretch is read again in 16 pieces at once, and each piece that fails in single blocks: two round trips, whatever is broken.
  */
-import { Errno } from '../nbd/constants.ts';
-import { BLOCK_SIZE } from '../store/present-map.ts';
-import { Countdown } from './countdown.ts';
+import { Errno } from '../../nbd/constants.ts';
+import { BLOCK_SIZE } from '../../store/present-map.ts';
+import type { OriginLink } from '../origin/origin-link.ts';
+import { Countdown } from '../proxy/countdown.ts';
 import type { Fetch } from './fetch.ts';
-import type { OriginLink } from './origin-link.ts';
 
 const PIECES = 16;
 

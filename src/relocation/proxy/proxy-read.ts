@@ -6,13 +6,13 @@
  * When it has waited for the origin too long it is an error, and what comes from there later is thrown away: the buffer is the
  * caller's again as soon as the last local stretch has been read.
  */
-import { Errno } from '../nbd/constants.ts';
-import type { Completion } from '../store/completion.ts';
-import type { Image } from '../store/image.ts';
-import { BLOCK_SIZE, type PresentMap } from '../store/present-map.ts';
-import type { Fetcher, Reader } from './fetcher.ts';
-import { guestErrno } from './guest-errno.ts';
-import type { GuestWaits, Wait } from './guest-waits.ts';
+import { Errno } from '../../nbd/constants.ts';
+import type { Completion } from '../../store/completion.ts';
+import type { Image } from '../../store/image.ts';
+import { BLOCK_SIZE, type PresentMap } from '../../store/present-map.ts';
+import type { Fetcher, Reader } from '../fetch/fetcher.ts';
+import type { GuestWaits, Wait } from '../fetch/guest-waits.ts';
+import { guestErrno } from '../origin/guest-errno.ts';
 
 export class ProxyRead implements Reader {
   /** It has waited too long: nothing more is taken. */

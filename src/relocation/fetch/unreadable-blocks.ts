@@ -6,10 +6,10 @@
  * one by one, and what fails again is remembered, shown, and looked at anew every now and then: a block is well again when it has been
  * written, or the disk under it has been repaired.
  */
-import type { BadRange } from '../export/control-protocol.ts';
-import { log } from '../log/log.ts';
-import type { Image } from '../store/image.ts';
-import { BLOCK_SIZE } from '../store/present-map.ts';
+import type { BadRange } from '../../export/control-protocol.ts';
+import { log } from '../../log/log.ts';
+import type { Image } from '../../store/image.ts';
+import { BLOCK_SIZE } from '../../store/present-map.ts';
 
 const LOOK_AGAIN_MS = 10_000;
 /** Remembered and shown, blocks; a disk that is broken all over is broken enough. */

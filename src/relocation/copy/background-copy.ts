@@ -7,16 +7,16 @@
  * and not before. While the image has no room it pauses (room.ts).
  */
 
-import { log } from '../log/log.ts';
-import { Errno } from '../nbd/constants.ts';
-import type { Image } from '../store/image.ts';
-import { BLOCK_SIZE, type PresentMap } from '../store/present-map.ts';
+import { log } from '../../log/log.ts';
+import { Errno } from '../../nbd/constants.ts';
+import type { Image } from '../../store/image.ts';
+import { BLOCK_SIZE, type PresentMap } from '../../store/present-map.ts';
+import type { BadBlocks } from '../fetch/bad-blocks.ts';
+import type { BlockLocks } from '../fetch/block-locks.ts';
+import type { Fetcher } from '../fetch/fetcher.ts';
+import type { OriginLink } from '../origin/origin-link.ts';
 import { BackgroundWindow } from './background-window.ts';
-import type { BadBlocks } from './bad-blocks.ts';
-import type { BlockLocks } from './block-locks.ts';
-import type { Fetcher } from './fetcher.ts';
 import { HoleSkipper } from './hole-skipper.ts';
-import type { OriginLink } from './origin-link.ts';
 import type { Room } from './room.ts';
 import { Survey } from './survey.ts';
 

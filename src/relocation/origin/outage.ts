@@ -5,7 +5,7 @@
  * once. The log gets one line when the origin is lost, one for each *other* reason that an attempt fails with, and one when it is back;
  * a link that comes and goes gets no more than one that stays away.
  */
-import { log } from '../log/log.ts';
+import { log } from '../../log/log.ts';
 
 const FIRST_RETRY_MS = 100;
 const LAST_RETRY_MS = 5000;

@@ -4,7 +4,7 @@
  * libvirt waits for the answer, and a large disk at the end of a long line has many stretches to be asked for: so many are asked for at
  * once, and there is an end to it.
  */
-import { AllocationFlag } from '../nbd/constants.ts';
+import { AllocationFlag } from '../../nbd/constants.ts';
 import type { OriginLink } from './origin-link.ts';
 
 /** Bytes that are asked for at once; BLOCK_STATUS takes less than 4 GiB. */

@@ -9,9 +9,9 @@
  *   accepts what was found. The record says so (`differs`), so this survives a restart. Nothing is repaired here: which of the two is
  *   right, nobody but an administrator can judge.
  */
-import type { VerificationStatus } from '../export/control-protocol.ts';
-import type { RecordKeeper } from '../export/record-keeper.ts';
-import { log } from '../log/log.ts';
+import type { VerificationStatus } from '../../export/control-protocol.ts';
+import type { RecordKeeper } from '../../export/record-keeper.ts';
+import { log } from '../../log/log.ts';
 import { Comparison, type ComparisonParts, type Verdict } from './comparison.ts';
 import { Ranges } from './ranges.ts';
 

@@ -5,12 +5,12 @@
  * A hole may be as large as the disk. It is dealt with a piece at a time, because the guest's writes there wait for the lock, and because
  * everything else that the disk has to do waits for the thread pool.
  */
-import { Errno } from '../nbd/constants.ts';
-import type { Image } from '../store/image.ts';
-import { BLOCK_SIZE, type PresentMap } from '../store/present-map.ts';
-import type { BadBlocks } from './bad-blocks.ts';
-import type { BlockLocks } from './block-locks.ts';
-import { Countdown } from './countdown.ts';
+import { Errno } from '../../nbd/constants.ts';
+import type { Image } from '../../store/image.ts';
+import { BLOCK_SIZE, type PresentMap } from '../../store/present-map.ts';
+import type { BadBlocks } from '../fetch/bad-blocks.ts';
+import type { BlockLocks } from '../fetch/block-locks.ts';
+import { Countdown } from '../proxy/countdown.ts';
 import type { Room } from './room.ts';
 
 /** Blocks of a piece: 128 MiB. */

@@ -10,14 +10,14 @@
  * and only when it differs, look into the written map. So a block that is not marked then was not being changed while it was read, and a
  * difference is none of the guest's making. No lock is needed for that, and no guest waits.
  */
-import { Digests } from '../export/digests.ts';
-import { AllocationFlag, Errno, HASH_LENGTH, HASH_MAX } from '../nbd/constants.ts';
-import type { Completion } from '../store/completion.ts';
-import type { Image } from '../store/image.ts';
-import { BLOCK_SIZE, type PresentMap } from '../store/present-map.ts';
-import { BackgroundWindow } from './background-window.ts';
+import { Digests } from '../../export/digests.ts';
+import { AllocationFlag, Errno, HASH_LENGTH, HASH_MAX } from '../../nbd/constants.ts';
+import type { Completion } from '../../store/completion.ts';
+import type { Image } from '../../store/image.ts';
+import { BLOCK_SIZE, type PresentMap } from '../../store/present-map.ts';
+import { BackgroundWindow } from '../copy/background-window.ts';
+import type { OriginLink } from '../origin/origin-link.ts';
 import { cutHoles, type Run } from './comparable-runs.ts';
-import type { OriginLink } from './origin-link.ts';
 
 /** Runs compared at once: on a long line the origin has always something to do. */
 const UNDER_WAY = 32;

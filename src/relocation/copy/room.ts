@@ -7,7 +7,7 @@
  */
 import { statfs } from 'node:fs/promises';
 import { dirname } from 'node:path';
-import { log } from '../log/log.ts';
+import { log } from '../../log/log.ts';
 
 const LOOK_MS = 3000;
 const TRY_MS = 60_000;

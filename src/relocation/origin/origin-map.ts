@@ -4,9 +4,9 @@
  *
  * An origin that does not tell, or cannot be reached, is all data: that is never wrong.
  */
-import { AllocationFlag, Errno } from '../nbd/constants.ts';
-import type { Extent } from '../store/completion.ts';
-import { BLOCK_SIZE } from '../store/present-map.ts';
+import { AllocationFlag, Errno } from '../../nbd/constants.ts';
+import type { Extent } from '../../store/completion.ts';
+import { BLOCK_SIZE } from '../../store/present-map.ts';
 import type { OriginLink } from './origin-link.ts';
 
 /** Bytes whose allocation is asked for at once. */

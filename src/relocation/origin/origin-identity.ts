@@ -1,7 +1,7 @@
 /** What makes an origin the one that we know: rule 9, and what it takes to never mix two disks. */
-import type { AttachRequest } from '../nbd/attach.ts';
-import { HandshakeError, type ServerOffer } from '../nbd/client-handshake.ts';
-import type { NbdAddress } from '../nbd/uri.ts';
+import type { AttachRequest } from '../../nbd/attach.ts';
+import { HandshakeError, type ServerOffer } from '../../nbd/client-handshake.ts';
+import type { NbdAddress } from '../../nbd/uri.ts';
 import { describeAddress } from './dial-origin.ts';
 
 export interface OriginIdentity {

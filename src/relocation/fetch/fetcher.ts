@@ -8,18 +8,18 @@
  * origin cannot read as a whole is read in parts (salvage.ts), so that an error is that of its own block alone.
  */
 
-import { log } from '../log/log.ts';
-import { Errno } from '../nbd/constants.ts';
-import { Bitmap } from '../store/bitmap.ts';
-import type { Completion } from '../store/completion.ts';
-import type { Image } from '../store/image.ts';
-import { BLOCK_SIZE, type PresentMap } from '../store/present-map.ts';
+import { log } from '../../log/log.ts';
+import { Errno } from '../../nbd/constants.ts';
+import { Bitmap } from '../../store/bitmap.ts';
+import type { Completion } from '../../store/completion.ts';
+import type { Image } from '../../store/image.ts';
+import { BLOCK_SIZE, type PresentMap } from '../../store/present-map.ts';
+import type { Room } from '../copy/room.ts';
+import type { OriginLink } from '../origin/origin-link.ts';
+import { Countdown } from '../proxy/countdown.ts';
 import type { BadBlocks } from './bad-blocks.ts';
 import type { BlockLocks } from './block-locks.ts';
-import { Countdown } from './countdown.ts';
 import { Fetch, type Keeper, type Reader } from './fetch.ts';
-import type { OriginLink } from './origin-link.ts';
-import type { Room } from './room.ts';
 import { salvage } from './salvage.ts';
 
 export type { Keeper, Reader };

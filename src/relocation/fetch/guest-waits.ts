@@ -7,8 +7,8 @@
  *
  * The limit may be changed at any time, and holds for those who wait already.
  */
-import type { OriginTimeout } from '../export/control-protocol.ts';
-import { log } from '../log/log.ts';
+import type { OriginTimeout } from '../../export/control-protocol.ts';
+import { log } from '../../log/log.ts';
 
 /** One request that waits. */
 export interface Wait {

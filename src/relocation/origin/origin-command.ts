@@ -1,5 +1,5 @@
 /** What is asked of an origin a few times in a disk's life, as promises. */
-import { Command, Errno } from '../nbd/constants.ts';
+import { Command, Errno } from '../../nbd/constants.ts';
 import type { OriginLink } from './origin-link.ts';
 
 /** @throws Error with the errno. */

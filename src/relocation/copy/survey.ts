@@ -5,10 +5,10 @@
  * are asked for at once. An origin may answer for less than it was asked: the rest is asked for again. One that does not tell its
  * allocation at all is all data.
  */
-import { AllocationFlag, Errno } from '../nbd/constants.ts';
-import type { Extent } from '../store/completion.ts';
-import { BLOCK_SIZE, type PresentMap } from '../store/present-map.ts';
-import type { OriginLink } from './origin-link.ts';
+import { AllocationFlag, Errno } from '../../nbd/constants.ts';
+import type { Extent } from '../../store/completion.ts';
+import { BLOCK_SIZE, type PresentMap } from '../../store/present-map.ts';
+import type { OriginLink } from '../origin/origin-link.ts';
 
 /** Blocks whose allocation is asked for at once: 2 GiB. */
 const STRETCH = (2 * 1024 ** 3) / BLOCK_SIZE;
