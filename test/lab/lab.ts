@@ -62,6 +62,8 @@ export type Lab = {
   readonly ended: AbortSignal;
   /** Limits what a host (left out: every host) sends to so many Mbit/s; undefined: as fast as it goes. */
   readonly setRate: (mbit: number | undefined, sender?: Host) => Promise<void>;
+  /** Limits what every host sends from a TCP port to so many Mbit/s, and nothing else; until the next `setRate`. */
+  readonly setPortRate: (port: number, mbit: number) => Promise<void>;
   /** Takes a host's cable out, or puts it back. */
   readonly setCable: (host: Host, plugged: boolean) => Promise<void>;
   /** Ends both hosts with everything that runs there, and removes their files. */
@@ -99,6 +101,9 @@ export async function createLab(options: LabOptions = {}): Promise<Lab> {
       const wanted = ends.filter(({ host }) => sender === undefined || host === sender);
       await Promise.all(wanted.map(({ host, device }) => limit(host, device, mbit)));
     };
+    const setPortRate = async (port: number, mbit: number): Promise<void> => {
+      await Promise.all(ends.map(({ host, device }) => limitPort(host, device, port, mbit)));
+    };
     const setCable = async (host: Host, plugged: boolean): Promise<void> => {
       for (const { device } of ends.filter((end) => end.host === host))
         await host.exec(['ip', 'link', 'set', device, plugged ? 'up' : 'down']);
@@ -111,7 +116,7 @@ export async function createLab(options: LabOptions = {}): Promise<Lab> {
         await keepCapabilities(host);
       }),
     );
-    return { a, b, hosts, ended: ended.signal, setRate, setCable, destroy };
+    return { a, b, hosts, ended: ended.signal, setRate, setPortRate, setCable, destroy };
   } catch (error) {
     await destroy();
     throw error;
@@ -147,6 +152,16 @@ async function limit(host: Host, device: string, mbit: number | undefined): Prom
   if (mbit === undefined) return;
   const shape = ['rate', `${mbit}mbit`, 'burst', '64kb', 'latency', '200ms'];
   await host.exec(['tc', 'qdisc', 'add', 'dev', device, 'root', 'tbf', ...shape]);
+}
+
+async function limitPort(host: Host, device: string, port: number, mbit: number): Promise<void> {
+  await limit(host, device, undefined);
+  const tc = (...args: string[]) => host.exec(['tc', ...args.flatMap((arg) => arg.split(' '))]);
+  await tc(`qdisc add dev ${device} root handle 1: htb default 1`);
+  await tc(`class add dev ${device} parent 1: classid 1:1 htb rate 10gbit quantum 60000`);
+  await tc(`class add dev ${device} parent 1: classid 1:2 htb rate ${mbit}mbit`);
+  const packets = `protocol ip prio 1 u32 match ip sport ${port} 0xffff`;
+  await tc(`filter add dev ${device} parent 1: ${packets} flowid 1:2`);
 }
 
 let reason: Promise<string | undefined> | undefined;

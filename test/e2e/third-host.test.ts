@@ -1,0 +1,115 @@
+/** A guest that moves on before its disks have arrived: to a third host, and back to where it came from. */
+import assert from 'node:assert/strict';
+import type { Guest } from '../lab/guest.ts';
+import { waitFor } from '../lab/processes.ts';
+import { logTells } from './midway.ts';
+import { announced, arrived, guestWithDisks, type Site, useSites, wrongBytes } from './sites.ts';
+
+const FOR_GOOD = ['--live', '--persistent', '--undefinesource'];
+
+describe('a guest that moves on before its disks are complete', function () {
+  this.timeout(240_000);
+  const sites = useSites({ third: true, config: '[relocation]\nretired = delete\n' });
+  let guest: Guest;
+
+  before(async () => {
+    guest = await guestWithDisks(sites(), 'vm1', ['rewrite'], 96);
+    await guest.start(sites().a.host);
+    await announced(sites().a, guest);
+  });
+
+  /** Moves it so that no disk is complete when it has moved. */
+  async function move(from: Site, to: Site): Promise<void> {
+    // The memory goes fast, what the disks lack slowly: it all comes from the gateways.
+    await sites().lab.setPortRate(10809, 8);
+    await guest.migrate(from.host, to.host, ...FOR_GOOD);
+    await guest.progress(3);
+    for (const { export: disk } of guest.spec.disks) {
+      const status = (await to.status(disk))!;
+      assert.equal(status.state, 'relocating', `${disk} is still on its way`);
+      assert.ok(status.presentBytes < status.sizeBytes);
+    }
+    await announced(to, guest);
+  }
+
+  const states = (site: Site, suffix = ''): Promise<(string | undefined)[]> =>
+    Promise.all(guest.spec.disks.map(async (disk) => (await site.status(`${disk.export}${suffix}`))?.state));
+
+  async function nothingBut(site: Site): Promise<void> {
+    for (const other of sites().all.filter((each) => each !== site)) {
+      await waitFor(
+        `nothing to be left on ${other.host.name}`,
+        async () => (await other.leftovers()).length === 0,
+        60_000,
+      ).catch(async (error: unknown) => {
+        throw new Error(`${(error as Error).message}: ${(await other.leftovers()).join(' ')}`);
+      });
+      await waitFor('the end of its exports', async () => (await other.processes()).size === 0);
+    }
+  }
+
+  it('C from B from A: only C can write, every byte arrives, and nothing stays behind', async () => {
+    const { lab, all } = sites();
+    const [a, b, c] = all as [Site, Site, Site];
+    await move(a, b);
+    await move(b, c);
+    assert.deepEqual(await states(a), ['fenced']);
+    assert.deepEqual(await states(b), ['fenced']);
+    assert.equal((await b.status('vm1-vda'))?.movedTo, 'c:10809');
+    await lab.setRate(undefined);
+    await arrived(c, guest);
+    assert.equal((await c.status('vm1-vda'))?.generation, 3);
+    assert.deepEqual(await wrongBytes(c, guest, await guest.stop()), []);
+    await nothingBut(c);
+    await guest.go();
+  });
+
+  it('back to where it came from: that serves its older generation beside the one that arrives', async () => {
+    const { lab, all } = sites();
+    const [, b, c] = all as [Site, Site, Site];
+    await move(c, b);
+    await move(b, c);
+    assert.deepEqual(await states(c, '@3'), ['fenced']);
+    assert.deepEqual(await states(b), ['fenced']);
+    await logTells(c, /the old copy of disk vm1-vda \(generation 3, fenced\) is set aside/);
+    await lab.setRate(undefined);
+    await arrived(c, guest);
+    assert.equal((await c.status('vm1-vda'))?.generation, 5);
+    assert.deepEqual(await wrongBytes(c, guest, await guest.stop()), []);
+    await nothingBut(c);
+    await waitFor('the older generation to be gone', async () =>
+      (await states(c, '@3')).every((state) => state === undefined),
+    );
+    assert.deepEqual(
+      (await c.leftovers()).filter((name) => name.includes('@')),
+      [],
+    );
+    await guest.go();
+  });
+
+  it('a move back that comes to nothing: what was set aside has its name again', async () => {
+    const { lab, all } = sites();
+    const [, b, c] = all as [Site, Site, Site];
+    await move(c, b);
+    await lab.setRate(10);
+    const end = guest.migrate(b.host, c.host, ...FOR_GOOD).then(
+      () => assert.fail('it was migrated'),
+      (error: unknown) => (error as Error).message,
+    );
+    await waitFor('c to stand by', async () => (await states(c)).every((state) => state === 'standby'));
+    await waitFor('the memory to flow', async () =>
+      /Memory processed: +[1-9]/.test(await b.host.virsh('domjobinfo', guest.name)),
+    );
+    await b.host.virsh('domjobabort', guest.name);
+    assert.match(await end, /error: /);
+    await waitFor('c to be the origin again', async () =>
+      (await states(c)).every((state) => state === 'fenced'),
+    );
+    assert.deepEqual(await states(c, '@5'), [undefined]);
+    await guest.progress();
+    await lab.setRate(undefined);
+    await arrived(b, guest);
+    assert.deepEqual(await wrongBytes(b, guest, await guest.powerOff()), []);
+    await nothingBut(b);
+  });
+});
