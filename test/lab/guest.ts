@@ -46,6 +46,9 @@ export class Guest {
     const from = this.console.lines.length;
     await host.virsh('start', this.name);
     await this.console.find(/^xnbd: ready|Kernel panic/, from, 120_000);
+    // It counts anew.
+    this.beat = 0;
+    this.counts.clear();
     if (this.errors.length > 0) throw new Error(`guest ${this.name}: ${this.errors.join('; ')}`);
   }
 
