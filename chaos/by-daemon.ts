@@ -104,7 +104,9 @@ export class ByDaemon implements Driver {
       (await readdir(directory)).filter((file) => new RegExp(`^${name}(\\.img|\\.sock|\\.ctl)?$`).test(file));
     let left: string[] = [];
     await until(`nothing is left at ${host.name}`, async () => {
-      left = (await Promise.all([host.images, host.exports, host.run].map(mine))).flat();
+      // The copy of an earlier stay may be kept here.
+      const places = recordOf(stay)?.state === 'retired' ? [host.run] : [host.images, host.exports, host.run];
+      left = (await Promise.all(places.map(mine))).flat();
       return left.length === 0 && (await pidOf(stay)) === 0;
     }).catch((error: unknown) => {
       throw new Error(`${(error as Error).message}: ${left.join(', ')}`);
