@@ -5,7 +5,7 @@ import { originMetadata } from '../src/host/libvirt/domain-xml.ts';
 import { newRecord, writeRecord } from '../src/store/record.ts';
 import type { TestDomain } from '../test/host/test-host.ts';
 import { asLibvirtKeepsIt } from '../test/host/two-hosts.ts';
-import { type Driver, until } from './driver.ts';
+import { type Driver, Refused, until } from './driver.ts';
 import type { ChaosHost } from './host.ts';
 import type { Plan } from './plan.ts';
 import { signalTo } from './processes.ts';
@@ -95,7 +95,7 @@ export class ByDaemon implements Driver {
     await until(`the daemon at ${host.name} runs`, () => host.daemonRuns);
     for (const op of ops) await this.#must(host, op, this.#domain);
     await this.#nothingLeft(stay);
-    throw new Error(why);
+    throw new Refused(why);
   }
 
   async #nothingLeft(stay: Stay): Promise<void> {
@@ -114,10 +114,10 @@ export class ByDaemon implements Driver {
   }
 }
 
-/** As the source's daemon writes it into the domain's metadata. @throws Error when nobody serves the disk there */
+/** As the source's daemon writes it into the domain's metadata. @throws Refused when nobody serves the disk there */
 async function originElement(from: Stay): Promise<string> {
   const status = await statusOf(from);
-  if (status === undefined) throw new Error(`nobody serves ${from.name} at ${from.host.name} now`);
+  if (status === undefined) throw new Refused(`nobody serves ${from.name} at ${from.host.name} now`);
   const { uuid, generation } = status;
   return asLibvirtKeepsIt(
     originMetadata([{ name: from.name, uri: from.host.uri(from.name), uuid, generation }]),

@@ -2,7 +2,7 @@
 import { readdir, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { type Driver, until } from './driver.ts';
+import { type Driver, Refused, until } from './driver.ts';
 import { type ChaosHost, TLS_NAME } from './host.ts';
 import type { Plan } from './plan.ts';
 import { isRunning, type Running, startProgram, threadsOf } from './processes.ts';
@@ -54,7 +54,7 @@ export class ByHand implements Driver {
       if (left.some((name) => name.endsWith('.img')) || recordOf(stay) !== undefined)
         this.#fault(new Error(`an arrival that was refused left ${left.join(', ')} at ${to.name}`));
       await rm(stay.stateDir, { recursive: true, force: true });
-      throw error;
+      throw new Refused((error as Error).message);
     }
     return stay;
   }

@@ -11,7 +11,7 @@ import { ByteModel } from '../test/relocation/support/byte-model.ts';
 import { ByDaemon } from './by-daemon.ts';
 import { ByHand } from './by-hand.ts';
 import { diskContent } from './content.ts';
-import type { Driver } from './driver.ts';
+import { type Driver, Refused } from './driver.ts';
 import { Events } from './events.ts';
 import { ChaosHost } from './host.ts';
 import { checkLeftovers } from './leftovers.ts';
@@ -242,7 +242,7 @@ class Story {
         return stay;
       } catch (error) {
         this.#timeline.note(`arrival ${tries} failed: ${(error as Error).message}`);
-        if (tries === ARRIVALS) throw error;
+        if (tries === ARRIVALS || !(error instanceof Refused)) throw error;
         await events.settled();
         await sleep(100);
       }
