@@ -21,6 +21,8 @@ export interface Driver {
   retired(stay: Stay): Promise<void>;
   /** The guest ends, and with it the export. */
   end(stay: Stay): Promise<void>;
+  /** The story has broken off: what ends now is not started again. */
+  abort(): void;
 }
 
 /** Waits until it is so. @throws Error after `limitMs` */

@@ -117,6 +117,7 @@ class Story {
 
   /** Nobody asks anything any more; our processes are somebody else's to end. */
   async abort(): Promise<void> {
+    this.#driver.abort();
     for (const events of this.#events) events.cancel();
     for (const load of this.#loads) load.destroy();
     for (const host of this.#hosts.values()) await host.wan.stop();
