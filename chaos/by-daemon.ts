@@ -5,7 +5,7 @@ import { originMetadata } from '../src/host/libvirt/domain-xml.ts';
 import { newRecord, writeRecord } from '../src/store/record.ts';
 import type { TestDomain } from '../test/host/test-host.ts';
 import { asLibvirtKeepsIt } from '../test/host/two-hosts.ts';
-import { type Driver, until } from './driver.ts';
+import { type Driver, Refused, until } from './driver.ts';
 import type { ChaosHost } from './host.ts';
 import type { Plan } from './plan.ts';
 import { signalTo } from './processes.ts';
@@ -83,6 +83,9 @@ export class ByDaemon implements Driver {
     await until('the export has ended', gone);
   }
 
+  /** The daemons start again what has died; they end, too. */
+  abort(): void {}
+
   async #must(host: ChaosHost, op: string, domain: TestDomain): Promise<void> {
     const { exit, stderr } = await host.hook(op, domain);
     if (exit !== 0) throw new Error(`the hook ${op} failed at ${host.name}: ${stderr}`);
@@ -95,7 +98,7 @@ export class ByDaemon implements Driver {
     await until(`the daemon at ${host.name} runs`, () => host.daemonRuns);
     for (const op of ops) await this.#must(host, op, this.#domain);
     await this.#nothingLeft(stay);
-    throw new Error(why);
+    throw new Refused(why);
   }
 
   async #nothingLeft(stay: Stay): Promise<void> {
@@ -104,7 +107,9 @@ export class ByDaemon implements Driver {
       (await readdir(directory)).filter((file) => new RegExp(`^${name}(\\.img|\\.sock|\\.ctl)?$`).test(file));
     let left: string[] = [];
     await until(`nothing is left at ${host.name}`, async () => {
-      left = (await Promise.all([host.images, host.exports, host.run].map(mine))).flat();
+      // The copy of an earlier stay may be kept here.
+      const places = recordOf(stay)?.state === 'retired' ? [host.run] : [host.images, host.exports, host.run];
+      left = (await Promise.all(places.map(mine))).flat();
       return left.length === 0 && (await pidOf(stay)) === 0;
     }).catch((error: unknown) => {
       throw new Error(`${(error as Error).message}: ${left.join(', ')}`);
@@ -112,10 +117,10 @@ export class ByDaemon implements Driver {
   }
 }
 
-/** As the source's daemon writes it into the domain's metadata. @throws Error when nobody serves the disk there */
+/** As the source's daemon writes it into the domain's metadata. @throws Refused when nobody serves the disk there */
 async function originElement(from: Stay): Promise<string> {
   const status = await statusOf(from);
-  if (status === undefined) throw new Error(`nobody serves ${from.name} at ${from.host.name} now`);
+  if (status === undefined) throw new Refused(`nobody serves ${from.name} at ${from.host.name} now`);
   const { uuid, generation } = status;
   return asLibvirtKeepsIt(
     originMetadata([{ name: from.name, uri: from.host.uri(from.name), uuid, generation }]),

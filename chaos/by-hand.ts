@@ -2,7 +2,7 @@
 import { readdir, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { type Driver, until } from './driver.ts';
+import { type Driver, Refused, until } from './driver.ts';
 import { type ChaosHost, TLS_NAME } from './host.ts';
 import type { Plan } from './plan.ts';
 import { isRunning, type Running, startProgram, threadsOf } from './processes.ts';
@@ -27,6 +27,7 @@ export class ByHand implements Driver {
   readonly #fault: (error: Error) => void;
   readonly #kept = new Map<Stay, Kept>();
   #stays = 0;
+  #aborted = false;
 
   constructor(plan: Plan, pki: string, timeline: Timeline, fault: (error: Error) => void) {
     this.#plan = plan;
@@ -54,7 +55,7 @@ export class ByHand implements Driver {
       if (left.some((name) => name.endsWith('.img')) || recordOf(stay) !== undefined)
         this.#fault(new Error(`an arrival that was refused left ${left.join(', ')} at ${to.name}`));
       await rm(stay.stateDir, { recursive: true, force: true });
-      throw error;
+      throw new Refused((error as Error).message);
     }
     return stay;
   }
@@ -115,6 +116,10 @@ export class ByHand implements Driver {
     await this.#stop(stay);
   }
 
+  abort(): void {
+    this.#aborted = true;
+  }
+
   async #stop(stay: Stay): Promise<void> {
     const kept = this.#kept.get(stay)!;
     kept.ending = true;
@@ -153,7 +158,7 @@ export class ByHand implements Driver {
   async #again(stay: Stay, kept: Kept): Promise<void> {
     for (let count = 0; ; count++) {
       if (!kept.ending) await sleep(kept.pause);
-      if (isEnding(kept)) return;
+      if (isEnding(kept) || this.#aborted) return;
       try {
         kept.running = await this.#start(stay, kept.args);
         this.#timeline.note(`${stay.name} at ${stay.host.name} runs again (pid ${kept.running.pid})`);

@@ -3,10 +3,13 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { ChaosHost } from './host.ts';
 import type { Stay } from './stay.ts';
 
+/** An arrival that did not come about: it may be tried again. Any other error is a fault. */
+export class Refused extends Error {}
+
 export interface Driver {
   /** The disk, at rest at its first host. */
   begin(host: ChaosHost, content: Buffer): Promise<Stay>;
-  /** The disk stands by at the next host. @throws Error when that was refused; then nothing is left there. */
+  /** The disk stands by at the next host. @throws Refused when it does not; then nothing is left there. */
   arrive(from: Stay, to: ChaosHost): Promise<Stay>;
   /** A move is given up in standby. Resolves when nothing is left of it. */
   giveUp(stay: Stay): Promise<void>;
@@ -18,6 +21,8 @@ export interface Driver {
   retired(stay: Stay): Promise<void>;
   /** The guest ends, and with it the export. */
   end(stay: Stay): Promise<void>;
+  /** The story has broken off: what ends now is not started again. */
+  abort(): void;
 }
 
 /** Waits until it is so. @throws Error after `limitMs` */

@@ -11,6 +11,8 @@ import { end, isRunning, program, type Running, startProgram } from './processes
 
 const HOOK = join(import.meta.dirname, '../hooks/qemu');
 const HOOK_LIMIT_MS = 60_000;
+/** Seconds: what a migrate hook has set up and nobody came for is cleared away after them. */
+const PREPARE_TIMEOUT = 15;
 /** In the certificates of every host (test/support/certificates.ts). */
 export const TLS_NAME = 'chaos.example';
 
@@ -54,7 +56,7 @@ export class ChaosHost {
       join(dir, 'xnbd.conf'),
       `[paths]\nimages = ${host.images}\nexports = ${host.exports}\nrun = ${host.run}\n` +
         `[gateway]\nlisten = 127.0.0.1:${host.#port}\nadvertise = ${host.wan.address}\n${tls}` +
-        `[relocation]\nretired = ${plan.retired}\n[libvirt]\ndbus = unix:path=${dir}/no-libvirt\n[log]\nlevel = debug\n`,
+        `[relocation]\nretired = ${plan.retired}\nprepare-timeout = ${PREPARE_TIMEOUT}\n[libvirt]\ndbus = unix:path=${dir}/no-libvirt\n[log]\nlevel = debug\n`,
     );
     await host.startGateway();
     if (plan.driver === 'daemon') await host.startDaemon();

@@ -6,17 +6,18 @@ import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Random } from '../fuzz/random.ts';
+import type { ExportStatus } from '../src/export/control-protocol.ts';
 import { ByteModel } from '../test/relocation/support/byte-model.ts';
 import { ByDaemon } from './by-daemon.ts';
 import { ByHand } from './by-hand.ts';
 import { diskContent } from './content.ts';
-import type { Driver } from './driver.ts';
+import { type Driver, Refused } from './driver.ts';
 import { Events } from './events.ts';
 import { ChaosHost } from './host.ts';
 import { checkLeftovers } from './leftovers.ts';
 import { Load, type LoadOptions } from './load.ts';
 import type { HostName, Plan, PlannedMove } from './plan.ts';
-import { call, type Stay, statusOf } from './stay.ts';
+import { call, recordOf, type Stay, statusOf } from './stay.ts';
 import type { Timeline } from './timeline.ts';
 import { compareEveryBlock, heldBlocks, type RememberedImage, rememberImage, whoHasIt } from './verify.ts';
 
@@ -26,6 +27,8 @@ const ESHUTDOWN = 108;
 const COMPLETE_LIMIT_MS = 120_000;
 /** For four moves, each of which takes seconds. */
 const STORY_LIMIT_MS = 300_000;
+/** After this an origin that has retired is believed to be gone; the destination itself takes ten minutes (let-go.ts). */
+const UNHEARD_MS = 8000;
 const LOOK_EVERY_MS = 10;
 const ARRIVALS = 6;
 
@@ -100,19 +103,21 @@ class Story {
     this.#stays.push(stay);
     let guest = this.#guest(stay);
     for (const [at, move] of moves.entries()) {
+      if (this.#unheard) break;
       ({ stay, guest } = await this.#during(this.#move(move, stay, guest, at === moves.length - 1)));
     }
     await this.#during(guest.stop());
     await this.#during(this.#verify(stay));
     await this.#during(this.#driver.end(stay));
     for (const host of this.#hosts.values()) await host.stop();
-    await checkLeftovers(this.#plan, this.#dir, [...this.#hosts.values()], this.#stays);
+    await checkLeftovers(this.#plan, [...this.#hosts.values()], this.#stays, this.#dir, this.#unheard);
     this.#result.events = this.#events.reduce((sum, { happened }) => sum + happened, 0);
     return this.#result;
   }
 
   /** Nobody asks anything any more; our processes are somebody else's to end. */
   async abort(): Promise<void> {
+    this.#driver.abort();
     for (const events of this.#events) events.cancel();
     for (const load of this.#loads) load.destroy();
     for (const host of this.#hosts.values()) await host.wan.stop();
@@ -227,6 +232,8 @@ class Story {
   }
 
   #unfinished = 0;
+  /** The last origin has retired and is gone, its answer was lost, and our end will ask for minutes before it believes that. */
+  #unheard = false;
 
   async #arrive(source: Stay, to: ChaosHost, events: Events): Promise<Stay> {
     for (let tries = 1; ; tries++) {
@@ -236,7 +243,7 @@ class Story {
         return stay;
       } catch (error) {
         this.#timeline.note(`arrival ${tries} failed: ${(error as Error).message}`);
-        if (tries === ARRIVALS) throw error;
+        if (tries === ARRIVALS || !(error instanceof Refused)) throw error;
         await events.settled();
         await sleep(100);
       }
@@ -300,6 +307,7 @@ class Story {
     const sourceComplete = (await statusOf(source))?.origin === null;
     let leaving: Leaving | null = null;
     const deadline = performance.now() + COMPLETE_LIMIT_MS;
+    let unheardSince = Number.POSITIVE_INFINITY;
     while (true) {
       const status = await statusOf(destination);
       if (status !== undefined && status.state !== 'standby') {
@@ -313,6 +321,14 @@ class Story {
         events.reached('relocating', share);
         if (share === 100) events.begin('complete');
         if (status.state === 'serving' && status.origin === null) return true;
+        if (status.state === 'serving' && isNoExport(status)) {
+          unheardSince = Math.min(unheardSince, performance.now());
+          if (performance.now() - unheardSince > UNHEARD_MS && isOver(source)) {
+            this.#timeline.note("the origin's last answer was lost, and it is gone: that ends the story");
+            this.#unheard = true;
+            return true;
+          }
+        } else unheardSince = Number.POSITIVE_INFINITY;
         if (onward !== null && share >= onward && share < 100) {
           this.#unfinished += 1;
           return false;
@@ -339,4 +355,15 @@ class Story {
     this.#result.requests += load.answered;
     this.#loads.delete(load);
   }
+}
+
+/** The origin's host answers, and knows no such disk. */
+function isNoExport({ originUnreachableReason }: ExportStatus): boolean {
+  return originUnreachableReason?.includes('no export') === true;
+}
+
+/** The disk has gone on from there for good. */
+function isOver(stay: Stay): boolean {
+  const record = recordOf(stay);
+  return record === undefined || record.state === 'retired';
 }

@@ -76,8 +76,10 @@ export async function readRelocations(dir: string): Promise<RelocationRecord[]> 
   await syncDirectory(dir);
   const found: RelocationRecord[] = [];
   for (const file of await readdir(dir)) {
-    if (!file.endsWith('.json')) continue;
     const path = join(dir, file);
+    // What a daemon was writing when it was killed: it was nobody's word yet.
+    if (file.endsWith('.json.new')) await rm(path, { force: true });
+    if (!file.endsWith('.json')) continue;
     try {
       found.push(v.parse(RelocationSchema, JSON.parse(await readFile(path, 'utf8'))));
     } catch (error) {

@@ -123,6 +123,15 @@ describe('the book of relocations', () => {
     assert.match(second.all()[0]?.reason ?? '', /restarted/);
   });
 
+  it('clears away what a daemon was writing when it was killed', async () => {
+    const { id } = await (await open()).begin(domain, ['a']);
+    await writeFile(join(dir, `${id}.json.new`), '{"version": 1, "id"');
+    await writeFile(join(dir, `${randomUUID()}.json.new`), '');
+    const book = await open();
+    assert.equal(book.all()[0]?.id, id);
+    assert.deepEqual(await readdir(dir), [`${id}.json`]);
+  });
+
   it('leaves a damaged file out, and where it is', async () => {
     await writeFile(join(dir, 'bad.json'), '{"version":1');
     const book = await open();
