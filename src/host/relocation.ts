@@ -12,6 +12,7 @@ import { open, readdir, readFile, rename, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import * as v from 'valibot';
 import { log } from '../log/log.ts';
+import { bootId } from '../store/boot-id.ts';
 import { makeDirectory, syncDirectory } from '../store/directory.ts';
 
 const Count = v.pipe(v.number(), v.minValue(0));
@@ -44,11 +45,6 @@ const RelocationSchema = v.object({
 });
 
 export type RelocationRecord = v.InferOutput<typeof RelocationSchema>;
-
-/** The id of this boot of the host. */
-export async function bootId(): Promise<string> {
-  return (await readFile('/proc/sys/kernel/random/boot_id', 'utf8')).trim();
-}
 
 export async function newRelocation(
   domain: { name: string; uuid: string },

@@ -76,8 +76,3 @@ export function checkIdentity(path: string, expected: MapIdentity, found: Record
     }
   }
 }
-
-/** The kernel's name for the time since it started: what was in the page cache then is there still. */
-export async function bootId(): Promise<string> {
-  return (await readFile('/proc/sys/kernel/random/boot_id', 'utf8')).trim();
-}

@@ -20,10 +20,10 @@ import { join } from 'node:path';
 import { log } from '../log/log.ts';
 import { Errno } from '../nbd/constants.ts';
 import { Bitmap } from './bitmap.ts';
+import { bootId } from './boot-id.ts';
 import type { Completion } from './completion.ts';
 import { syncDirectory } from './directory.ts';
 import {
-  bootId,
   checkIdentity,
   createMapFile,
   HEADER_LENGTH,

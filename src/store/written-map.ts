@@ -19,9 +19,9 @@ import { type FileHandle, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { log } from '../log/log.ts';
 import { Bitmap } from './bitmap.ts';
+import { bootId } from './boot-id.ts';
 import { syncDirectory } from './directory.ts';
 import {
-  bootId,
   checkIdentity,
   createMapFile,
   HEADER_LENGTH,
