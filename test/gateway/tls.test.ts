@@ -22,22 +22,13 @@ import { certificatesIn } from '../../src/pki/certificate-files.ts';
 import { Credentials } from '../../src/pki/credentials.ts';
 import { TestCa } from '../support/certificates.ts';
 import { type ExportProcess, startExport } from '../support/export-process.ts';
+import { installed } from '../support/installed.ts';
 import { startRecordingRelay } from '../support/recording-relay.ts';
 import { temporaryDirectory } from '../support/temporary-directory.ts';
 
 const run = promisify(execFile);
 const MIB = 1024 * 1024;
 const NONE = Buffer.alloc(0);
-
-async function installed(program: string): Promise<boolean> {
-  return run(program, [program === 'openssl' ? 'version' : '--version']).then(
-    () => true,
-    () => {
-      console.log(`      (${program} is not installed)`);
-      return false;
-    },
-  );
-}
 
 describe('gateway with TLS', function () {
   this.timeout(60_000);

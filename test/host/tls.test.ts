@@ -1,18 +1,17 @@
 import assert from 'node:assert/strict';
-import { type ChildProcess, execFile, spawn } from 'node:child_process';
+import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { readFile, writeFile } from 'node:fs/promises';
 import { connect, createServer } from 'node:net';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { promisify } from 'node:util';
 import { exportUri } from '../../src/host/peers.ts';
 import { TestCa } from '../support/certificates.ts';
+import { installed } from '../support/installed.ts';
 import { type RecordingRelay, startRecordingRelay } from '../support/recording-relay.ts';
 import { eventually, MIB, type TestHost } from './test-host.ts';
 import { TwoHosts } from './two-hosts.ts';
 
-const run = promisify(execFile);
 const gatewayProgram = join(import.meta.dirname, '../../src/bin/xnbd-gateway.ts');
 
 describe('two hosts that require TLS', function () {
@@ -23,12 +22,7 @@ describe('two hosts that require TLS', function () {
   let wire: RecordingRelay;
 
   before(async function () {
-    try {
-      await run('openssl', ['version']);
-    } catch {
-      console.log('      (openssl is not installed)');
-      this.skip();
-    }
+    if (!(await installed('openssl'))) this.skip();
   });
   beforeEach(async () => {
     two = await TwoHosts.make();

@@ -6,6 +6,7 @@ import { promisify } from 'node:util';
 import { parseConfig } from '../../src/config/config.ts';
 import { checkPki } from '../../src/pki/check.ts';
 import { TestCa } from '../support/certificates.ts';
+import { installed } from '../support/installed.ts';
 import { temporaryDirectory } from '../support/temporary-directory.ts';
 
 const run = promisify(execFile);
@@ -18,12 +19,7 @@ describe('pki check', function () {
   let dir: string;
 
   before(async function () {
-    try {
-      await run('openssl', ['version']);
-    } catch {
-      console.log('      (openssl is not installed)');
-      this.skip();
-    }
+    if (!(await installed('openssl'))) this.skip();
     scratch = await temporaryDirectory();
     ca = await TestCa.make(join(scratch.path, 'ca'));
   });

@@ -23,21 +23,12 @@ import { OriginConnection } from '../../src/relocation/origin/origin-connection.
 import { TestCa } from '../support/certificates.ts';
 import { type Client, connectClient } from '../support/client.ts';
 import { type ExportProcess, startExport } from '../support/export-process.ts';
+import { installed } from '../support/installed.ts';
 import { startRecordingRelay } from '../support/recording-relay.ts';
 import { temporaryDirectory } from '../support/temporary-directory.ts';
 
 const run = promisify(execFile);
 const MIB = 1024 * 1024;
-
-async function installed(program: string): Promise<boolean> {
-  return run(program, [program === 'openssl' ? 'version' : '--version']).then(
-    () => true,
-    () => {
-      console.log(`      (${program} is not installed)`);
-      return false;
-    },
-  );
-}
 
 describe('an origin behind TLS', function () {
   this.timeout(60_000);
