@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict';
 import type { Guest } from '../lab/guest.ts';
 import { waitFor } from '../lab/processes.ts';
+import { interrupted } from './midway.ts';
 import { announced, arrived, guestWithDisks, signalsOf, useSites, wrongBytes } from './sites.ts';
 
 describe('a migration that does not come to its end', function () {
@@ -15,27 +16,12 @@ describe('a migration that does not come to its end', function () {
     await announced(sites().a, guest);
   });
 
-  /** Migrates over a link so slow that `interrupt` comes in the middle of the memory; what virsh said. */
-  async function interrupted(interrupt: () => Promise<unknown>): Promise<string> {
-    const { lab, a, b } = sites();
-    await lab.setRate(10);
-    const migration = guest.migrate(a.host, b.host, '--live').then(
-      () => 'migrated',
-      (error: unknown) => (error as Error).message,
-    );
-    for (const { export: disk } of guest.spec.disks) {
-      await waitFor(`${disk} to stand by`, async () => (await b.status(disk))?.state === 'standby');
-      assert.equal((await a.status(disk))?.state, 'lent');
-    }
-    await waitFor('the memory to flow', async () =>
-      /Memory processed: +[1-9]/.test(await a.host.virsh('domjobinfo', guest.name)),
-    );
-    await guest.progress();
-    await interrupt();
-    const said = await migration;
-    await lab.setRate(undefined);
-    return said;
-  }
+  /** Interrupts a migration in the middle of the memory, the guest at work; what virsh said. */
+  const interruptedAtWork = (interrupt: () => Promise<unknown>): Promise<string> =>
+    interrupted(sites(), guest, async () => {
+      await guest.progress();
+      await interrupt();
+    });
 
   async function nothingHasHappened(failures: number): Promise<void> {
     const { a, b } = sites();
@@ -64,14 +50,14 @@ describe('a migration that does not come to its end', function () {
   }
 
   it('aborted with virsh domjobabort', async () => {
-    const said = await interrupted(() => sites().a.host.virsh('domjobabort', guest.name));
+    const said = await interruptedAtWork(() => sites().a.host.virsh('domjobabort', guest.name));
     // Which of the two libvirt says depends on who notices first: the job, or the connection that the job used.
     assert.match(said, /error: operation (aborted|failed): .*migration out/);
     await nothingHasHappened(1);
   });
 
   it("whose destination's QEMU is killed", async () => {
-    const said = await interrupted(async () =>
+    const said = await interruptedAtWork(async () =>
       process.kill(await sites().b.host.qemuPid(guest.name), 'SIGKILL'),
     );
     assert.match(said, /error: /);
