@@ -24,6 +24,7 @@ import {
 import { newRecord, writeRecord } from '../../src/store/record.ts';
 import { connectClient } from '../support/client.ts';
 import { startExport } from '../support/export-process.ts';
+import { freePort } from '../support/free-port.ts';
 
 const run = promisify(execFile);
 const MIB = 1024 * 1024;
@@ -446,14 +447,6 @@ describe('gateway', () => {
 
   describe('xnbd-gateway', () => {
     const program = new URL('../../src/bin/xnbd-gateway.ts', import.meta.url).pathname;
-
-    async function freePort(): Promise<number> {
-      const server = createServer().listen(0, '127.0.0.1');
-      await once(server, 'listening');
-      const address = server.address();
-      await new Promise((resolve) => server.close(resolve));
-      return typeof address === 'object' && address !== null ? address.port : 0;
-    }
 
     it('refuses to start in the clear unless told so', async () => {
       const config = join(dir, 'xnbd.conf');
