@@ -314,6 +314,27 @@ describe('gateway', () => {
     assert.equal((await ask(socket, Option.GO, naming('history'))).type, OptionReply.ERR_POLICY);
   });
 
+  it('tells who was lent a disk that is void now, and nobody else, while its export does not run', async () => {
+    const records = join(dir, 'records');
+    await start({ records });
+    const [fenced, lent, stranger] = [randomUUID(), randomUUID(), randomUUID()];
+    await writeRecord(join(records, 'void'), {
+      ...newRecord('void', '/x.img', MIB),
+      state: 'reclaimed',
+      lease: fenced,
+      voidLeases: [lent],
+    });
+    const socket = await dial();
+    for (const [lease, answer] of [
+      [fenced, OptionReply.XNBD_ERR_VOID],
+      [lent, OptionReply.XNBD_ERR_VOID],
+      [stranger, OptionReply.ERR_SHUTDOWN],
+    ] as const) {
+      const attach = encodeAttachRequest({ lease, uuid: null, generation: 0, name: 'void' });
+      assert.equal((await ask(socket, Option.XNBD_ATTACH, attach)).type, answer);
+    }
+  });
+
   it('refuses malformed options and ends on absurd ones', async () => {
     await start();
     const socket = await dial();
