@@ -9,7 +9,8 @@ import assert from 'node:assert/strict';
 import { chmod, mkdir, rename, rm, writeFile } from 'node:fs/promises';
 import type { Guest } from '../lab/guest.ts';
 import { waitFor } from '../lab/processes.ts';
-import { interrupted, logTells, nothingAt, runsOn } from './midway.ts';
+import { interrupted, logTells } from './midway.ts';
+import { nothingAt, runsOn } from './outcome.ts';
 import { announced, arrived, guestWithDisks, useSites } from './sites.ts';
 
 /** Another administrator's hook, which fails where /run/lab/fails says. `xml`: what it prints for `migrate` is no domain. */
