@@ -3,10 +3,10 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync } from 'node:fs';
 import { readFile, writeFile } from 'node:fs/promises';
-import { type AddressInfo, createServer } from 'node:net';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { exportStatus } from '../src/export/control-client.ts';
+import { freePort } from '../test/support/free-port.ts';
 
 /** As it is installed: the bundle that `npm run build` makes. */
 export const bundle = join(import.meta.dirname, '../dist/bin/xnbd-export');
@@ -130,12 +130,4 @@ async function startNbdServer(name: string, image: string, directory: string): P
     while (existsSync(`/proc/${pid}`)) await sleep(20);
   };
   return { name, image, uri: `nbd://127.0.0.1:${port}/disk`, stop };
-}
-
-async function freePort(): Promise<number> {
-  const server = createServer().listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  const { port } = server.address() as AddressInfo;
-  server.close();
-  return port;
 }

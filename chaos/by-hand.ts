@@ -16,6 +16,8 @@ interface Kept {
   ending: boolean;
   /** How long it stays away when it is killed, milliseconds. */
   pause: number;
+  /** It is being started again. */
+  starting: boolean;
 }
 
 const STARTS = 40;
@@ -124,9 +126,8 @@ export class ByHand implements Driver {
     const kept = this.#kept.get(stay)!;
     kept.ending = true;
     await until(`${stay.name} at ${stay.host.name} ends when it is told to`, async () => {
-      if (!isRunning(kept.running)) return true;
-      await call(stay, 'stop').catch(() => undefined);
-      return !isRunning(kept.running);
+      if (isRunning(kept.running)) await call(stay, 'stop').catch(() => undefined);
+      return !isRunning(kept.running) && !kept.starting;
     }).catch(async (error: unknown) => {
       const { pid } = kept.running;
       throw new Error(`${(error as Error).message}; pid ${pid}: ${await threadsOf(pid)}`);
@@ -140,7 +141,7 @@ export class ByHand implements Driver {
 
   async #keep(stay: Stay, args: string[]): Promise<void> {
     const running = await this.#start(stay, args);
-    const kept: Kept = { args, running, ending: false, pause: 0 };
+    const kept: Kept = { args, running, ending: false, pause: 0, starting: false };
     this.#kept.set(stay, kept);
     void running.ended.then(() => this.#again(stay, kept));
   }
@@ -159,6 +160,7 @@ export class ByHand implements Driver {
     for (let count = 0; ; count++) {
       if (!kept.ending) await sleep(kept.pause);
       if (isEnding(kept) || this.#aborted) return;
+      kept.starting = true;
       try {
         kept.running = await this.#start(stay, kept.args);
         this.#timeline.note(`${stay.name} at ${stay.host.name} runs again (pid ${kept.running.pid})`);
@@ -173,6 +175,8 @@ export class ByHand implements Driver {
           return;
         }
         kept.pause = 100;
+      } finally {
+        kept.starting = false;
       }
     }
   }

@@ -245,7 +245,8 @@ class Story {
         this.#timeline.note(`arrival ${tries} failed: ${(error as Error).message}`);
         if (tries === ARRIVALS || !(error instanceof Refused)) throw error;
         await events.settled();
-        await sleep(100);
+        // A source that was killed may be away for a second and more.
+        await sleep(200 * tries);
       }
     }
   }

@@ -2,8 +2,9 @@
 import type { ChildProcess } from 'node:child_process';
 import { mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { freePort } from '../test/support/free-port.ts';
 import { startWan, type Wan } from '../test/wan/wan.ts';
-import { freePort, type Programs } from './programs.ts';
+import type { Programs } from './programs.ts';
 
 export const DISK = 'guest-vda';
 

@@ -1,7 +1,6 @@
 /** Starts the project's programs from source, and ends them by process id. */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { createServer } from 'node:net';
 import { createInterface } from 'node:readline';
 
 const BIN = new URL('../src/bin/', import.meta.url).pathname;
@@ -45,14 +44,4 @@ export class Programs {
   async endAll(): Promise<void> {
     await Promise.all(this.#children.map((child) => this.end(child)));
   }
-}
-
-/** A TCP port of 127.0.0.1 that nobody has now. */
-export async function freePort(): Promise<number> {
-  const server = createServer().listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  const address = server.address();
-  server.close();
-  await once(server, 'close');
-  return typeof address === 'object' && address !== null ? address.port : 0;
 }

@@ -16,8 +16,11 @@ const native = ['koffi', 'node-unix-socket', 'usocket', 'x11'];
 
 /** Mapping stack traces costs 4 MB in each process: too much for one of many. */
 const sourceMaps = (program: string) => (program === 'xnbd-export' ? '' : '--enable-source-maps ');
+/** These end when all is said, which Node does only after V8's threads, and one of them may be waiting for the main thread (nodejs/node#54918). */
+const oneThread = (program: string) =>
+  program === 'xnbd-hook' || program === 'xnbdctl' ? '--single-threaded ' : '';
 const launcher = (program: string) => `#!/bin/sh
-":" //; me=$(readlink -f "$0"); for node in "\${me%/*}/../../node_modules/node/bin/node" "\${me%/*}/../libexec/node" node; do command -v "$node" >/dev/null && break; done; exec "$node" ${sourceMaps(program)}"$me" "$@"
+":" //; me=$(readlink -f "$0"); for node in "\${me%/*}/../../node_modules/node/bin/node" "\${me%/*}/../libexec/node" node; do command -v "$node" >/dev/null && break; done; exec "$node" ${sourceMaps(program)}${oneThread(program)}"$me" "$@"
 import { createRequire as xnbdCreateRequire } from 'node:module';
 const require = xnbdCreateRequire(import.meta.url);`;
 

@@ -14,6 +14,7 @@ import { certificatesIn } from '../pki/certificate-files.ts';
 import { Credentials } from '../pki/credentials.ts';
 import type { TlsParty } from '../pki/tls.ts';
 import { openServedProxy } from '../relocation/served-proxy.ts';
+import { exitNow } from '../store/syscalls.ts';
 
 interface CommonArguments {
   image: string;
@@ -117,8 +118,8 @@ try {
   log.error((error as Error).message);
   process.exitCode = 1;
 }
-// Whatever still keeps the loop alive has no more say.
-process.exit();
+// Whatever still keeps the loop or a thread alive has no more say.
+exitNow(Number(process.exitCode ?? 0));
 
 function withCommonOptions(command: Command): Command {
   return command

@@ -6,6 +6,7 @@ import { listenPlain } from '../gateway/transport.ts';
 import { log } from '../log/log.ts';
 import { startResidentLog } from '../log/resident.ts';
 import { serverParty } from '../pki/host-party.ts';
+import { exitNow } from '../store/syscalls.ts';
 
 /** systemd gives 90 seconds; links of relocations that break come back by themselves. */
 const GRACE_MS = 5000;
@@ -41,7 +42,7 @@ try {
     void gateway.close(GRACE_MS).then(() => {
       log.info('ended');
       endLog();
-      process.exit(0);
+      exitNow(0);
     });
   };
   process.once('SIGTERM', end);

@@ -6,6 +6,7 @@ import { exportProgram } from '../host/export-process.ts';
 import { tellServiceManager } from '../host/service-manager.ts';
 import { log } from '../log/log.ts';
 import { startResidentLog } from '../log/resident.ts';
+import { exitNow } from '../store/syscalls.ts';
 
 const version = '0.1.0';
 
@@ -39,7 +40,7 @@ try {
     void daemon.close().then(() => {
       log.info('ended; the exports go on');
       endLog();
-      process.exit(0);
+      exitNow(0);
     });
   };
   process.once('SIGTERM', end);

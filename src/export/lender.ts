@@ -26,7 +26,7 @@ import type { Completion } from '../store/completion.ts';
 import type { ExportRecord } from '../store/record.ts';
 import type { RecordChange } from './record-keeper.ts';
 import { SourceWatch } from './source-watch.ts';
-import { takenBack } from './taken-back.ts';
+import { isVoid, takenBack, voidedWith } from './taken-back.ts';
 
 /** `reclaimed`: our own origin has taken the disk back, by an administrator's word; what is here is void. */
 export type LendState = 'serving' | 'lent' | 'fencing' | 'fenced' | 'retired' | 'reclaimed';
@@ -66,6 +66,8 @@ export class Lender {
   readonly #options: LenderOptions;
   readonly #watch: SourceWatch;
   #lease: string | null;
+  /** The lease that was in force when our own origin took the disk back. */
+  #voided: string | null = null;
   /** Where the lease holder says that it is. */
   #holder = '';
   /** The connections of the lease. */
@@ -130,14 +132,12 @@ export class Lender {
   /** Attaches a connection with its lease, or says why not. */
   attach(link: LeaseLink, request: AttachRequest): Attached | Refusal {
     const { record } = this.#options;
-    const gone = this.refusesClients();
-    if (gone !== undefined) {
-      const retired = this.state === 'retired';
-      return { ...gone, type: retired ? OptionReply.XNBD_ERR_RETIRED : OptionReply.XNBD_ERR_VOID };
-    }
-    if (record.voidLeases.includes(request.lease)) {
+    if (isVoid(record, request.lease) || request.lease === this.#voided) {
       return this.#void('was reclaimed here by an administrator, and what was written elsewhere is void');
     }
+    const gone = this.refusesClients();
+    if (gone !== undefined)
+      return this.state === 'retired' ? { ...gone, type: OptionReply.XNBD_ERR_RETIRED } : gone;
     if (request.uuid !== null && request.uuid !== record.uuid) {
       return this.#refusal(`has uuid ${record.uuid}, not ${request.uuid}: it is another disk`);
     }
@@ -259,8 +259,11 @@ export class Lender {
     });
   }
 
-  /** Our own origin has taken the disk back: whoever uses this copy is stopped. The record says so already. */
+  /** Our own origin has taken the disk back: whoever uses this copy is stopped, and told when he comes back. The record says so already. */
   becomeReclaimed(): void {
+    const lease = this.#lease;
+    this.#voided = lease;
+    if (lease !== null) void this.#persist((record) => ({ voidLeases: voidedWith(record, lease) }));
     this.#cutLinks();
     this.#endLease('reclaimed');
   }

@@ -1,4 +1,7 @@
-/** What an administrator's reclaim changes in the record of a disk that has moved away. */
+/**
+ * What an administrator's reclaim changes in the record of a disk that has moved away; and which leases are void: no one else is told that what
+ * he has is worth nothing.
+ */
 import type { ExportRecord } from '../store/record.ts';
 
 /** Leases that are remembered as void. */
@@ -15,7 +18,17 @@ export function takenBack(
     movedTo: null,
     // The holder's is one more than ours: what is written here from now on is no older generation of that, nor the same.
     generation: record.generation + 2,
-    voidLeases:
-      record.lease === null ? record.voidLeases : [...record.voidLeases, record.lease].slice(-KEPT_VOID),
+    voidLeases: voidedWith(record, record.lease),
   };
+}
+
+/** The leases that are void for good once this one is, too. */
+export function voidedWith({ voidLeases }: Readonly<ExportRecord>, lease: string | null): string[] {
+  return lease === null || voidLeases.includes(lease) ? voidLeases : [...voidLeases, lease].slice(-KEPT_VOID);
+}
+
+/** What this lease was given for is void. */
+export function isVoid({ state, lease, voidLeases }: Readonly<ExportRecord>, asked: string): boolean {
+  // That of a disk which is void itself is not in the list before its lender has been told.
+  return voidLeases.includes(asked) || (state === 'reclaimed' && lease === asked);
 }

@@ -3,6 +3,7 @@ import { existsSync } from 'node:fs';
 import { readdir } from 'node:fs/promises';
 import { connect, type Socket } from 'node:net';
 import { join } from 'node:path';
+import { isVoid } from '../export/taken-back.ts';
 import { log } from '../log/log.ts';
 import type { AttachRequest } from '../nbd/attach.ts';
 import { decodeGreeting, GREETING_LENGTH } from '../nbd/option-framing.ts';
@@ -98,9 +99,9 @@ async function notRunning(
     const record = await readRecord(join(records, name));
     if (record === undefined) return unknown;
     // He may be writing to what he has: he must not have to wait for that word until a guest is started here.
-    if (lease !== undefined && record.voidLeases.includes(lease))
+    if (lease !== undefined && isVoid(record, lease))
       return new VoidLease(
-        `export '${name}' was reclaimed here by an administrator, and what was written elsewhere is void`,
+        `export '${name}' was reclaimed by an administrator, and what was written elsewhere is void`,
       );
     if (record.state === 'retired' && record.origin === null)
       return new RetiredExport(`export '${name}' is retired: its disk has moved to another host`);

@@ -64,7 +64,8 @@ export async function startDaemon({ config, exportProgram, version }: DaemonOpti
   });
   const exports = new Exports(paths, exportProgram, {
     status: (status, before) => onStatus(status, before),
-    ended: (name) => {
+    ended: (name, orderly) => {
+      if (orderly) idle.returned(name);
       publisher.removeExport(name);
       inTheBackground(`the end of export ${name} was not followed up`, afterAbandon(name));
     },
@@ -110,7 +111,12 @@ export async function startDaemon({ config, exportProgram, version }: DaemonOpti
     if (record.state === 'retired') return record.origin !== null;
     if (record.state === 'reclaimed') return false;
     if (record.state === 'standby') return relocations.ofExport(name) !== undefined;
-    return record.state !== 'serving' || record.origin !== null || domains.using(name) !== undefined;
+    return (
+      record.state !== 'serving' ||
+      record.origin !== null ||
+      domains.using(name) !== undefined ||
+      idle.keeps(name)
+    );
   }
 
   function onStatus(status: ExportStatus, before: ExportStatus | undefined): void {

@@ -5,6 +5,7 @@
  * that comes back finds everything again by looking. The process of an export that is needed (`needed`) and ends is started
  * again with what its record says, after a pause that grows while it keeps ending.
  */
+import { existsSync } from 'node:fs';
 import { readdir, rm } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { ControlMethod, ExportStatus } from '../export/control-protocol.ts';
@@ -20,8 +21,8 @@ const longestPauseMs = 15_000;
 export interface ExportsEvents {
   /** A status arrived; `before` is what was known until now. */
   status(status: ExportStatus, before: ExportStatus | undefined): void;
-  /** An export ended, or ended for good (it will not be started again). */
-  ended(name: string): void;
+  /** An export ended. @param orderly it was told to, by whomever */
+  ended(name: string, orderly: boolean): void;
   /** True while the export must run: a guest uses it, or a relocation does. */
   needed(name: string, record: ExportRecord): boolean;
   /** Arguments that tell a proxy how to go to this origin. */
@@ -224,7 +225,8 @@ export class Exports {
   async #gone(name: string, entry: Entry): Promise<void> {
     if (this.#entries.get(name) === entry) this.#entries.delete(name);
     if (this.#closed) return;
-    this.#events.ended(name);
+    // One that is told to end takes its sockets away.
+    this.#events.ended(name, !existsSync(this.place(name).ctl));
     if (entry.ending) return;
     log.warning(`export ${name} (pid ${entry.status?.pid}) is gone`, { export: name });
     // A broken control link is no proof of a dead process, and a second process on one image would be fatal.

@@ -2,13 +2,16 @@
  * Ends exports that nobody uses any more.
  *
  * An export that was lent a moment ago is kept a while longer: its guest may have left while the link of the host that it went to was
- * broken for a second, and that host must find the disk when it comes back.
+ * broken, and that host must find the disk when it comes back. Nobody else would start it again.
  */
 import { log } from '../log/log.ts';
 import type { Domains } from './domains.ts';
 import type { Exports } from './exports.ts';
 
+/** So long after it was lent the next host may still believe that it is. */
 const lentGraceMs = 60_000;
+/** How long a link may be away. */
+const keptMs = 600_000;
 const busyMs = 2000;
 
 export class Idle {
@@ -30,17 +33,16 @@ export class Idle {
   /** Nobody will come for it. */
   returned(name: string): void {
     this.#lentAt.delete(name);
+    this.#due.delete(name);
   }
 
   /** Ends an export that serves and has no guest, now or after its time of grace. */
   async end(name: string): Promise<void> {
-    const graceUntil = (this.#lentAt.get(name) ?? Number.NEGATIVE_INFINITY) + lentGraceMs;
-    if (Date.now() < graceUntil) {
-      this.#due.set(name, graceUntil);
+    if (this.#isAwaited(name)) {
+      this.#due.set(name, Date.now() + keptMs);
       return;
     }
     this.#due.delete(name);
-    this.#lentAt.delete(name);
     const status = this.#exports.status(name);
     // One that still has an origin has yet to tell it to retire.
     if (this.#domains.using(name) !== undefined || status?.state !== 'serving' || status.origin !== null)
@@ -54,8 +56,17 @@ export class Idle {
     log.info(`disk ${name} is no longer in use: its export has ended`, { export: name });
   }
 
+  /** It has no guest, and must be there all the same. */
+  keeps(name: string): boolean {
+    return this.#isAwaited(name) || this.#due.has(name);
+  }
+
   /** Ends those whose grace is over. Called now and then. */
   async sweep(): Promise<void> {
     for (const [name, due] of this.#due) if (Date.now() >= due) await this.end(name);
+  }
+
+  #isAwaited(name: string): boolean {
+    return Date.now() < (this.#lentAt.get(name) ?? Number.NEGATIVE_INFINITY) + lentGraceMs;
   }
 }

@@ -42,6 +42,8 @@ const setsockoptFn = libc.func(
   'int setsockopt(int fd, int level, int name, void *value, uint32_t length)',
 ) as (fd: number, level: number, name: number, value: Buffer, length: number) => number;
 
+const exitFn = libc.func('void _exit(int status)') as (status: number) => void;
+
 const RWF_NOWAIT = 8;
 const WILLNEED = 3;
 const WILLNEED_BYTES = 1024 * 1024;
@@ -127,6 +129,18 @@ export function setSendBuffer(fd: number, bytes: number): void {
   value.writeInt32LE(bytes);
   if (setsockoptFn(fd, SOL_SOCKET, SO_SNDBUFFORCE, value, 4) !== 0)
     setsockoptFn(fd, SOL_SOCKET, SO_SNDBUF, value, 4);
+}
+
+/**
+ * _exit(2): ends this process now, whatever its threads do. The caller has seen to it that all is durable and said.
+ *
+ * process.exit() waits for the threads of V8 and of libuv first: for ever, when one of libuv's sits in a call to a disk that does not answer, or
+ * when one of V8's waits for the main thread (nodejs/node#54918), and a process that serves nobody any more keeps its lock.
+ */
+export function exitNow(code: number): never {
+  exitFn(code);
+  // Not reached.
+  return process.exit(code);
 }
 
 /** flock(2), exclusively, without waiting. @returns the errno; EWOULDBLOCK when another process holds it. */

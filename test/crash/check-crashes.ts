@@ -39,7 +39,7 @@ export interface CrashCheckOptions {
   planted: PlantedFault | null;
 }
 
-const STATES_A_LIFE = 60;
+const STATES_A_LIFE = 80;
 const DAEMON_STATES_A_LIFE = 20;
 const BRANCHES = 2;
 

@@ -2,6 +2,8 @@
 import assert from 'node:assert/strict';
 import type { Guest } from '../lab/guest.ts';
 import { waitFor } from '../lab/processes.ts';
+import { memoryFlows } from './midway.ts';
+import { completionTold, emptied, states } from './outcome.ts';
 import { shownByCommand, shownOnBus } from './shown.ts';
 import { announced, arrived, guestWithDisks, type Site, signalsOf, useSites, wrongBytes } from './sites.ts';
 
@@ -44,40 +46,12 @@ describe('xnbdd killed with SIGKILL', function () {
     await sites().lab.setRate(10);
     const end = guest.migrate(from.host, to.host, '--live', '--persistent', '--undefinesource');
     end.catch(() => undefined);
-    await waitFor('the memory to flow', async () =>
-      /Memory processed: +[1-9]/.test(await from.host.virsh('domjobinfo', guest.name)),
-    );
-    assert.deepEqual(await states(to), ['standby', 'standby']);
+    await memoryFlows(from, guest);
+    assert.deepEqual(await states(to, guest), ['standby', 'standby']);
     return { end };
   }
 
-  const states = (site: Site): Promise<unknown[]> =>
-    Promise.all(guest.spec.disks.map(async (disk) => (await site.status(disk.export))?.state));
-
   const signals = (site: Site): string[] => signalsOf(sites(), site, guest).map(({ name }) => name);
-
-  /** The completion has been told once, and nothing after it; some time has passed. */
-  async function toldOnce(site: Site): Promise<void> {
-    await waitFor('RelocationCompleted', () => signals(site).includes('RelocationCompleted'));
-    await guest.progress();
-    assert.equal(
-      signals(site).indexOf('RelocationCompleted'),
-      signals(site).length - 1,
-      signals(site).join(),
-    );
-  }
-
-  /** What a disk leaves at its origin goes, even if nobody was there when it ended. */
-  async function cleared(site: Site): Promise<void> {
-    await waitFor(
-      `nothing to be left on ${site.host.name}`,
-      async () => (await site.leftovers()).length === 0,
-    );
-    await waitFor(
-      `the end of the exports on ${site.host.name}`,
-      async () => (await site.processes()).size === 0,
-    );
-  }
 
   it('where the guest runs, once while libvirtd is killed too', async () => {
     const { a } = sites();
@@ -98,24 +72,24 @@ describe('xnbdd killed with SIGKILL', function () {
     const { lab, a, b } = sites();
     const { end } = await begin(a, b);
     await replaceDaemon(b);
-    assert.deepEqual(await states(b), ['standby', 'standby']);
+    assert.deepEqual(await states(b, guest), ['standby', 'standby']);
     // Here the hooks `stopped` and `release` run without it.
     await kill(a);
-    await lab.setRate(100);
+    // What is left of the memory goes at once, the disks slowly.
+    await lab.setPortRate(10809, 8);
     await end;
-    await lab.setRate(50);
     await replaceDaemon(b);
-    assert.deepEqual(await states(b), ['relocating', 'relocating']);
+    assert.deepEqual(await states(b, guest), ['relocating', 'relocating']);
     await kill(b);
     await lab.setRate(undefined);
     await arrived(b, guest);
     assert.deepEqual(signals(b), ['RelocationStarted']);
 
     await b.startDaemon();
-    await toldOnce(b);
+    await completionTold(sites(), b, guest);
     await announced(b, guest);
     await a.startDaemon();
-    await cleared(a);
+    await emptied(a);
     assert.deepEqual(await wrongBytes(b, guest, await guest.stop()), []);
     await guest.go();
   });
@@ -131,10 +105,10 @@ describe('xnbdd killed with SIGKILL', function () {
     assert.deepEqual(signals(a), []);
 
     await a.startDaemon();
-    await toldOnce(a);
+    await completionTold(sites(), a, guest);
     await announced(a, guest);
     await b.startDaemon();
-    await cleared(b);
+    await emptied(b);
     assert.deepEqual(signals(b), ['RelocationStarted', 'RelocationCompleted']);
   });
 

@@ -9,7 +9,8 @@ import assert from 'node:assert/strict';
 import { chmod, mkdir, rename, rm, writeFile } from 'node:fs/promises';
 import type { Guest } from '../lab/guest.ts';
 import { waitFor } from '../lab/processes.ts';
-import { interrupted, logTells, nothingAt, runsOn } from './midway.ts';
+import { interrupted, logTells } from './midway.ts';
+import { nothingAt, runsOn } from './outcome.ts';
 import { announced, arrived, guestWithDisks, useSites } from './sites.ts';
 
 /** Another administrator's hook, which fails where /run/lab/fails says. `xml`: what it prints for `migrate` is no domain. */
@@ -142,8 +143,8 @@ describe('a migration that fails before the takeover', function () {
   it('an image is missing at the start: virsh says which', async () => {
     const { a } = sites();
     const image = a.image('vm1-vdb');
-    // Lent a moment ago they would stay for a minute.
-    for (const pid of (await a.processes()).keys()) process.kill(pid, 'SIGKILL');
+    // Lent a moment ago they would stay for a while, killed or not.
+    for (const pid of (await a.processes()).keys()) process.kill(pid, 'SIGTERM');
     await waitFor('the end of the exports', async () => (await a.processes()).size === 0);
     await rename(image, `${image}.away`);
     await assert.rejects(a.host.virsh('start', guest.name), /xnbd: .*vm1-vdb\.img/);

@@ -36,9 +36,8 @@ describe('a host that is lost after the takeover', function () {
     const { lab, a, b } = sites();
     // Resting while it moves: so it is known what A's images hold from then on.
     left = await guest.stop();
-    await lab.setRate(100);
+    await lab.setPortRate(10809, 8);
     await guest.migrate(a.host, b.host, '--live', '--persistent');
-    await lab.setRate(10);
     await guest.go();
     await guest.progress();
     assert.deepEqual(await states(b), ['relocating', 'relocating']);

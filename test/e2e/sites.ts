@@ -202,24 +202,28 @@ async function listen(host: Host, signals: Signal[]): Promise<dbus.MessageBus> {
   return bus;
 }
 
-/** A guest on site a whose disks are pattern images of `mib` MiB that the daemon knows. */
+/**
+ * A guest on site a whose disks are pattern images of `mib` MiB that the daemon knows.
+ * @param boots it boots more than once, and remembers none of its earlier writes: so it checks what it has written since, and nothing else
+ */
 export async function guestWithDisks(
   sites: Sites,
   name: string,
   modes: readonly DiskMode[],
   mib = 64,
+  boots: 'once' | 'again' = 'once',
 ): Promise<Guest> {
   const { lab, a } = sites;
   const disks = modes.map((mode, index) => {
     const target = `vd${'abcd'[index]}`;
-    return { target, export: `${name}-${target}`, mode };
+    return { target, export: `${name}-${target}`, mode, pattern: boots === 'once' };
   });
   for (const { export: disk } of disks) {
     await createPatternImage(a.image(disk), disk, mib * MIB);
     const record = newRecord(disk, `/var/lib/xnbd/images/${disk}.img`, mib * MIB);
     await writeRecord(a.host.outside(`/var/lib/xnbd/exports/${disk}`), record);
   }
-  return defineGuest(lab, a.host, { name, disks });
+  return defineGuest(lab, a.host, { name, disks, reboots: boots === 'again' });
 }
 
 /** Waits until a guest's metadata says that its disks are at `site`: only then can it move on. */
@@ -253,15 +257,19 @@ export async function arrived(site: Site, guest: Guest, limitMs = 120_000): Prom
   }
 }
 
-/** Every byte that differs between the images at `site` and what the guest says it wrote. */
+/**
+ * Every byte that differs between the images at `site` and what the guest says it wrote.
+ * @param reports of a guest that was booted more than once: each boot's last one, in order
+ */
 export async function wrongBytes(
   site: Site,
   guest: Guest,
-  reports: Map<string, DiskReport>,
+  ...reports: Map<string, DiskReport>[]
 ): Promise<string[]> {
   const wrong = [...guest.errors];
   for (const { target, export: disk } of guest.spec.disks) {
-    const { sizeBytes, writes } = reports.get(target)!;
+    const { sizeBytes } = reports.at(-1)!.get(target)!;
+    const writes = new Map(reports.flatMap((each) => [...each.get(target)!.writes]));
     wrong.push(...(await differences(site.image(disk), { exportName: disk, sizeBytes, writes })));
   }
   return wrong;

@@ -2,7 +2,8 @@
 import assert from 'node:assert/strict';
 import type { Guest } from '../lab/guest.ts';
 import { waitFor } from '../lab/processes.ts';
-import { logTells } from './midway.ts';
+import { logTells, memoryFlows } from './midway.ts';
+import { become, emptied, states, writableOnlyAt } from './outcome.ts';
 import { announced, arrived, guestWithDisks, type Site, useSites, wrongBytes } from './sites.ts';
 
 const FOR_GOOD = ['--live', '--persistent', '--undefinesource'];
@@ -29,23 +30,12 @@ describe('a guest that moves on before its disks are complete', function () {
       assert.equal(status.state, 'relocating', `${disk} is still on its way`);
       assert.ok(status.presentBytes < status.sizeBytes);
     }
+    await writableOnlyAt(sites(), guest, to);
     await announced(to, guest);
   }
 
-  const states = (site: Site, suffix = ''): Promise<(string | undefined)[]> =>
-    Promise.all(guest.spec.disks.map(async (disk) => (await site.status(`${disk.export}${suffix}`))?.state));
-
   async function nothingBut(site: Site): Promise<void> {
-    for (const other of sites().all.filter((each) => each !== site)) {
-      await waitFor(
-        `nothing to be left on ${other.host.name}`,
-        async () => (await other.leftovers()).length === 0,
-        60_000,
-      ).catch(async (error: unknown) => {
-        throw new Error(`${(error as Error).message}: ${(await other.leftovers()).join(' ')}`);
-      });
-      await waitFor('the end of its exports', async () => (await other.processes()).size === 0);
-    }
+    for (const other of sites().all.filter((each) => each !== site)) await emptied(other);
   }
 
   it('C from B from A: only C can write, every byte arrives, and nothing stays behind', async () => {
@@ -53,8 +43,8 @@ describe('a guest that moves on before its disks are complete', function () {
     const [a, b, c] = all as [Site, Site, Site];
     await move(a, b);
     await move(b, c);
-    assert.deepEqual(await states(a), ['fenced']);
-    assert.deepEqual(await states(b), ['fenced']);
+    assert.deepEqual(await states(a, guest), ['fenced']);
+    assert.deepEqual(await states(b, guest), ['fenced']);
     assert.equal((await b.status('vm1-vda'))?.movedTo, 'c:10809');
     await lab.setRate(undefined);
     await arrived(c, guest);
@@ -69,8 +59,8 @@ describe('a guest that moves on before its disks are complete', function () {
     const [, b, c] = all as [Site, Site, Site];
     await move(c, b);
     await move(b, c);
-    assert.deepEqual(await states(c, '@3'), ['fenced']);
-    assert.deepEqual(await states(b), ['fenced']);
+    assert.deepEqual(await states(c, guest, '@3'), ['fenced']);
+    assert.deepEqual(await states(b, guest), ['fenced']);
     await logTells(c, /the old copy of disk vm1-vda \(generation 3, fenced\) is set aside/);
     await lab.setRate(undefined);
     await arrived(c, guest);
@@ -78,7 +68,7 @@ describe('a guest that moves on before its disks are complete', function () {
     assert.deepEqual(await wrongBytes(c, guest, await guest.stop()), []);
     await nothingBut(c);
     await waitFor('the older generation to be gone', async () =>
-      (await states(c, '@3')).every((state) => state === undefined),
+      (await states(c, guest, '@3')).every((state) => state === undefined),
     );
     assert.deepEqual(
       (await c.leftovers()).filter((name) => name.includes('@')),
@@ -96,16 +86,12 @@ describe('a guest that moves on before its disks are complete', function () {
       () => assert.fail('it was migrated'),
       (error: unknown) => (error as Error).message,
     );
-    await waitFor('c to stand by', async () => (await states(c)).every((state) => state === 'standby'));
-    await waitFor('the memory to flow', async () =>
-      /Memory processed: +[1-9]/.test(await b.host.virsh('domjobinfo', guest.name)),
-    );
+    await become(c, guest, 'standby');
+    await memoryFlows(b, guest);
     await b.host.virsh('domjobabort', guest.name);
     assert.match(await end, /error: /);
-    await waitFor('c to be the origin again', async () =>
-      (await states(c)).every((state) => state === 'fenced'),
-    );
-    assert.deepEqual(await states(c, '@5'), [undefined]);
+    await become(c, guest, 'fenced');
+    assert.deepEqual(await states(c, guest, '@5'), [undefined]);
     await guest.progress();
     await lab.setRate(undefined);
     await arrived(b, guest);

@@ -3,8 +3,8 @@ import { strict as assert } from 'node:assert';
 import { randomUUID } from 'node:crypto';
 import sinon from 'sinon';
 import { callExport } from '../../src/export/control-client.ts';
-import type { Attached, AttachRequest } from '../../src/nbd/attach.ts';
-import { Command, Errno } from '../../src/nbd/constants.ts';
+import { type Attached, type AttachRequest, encodeAttachRequest } from '../../src/nbd/attach.ts';
+import { Command, Errno, Option, OptionReply } from '../../src/nbd/constants.ts';
 import { readRecord } from '../../src/store/record.ts';
 import { RawClient } from './raw-client.ts';
 import { serveTarget, type TestTarget, until } from './serving.ts';
@@ -150,6 +150,46 @@ describe('a void lease', () => {
     await lender.newGuest().catch(() => undefined);
     assert.equal(state(), 'reclaimed');
     assert.equal(lender.refuses('write', remote.socket), Errno.ESHUTDOWN);
+  });
+
+  it('of a disk that our own origin has taken back its holder is told, a stranger is not', async () => {
+    for (const asked of ['fenced', 'lent'] as const) {
+      const lease = randomUUID();
+      const remote = await holder(lease);
+      if (asked === 'fenced') assert.equal(await remote.command(Command.XNBD_TAKEOVER), 0);
+      target.running.export.lender.becomeReclaimed();
+      const answers = async (which: string, more: Partial<AttachRequest> = {}) => {
+        const client = await RawClient.connect(target.socket);
+        clients.push(client);
+        const [reply] = await client.option(Option.XNBD_ATTACH, encodeAttachRequest(asking(which, more)));
+        return reply!.type;
+      };
+      assert.equal(await answers(lease), OptionReply.XNBD_ERR_VOID, asked);
+      assert.equal(await answers(randomUUID()), OptionReply.ERR_POLICY, 'another lease');
+      assert.equal(
+        await answers(randomUUID(), { uuid: randomUUID() }),
+        OptionReply.ERR_POLICY,
+        'another disk',
+      );
+      await until(async () => (await record()).voidLeases.includes(lease), 'the record to know it');
+      await target.remove();
+      target = await serveTarget();
+    }
+  });
+
+  it('a void lease stays void when the disk has moved on since and retired', async () => {
+    const lost = randomUUID();
+    await (await holder(lost)).command(Command.XNBD_TAKEOVER);
+    for (const client of clients.splice(0)) client.break();
+    await until(() => target.running.export.lender.links === 0, 'the holder to be gone');
+    await callExport(target.ctl, 'reclaim');
+    const next = await holder(randomUUID());
+    assert.equal(await next.command(Command.XNBD_TAKEOVER), 0);
+    assert.equal(await next.command(Command.XNBD_RETIRE), 0);
+    const client = await RawClient.connect(target.socket);
+    clients.push(client);
+    const [reply] = await client.option(Option.XNBD_ATTACH, encodeAttachRequest(asking(lost)));
+    assert.equal(reply!.type, OptionReply.XNBD_ERR_VOID);
   });
 
   it('no guest is started on a disk that has moved away', async () => {

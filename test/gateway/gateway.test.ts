@@ -24,6 +24,7 @@ import {
 import { newRecord, writeRecord } from '../../src/store/record.ts';
 import { connectClient } from '../support/client.ts';
 import { startExport } from '../support/export-process.ts';
+import { freePort } from '../support/free-port.ts';
 
 const run = promisify(execFile);
 const MIB = 1024 * 1024;
@@ -313,6 +314,27 @@ describe('gateway', () => {
     assert.equal((await ask(socket, Option.GO, naming('history'))).type, OptionReply.ERR_POLICY);
   });
 
+  it('tells who was lent a disk that is void now, and nobody else, while its export does not run', async () => {
+    const records = join(dir, 'records');
+    await start({ records });
+    const [fenced, lent, stranger] = [randomUUID(), randomUUID(), randomUUID()];
+    await writeRecord(join(records, 'void'), {
+      ...newRecord('void', '/x.img', MIB),
+      state: 'reclaimed',
+      lease: fenced,
+      voidLeases: [lent],
+    });
+    const socket = await dial();
+    for (const [lease, answer] of [
+      [fenced, OptionReply.XNBD_ERR_VOID],
+      [lent, OptionReply.XNBD_ERR_VOID],
+      [stranger, OptionReply.ERR_SHUTDOWN],
+    ] as const) {
+      const attach = encodeAttachRequest({ lease, uuid: null, generation: 0, name: 'void' });
+      assert.equal((await ask(socket, Option.XNBD_ATTACH, attach)).type, answer);
+    }
+  });
+
   it('refuses malformed options and ends on absurd ones', async () => {
     await start();
     const socket = await dial();
@@ -446,14 +468,6 @@ describe('gateway', () => {
 
   describe('xnbd-gateway', () => {
     const program = new URL('../../src/bin/xnbd-gateway.ts', import.meta.url).pathname;
-
-    async function freePort(): Promise<number> {
-      const server = createServer().listen(0, '127.0.0.1');
-      await once(server, 'listening');
-      const address = server.address();
-      await new Promise((resolve) => server.close(resolve));
-      return typeof address === 'object' && address !== null ? address.port : 0;
-    }
 
     it('refuses to start in the clear unless told so', async () => {
       const config = join(dir, 'xnbd.conf');

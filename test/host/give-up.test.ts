@@ -62,6 +62,20 @@ describe('a domain whose move ends badly', function () {
     for (const name of two.vm.disks) assert.equal((await b.record(name))?.generation, 2, name);
   });
 
+  it('A has to start its exports again while its guest leaves: B finds its disks all the same', async () => {
+    two = await TwoHosts.make();
+    const { a, b, vm } = two;
+    await two.arrive();
+    // The more often an export dies, the longer the daemon waits before it starts it again.
+    for (let deaths = 1; deaths <= 3; deaths++) {
+      await two.become(a, 'lent');
+      for (const name of vm.disks) await killExport((await a.status(name)).pid, name);
+    }
+    await two.leave();
+    for (const name of vm.disks) await callExport(join(b.run, `${name}.ctl`), 'takeover');
+    await two.become(b, 'serving');
+  });
+
   it('a hook that reports an end does its work, however late its turn comes', async () => {
     const directory = await temporaryDirectory();
     const run = directory.path;

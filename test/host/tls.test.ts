@@ -2,11 +2,12 @@ import assert from 'node:assert/strict';
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { readFile, writeFile } from 'node:fs/promises';
-import { connect, createServer } from 'node:net';
+import { connect } from 'node:net';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { exportUri } from '../../src/host/peers.ts';
 import { TestCa } from '../support/certificates.ts';
+import { freePort } from '../support/free-port.ts';
 import { installed } from '../support/installed.ts';
 import { type RecordingRelay, startRecordingRelay } from '../support/recording-relay.ts';
 import { eventually, MIB, type TestHost } from './test-host.ts';
@@ -119,14 +120,6 @@ describe('two hosts that require TLS', function () {
     assert.equal(exportUri(at, 'd', 'off'), 'nbd://[2001:db8::1]:10809/d');
   });
 });
-
-async function freePort(): Promise<number> {
-  const server = createServer().listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  const address = server.address();
-  await new Promise((resolve) => server.close(resolve));
-  return typeof address === 'object' && address !== null ? address.port : 0;
-}
 
 async function reachable(port: number): Promise<void> {
   for (let tries = 0; ; tries++) {

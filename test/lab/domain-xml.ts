@@ -23,6 +23,8 @@ export type GuestSpec = {
   pauseMs?: number;
   /** How many places, spread over the disk, it writes to besides the first blocks. Default 512. */
   spread?: number;
+  /** A reboot is one; by default it is the guest's end. */
+  reboots?: boolean;
   /** Children of `<metadata>`. */
   metadata?: string;
   /** More children of `<devices>`. */
@@ -58,7 +60,7 @@ const argument = (each: GuestDisk): string =>
 
 /** A TCG guest with one CPU and 128 MiB, the disks on NBD over unix sockets, and two serial ports: console and commands. */
 export function domainXml(spec: GuestSpec, system: GuestSystem): string {
-  const { name, disks, pauseMs = 20, spread = 512, metadata = '', devices = '' } = spec;
+  const { name, disks, pauseMs = 20, spread = 512, reboots = false, metadata = '', devices = '' } = spec;
   const odd = [name, ...disks.flatMap((each) => [each.target, each.export])].find(
     (word) => !/^[\w.-]+$/.test(word),
   );
@@ -78,7 +80,7 @@ export function domainXml(spec: GuestSpec, system: GuestSystem): string {
   </os>
   <features><acpi/></features>
   <on_poweroff>destroy</on_poweroff>
-  <on_reboot>destroy</on_reboot>
+  <on_reboot>${reboots ? 'restart' : 'destroy'}</on_reboot>
   <on_crash>destroy</on_crash>
   <devices>
     <emulator>/usr/bin/qemu-system-x86_64</emulator>

@@ -41,10 +41,15 @@ export class Guest {
   }
 
   /** `virsh start`, then waits until the guest works. */
-  async start(host: Host): Promise<void> {
+  start(host: Host): Promise<void> {
+    return this.boots(() => host.virsh('start', this.name));
+  }
+
+  /** Does what makes the guest boot, then waits until it works. */
+  async boots(how: () => Promise<unknown>): Promise<void> {
     await this.console.look();
     const from = this.console.lines.length;
-    await host.virsh('start', this.name);
+    await how();
     await this.console.find(/^xnbd: ready|Kernel panic/, from, 120_000);
     // It counts anew.
     this.beat = 0;
@@ -63,13 +68,13 @@ export class Guest {
   }
 
   /**
-   * Waits until every disk that the guest works on has seen `steps` more writes, or for an idle guest: until it has
+   * Waits until every disk that the guest works on (or: these of them) has seen `steps` more writes, or for an idle guest: until it has
    * printed as many more heartbeats.
    */
-  async progress(steps = 20, timeoutMs = 60_000): Promise<void> {
+  async progress(steps = 20, timeoutMs = 60_000, targets?: readonly string[]): Promise<void> {
     await this.console.look();
     const goals = this.spec.disks
-      .filter(({ mode }) => mode !== 'idle')
+      .filter(({ mode, target }) => mode !== 'idle' && (targets?.includes(target) ?? true))
       .map(({ target }) => ({ target, goal: (this.counts.get(target)?.writes ?? 0) + steps }));
     const beat = this.beat + (goals.length > 0 ? 1 : steps);
     const there = (): boolean =>
@@ -99,6 +104,20 @@ export class Guest {
   /** As `stop`, and then the guest switches itself off. */
   async powerOff(): Promise<Map<string, DiskReport>> {
     return this.#reports(await this.#command('poweroff'));
+  }
+
+  /** As `stop`, and then the guest boots anew, by itself: libvirt hears of it, and no hook is run. Its definition has to say `reboots`. */
+  async reboot(): Promise<Map<string, DiskReport>> {
+    let reports: Map<string, DiskReport> | undefined;
+    await this.boots(async () => {
+      reports = this.#reports(await this.#command('reboot'));
+    });
+    return reports!;
+  }
+
+  /** The same guest, but only what it says and hears on one host: where two run that were one before. */
+  onlyOn(lab: Lab, host: Host): Guest {
+    return new Guest(this.spec, { ...lab, hosts: [host] });
   }
 
   /**

@@ -95,6 +95,27 @@ describe('a disk that its origin has taken back', function () {
     });
   }
 
+  it('and that had moved on to a third host: that one hears of it from the second', async () => {
+    await arrive(2);
+    await proxy.call('takeover');
+    const third = await start('proxy', 'c', ['--origin', proxy.uri, '--source-gone', 'told']);
+    await third.call('takeover');
+    const guest = await connectClient(third.uri);
+    await guest.write(0, randomBytes(BLOCK));
+    await proxy.end();
+    await origin.until((status) => status.clients === 0);
+    await origin.call('reclaim');
+    await guest.write(BLOCK, randomBytes(BLOCK));
+    // Nobody here can tell the third host. The second can, when it comes back.
+    proxy = await start('proxy', 'b', ['--origin', `nbd://${wan.address}/disk`, '--source-gone', 'told']);
+    await third.until((status) => status.state === 'reclaimed');
+    await assert.rejects(guest.write(0, randomBytes(BLOCK)));
+    const stateDir = join(directory.path, 'c.img.xnbd');
+    while ((await readRecord(stateDir))!.state !== 'reclaimed')
+      await new Promise((resolve) => setTimeout(resolve, 20));
+    assert.equal((await origin.status()).state, 'serving');
+  });
+
   it('while its process was not running: the next one serves nobody', async () => {
     await arrive(0.5);
     const guest = await connectClient(proxy.uri);

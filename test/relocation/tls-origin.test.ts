@@ -23,6 +23,7 @@ import { OriginConnection } from '../../src/relocation/origin/origin-connection.
 import { TestCa } from '../support/certificates.ts';
 import { type Client, connectClient } from '../support/client.ts';
 import { type ExportProcess, startExport } from '../support/export-process.ts';
+import { freePort } from '../support/free-port.ts';
 import { installed } from '../support/installed.ts';
 import { startRecordingRelay } from '../support/recording-relay.ts';
 import { temporaryDirectory } from '../support/temporary-directory.ts';
@@ -66,14 +67,6 @@ describe('an origin behind TLS', function () {
   afterEach(async () => {
     for (const step of cleanUp.splice(0).reverse()) await step();
   });
-
-  async function freePort(): Promise<number> {
-    const server = createServer().listen(0, '127.0.0.1');
-    await once(server, 'listening');
-    const address = server.address();
-    await new Promise((resolve) => server.close(resolve));
-    return typeof address === 'object' && address !== null ? address.port : 0;
-  }
 
   /** Starts a foreign server, and waits until it can be reached. */
   async function serve(program: string, args: string[], port: number): Promise<void> {

@@ -2,6 +2,7 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { createInterface } from 'node:readline';
+import { freePort } from '../support/free-port.ts';
 
 export interface WanOptions {
   /** `HOST:PORT` or the path of a unix socket. */
@@ -43,7 +44,8 @@ export interface Wan {
 /** @throws Error with what the emulator said, when it does not start. */
 export async function startWan(options: WanOptions): Promise<Wan> {
   const args = [new URL('wan-relay.ts', import.meta.url).pathname, '--end-with-stdin', '--to', options.to];
-  if (options.listen !== undefined) args.push('--listen', options.listen);
+  // One where it can listen again after a cut.
+  args.push('--listen', options.listen ?? `127.0.0.1:${await freePort()}`);
   if (options.rttMs !== undefined) args.push('--rtt-ms', String(options.rttMs));
   if (options.rateMbit !== undefined) args.push('--rate-mbit', String(options.rateMbit));
   if (options.queueKib !== undefined) args.push('--queue-kib', String(options.queueKib));

@@ -2,8 +2,10 @@
  * `xnbdctl reclaim`: a disk that has moved away is taken back from a host that is lost. Everything that was written there since is given
  * up, so this tells what that is, asks that host, and does nothing while it is alive or without --force.
  */
+import { randomUUID } from 'node:crypto';
 import type { Config } from '../../config/config.ts';
 import { takenBack } from '../../export/taken-back.ts';
+import { OriginRetired } from '../../nbd/client-handshake.ts';
 import { parseNbdUri } from '../../nbd/uri.ts';
 import { hostParty } from '../../pki/host-party.ts';
 import { OriginConnection } from '../../relocation/origin/origin-connection.ts';
@@ -30,14 +32,24 @@ export async function reclaim(config: Config, { name, force, tell }: ReclaimOpti
   const where = holder ?? `an unknown host (lease ${found.lease})`;
   tell(`${name} moved to ${where} at ${found.movedAt ?? 'an unknown time'} (${found.state} here).`);
   tell(`Whatever its guest has written since is there alone, and is given up by a reclaim.`);
-  const answer =
-    holder === undefined ? 'it gave no address, and cannot be asked' : await ask(config, holder, name);
-  if (answer === null) {
+  const answer: Answer =
+    holder === undefined
+      ? { has: 'unknown', why: 'it gave no address, and cannot be asked' }
+      : await ask(config, holder, name);
+  if (answer.has === 'disk') {
     throw new Error(
       `${holder} serves ${name}: it is not lost. Start the guest there, or migrate it back; nothing was changed`,
     );
   }
-  tell(`${where}: ${answer}.`);
+  if (answer.has === 'handed on') {
+    throw new Error(
+      `${holder} has handed ${name} on: it is not lost. 'xnbdctl status ${name}' says there where it is, and it can be reclaimed there; nothing was changed`,
+    );
+  }
+  tell(`${where}: ${answer.why}.`);
+  tell(
+    `If ${where} had handed it on, a third host has what was written last, and goes on writing until ${where} comes back and is told: look there first.`,
+  );
   if (!force) {
     throw new Error(
       `nothing was changed. If ${where} is lost for good: xnbdctl reclaim ${name} --force; if it may come back: wait for it`,
@@ -47,17 +59,29 @@ export async function reclaim(config: Config, { name, force, tell }: ReclaimOpti
   return `${name}: reclaimed; this host owns the disk, as it was when it left`;
 }
 
-/** @returns null when the host serves the disk now; else why it does not. */
-async function ask({ gateway, tls }: Config, holder: string, name: string): Promise<string | null> {
+type Answer = { has: 'disk' } | { has: 'handed on' } | { has: 'unknown'; why: string };
+
+/** Asks a host whether it serves the disk now. */
+async function ask({ gateway, tls }: Config, holder: string, name: string): Promise<Answer> {
   const scheme = gateway.tls === 'off' ? 'nbd' : 'nbds';
   try {
     const address = parseNbdUri(`${scheme}://${holder}/${encodeURIComponent(name)}`);
     const party = gateway.tls === 'off' ? undefined : await hostParty('client', tls);
-    const connection = await OriginConnection.connect({ address, tls: party });
-    connection.disconnect();
-    return null;
+    try {
+      (await OriginConnection.connect({ address, tls: party })).disconnect();
+      return { has: 'disk' };
+    } catch (error) {
+      // No disk has this uuid, so nothing is lent; but one that has retired says so before it looks.
+      const attach = { lease: randomUUID(), uuid: randomUUID(), generation: 0, name };
+      const refusal = await OriginConnection.connect({ address, tls: party, attach }).then(
+        (connection) => connection.disconnect(),
+        (reason: unknown) => reason,
+      );
+      if (refusal instanceof OriginRetired) return { has: 'handed on' };
+      throw error;
+    }
   } catch (error) {
-    return (error as Error).message;
+    return { has: 'unknown', why: (error as Error).message };
   }
 }
 

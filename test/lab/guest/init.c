@@ -17,6 +17,7 @@
  *                block ever written is printed. From these the host knows what the image must hold, byte by byte.
  *   go ID        work goes on.
  *   poweroff ID  the same as stop, and then the machine is switched off.
+ *   reboot ID    the same as stop, and then the machine boots anew.
  *
  * The ID makes a command that arrives twice harmless. The children are in work.c, the content of a block in block.c.
  */
@@ -124,11 +125,11 @@ static void obey(char *line) {
     go_all();
   } else if (strcmp(verb, "stop") == 0) {
     stop_all();
-  } else if (strcmp(verb, "poweroff") == 0) {
+  } else if (strcmp(verb, "poweroff") == 0 || strcmp(verb, "reboot") == 0) {
     stop_all();
     say("done %s %s", verb, id);
     tcdrain(console);
-    reboot(RB_POWER_OFF);
+    reboot(strcmp(verb, "reboot") == 0 ? RB_AUTOBOOT : RB_POWER_OFF);
   } else {
     say("unknown command %s", verb);
     return;

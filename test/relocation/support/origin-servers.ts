@@ -2,8 +2,9 @@
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { readFile, writeFile } from 'node:fs/promises';
-import { type AddressInfo, connect, createServer, type NetConnectOpts } from 'node:net';
+import { connect, type NetConnectOpts } from 'node:net';
 import { join } from 'node:path';
+import { freePort } from '../../support/free-port.ts';
 
 export interface OriginServer {
   uri: string;
@@ -59,14 +60,6 @@ export async function startNbdServer(directory: string, image: string): Promise<
       return Promise.resolve();
     },
   };
-}
-
-async function freePort(): Promise<number> {
-  const server = createServer().listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  const { port } = server.address() as AddressInfo;
-  server.close();
-  return port;
 }
 
 async function serverOn(child: ChildProcess, socket: string, uri: string): Promise<OriginServer> {
