@@ -149,7 +149,7 @@ export class Session implements Client, RequestOwner {
       while ((!this.#ending || this.#stopping) && parser.next(this.#input)) {
         this.#taken += 1;
         this.#take(parser);
-        if (this.#burdened) {
+        if (this.#heldBytes > this.#export.clientBytes || this.#replies.backedUp) {
           this.#paused = true;
           break;
         }
@@ -172,11 +172,6 @@ export class Session implements Client, RequestOwner {
     this.#export.disk.endBatch?.();
     this.#replies.flush();
     this.#endIfIdle();
-  }
-
-  /** No more is taken on for this client until something has left. */
-  get #burdened(): boolean {
-    return this.#heldBytes > this.#export.clientBytes || this.#replies.backedUp;
   }
 
   /** @returns true once the handshake is done. */
@@ -374,8 +369,12 @@ export class Session implements Client, RequestOwner {
       this.#goingOn = false;
       this.#paused = false;
       this.#run();
-      if (!this.#paused && !this.#closed) this.#socket.resume();
+      this.#readOn();
     });
+  }
+
+  #readOn(): void {
+    if (!this.#paused && !this.#closed) this.#socket.resume();
   }
 
   #endIfIdle(): void {
