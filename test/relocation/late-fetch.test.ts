@@ -196,17 +196,43 @@ describe('a late fetch', function () {
     assert.equal(proxy.describe().error, null);
   });
 
-  it('a local disk that is full leaves the block absent: readers have their data, and it is fetched again', async function () {
+  /** Mounts a small file system. @returns the path of an image on it */
+  async function smallRoom(test: Mocha.Context, size: string): Promise<string> {
     const room = join(directory.path, 'room');
     await mkdir(room);
     try {
-      execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=64k', 'tmpfs', room], { stdio: 'pipe' });
+      execFileSync('mount', ['-t', 'tmpfs', '-o', `size=${size}`, 'tmpfs', room], { stdio: 'pipe' });
     } catch (error) {
       console.log(`skipped: a small tmpfs cannot be mounted: ${(error as Error).message.split('\n')[0]}`);
-      this.skip();
+      test.skip();
     }
     mounted = room;
-    const image = join(room, 'b.img');
+    return join(room, 'b.img');
+  }
+
+  it('that has no room as a whole is kept where a guest writes a part of a block, which has', async function () {
+    const image = await smallRoom(this, '48k');
+    origin.disk.hold('reads');
+    const stateDir = join(directory.path, 'b.state');
+    proxy = await openServedProxy({ name: 'disk', image, origin: origin.uri, stateDir });
+    await proxy.takeover();
+    await until(() => origin.disk.reads.length > 0);
+    // It joins the fetch of the background copy, of more than there is room for.
+    assert.deepEqual(origin.disk.reads[0], { offset: 0, length: 64 * 1024 });
+    const data = Buffer.from('a part of a block');
+    const changing = outcome((done) => proxy!.disk.write(data, 5 * BLOCK + 9, false, done));
+    origin.disk.release();
+    assert.equal(await changing, 0);
+    assert.notEqual(proxy.describe().copyPaused, null);
+    data.copy(content, 5 * BLOCK + 9);
+    assertSameBytes(await read(0, content.length), content);
+    execFileSync('mount', ['-o', 'remount,size=4m', mounted!]);
+    await completed();
+    assertSameBytes(await readFile(image), content);
+  });
+
+  it('a local disk that is full leaves the block absent: readers have their data, and it is fetched again', async function () {
+    const image = await smallRoom(this, '64k');
     await startHeld(image);
     origin.disk.release();
     await until(() => /^no room in .*room for the \d+ bytes/.test(proxy!.describe().copyPaused ?? ''));
@@ -214,7 +240,7 @@ describe('a late fetch', function () {
     for (let pass = 0; pass < 2; pass++) assertSameBytes(await read(0, content.length), content);
     const errno = await outcome((done) => proxy!.disk.write(Buffer.alloc(BLOCKS * BLOCK, 1), 0, false, done));
     assert.equal(errno, Errno.ENOSPC);
-    execFileSync('mount', ['-o', 'remount,size=4m', room]);
+    execFileSync('mount', ['-o', 'remount,size=4m', mounted!]);
     await until(() => proxy!.keeper.record.origin === null);
     assert.deepEqual([proxy!.describe().error, proxy!.describe().copyPaused], [null, null]);
     const kept = await readFile(image);

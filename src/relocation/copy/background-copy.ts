@@ -58,6 +58,7 @@ export class BackgroundCopy {
     this.#survey = new Survey({
       ...parts,
       hole: (first, end) => this.#holes.add(first, end),
+      holesWaiting: () => this.#holes.waiting,
       failed: (errno) => {
         this.#failed(`the origin answers error ${errno} to block status`);
         this.#retryLater();

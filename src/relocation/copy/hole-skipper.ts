@@ -42,8 +42,15 @@ export class HoleSkipper {
     return this.#underWay === 0 && this.#holes.length === 0;
   }
 
+  /** Stretches that have not been begun. */
+  get waiting(): number {
+    return this.#holes.length;
+  }
+
   add(first: number, end: number): void {
-    this.#holes.push({ first, end });
+    const last = this.#holes.at(-1);
+    if (last?.end === first) last.end = end;
+    else this.#holes.push({ first, end });
     this.#proceed();
   }
 

@@ -13,8 +13,8 @@ import type { OriginLink } from '../origin/origin-link.ts';
 /** Blocks whose allocation is asked for at once: 2 GiB. */
 const STRETCH = (2 * 1024 ** 3) / BLOCK_SIZE;
 const AT_ONCE = 16;
-/** Stretches of data that may wait for the copy before more are looked for; and what one answer may add. */
-const MOST_DATA = 1024;
+/** Stretches of data, or holes, that may wait before more are looked for; and what one answer may add. */
+const MOST_WAITING = 1024;
 const MOST_OF_ANSWER = 4096;
 
 export interface Stretch {
@@ -27,6 +27,8 @@ export interface SurveyOptions {
   map: PresentMap;
   /** [first, end) is a hole at the origin. */
   hole: (first: number, end: number) => void;
+  /** How many of those have not been dealt with yet; fewer of them are reason for a `proceed`. */
+  holesWaiting: () => number;
   /** The origin has failed to answer; the stretch is asked for again with the next `proceed`. */
   failed: (errno: number) => void;
   /** There is something new. */
@@ -68,7 +70,7 @@ export class Survey {
   /** Asks for more, if there is room for the answers. */
   proceed(): void {
     const { map } = this.#parts;
-    while (this.#underWay < AT_ONCE && this.#data.length <= MOST_DATA) {
+    while (this.#underWay < AT_ONCE && this.#hasRoom) {
       const next = this.#unknown[0];
       if (next === undefined) return;
       const first = map.nextAbsent(next.first, next.end);
@@ -77,6 +79,10 @@ export class Survey {
       if (end === next.end) this.#unknown.shift();
       if (first < end) this.#ask(first, end);
     }
+  }
+
+  get #hasRoom(): boolean {
+    return this.#data.length <= MOST_WAITING && this.#parts.holesWaiting() <= MOST_WAITING;
   }
 
   #ask(first: number, end: number): void {

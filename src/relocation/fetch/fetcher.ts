@@ -210,11 +210,36 @@ export class Fetcher {
       fetch.unread.size > 0 ? Errno.EIO : this.#parts.room.shortage === null ? 0 : Errno.ENOSPC;
     const all = new Countdown(runs.length, {
       complete: (errno) => {
-        release();
-        this.#settled(fetch, errno !== 0 ? errno : otherwise);
+        const outcome = errno !== 0 ? errno : otherwise;
+        const end = () => {
+          release();
+          this.#settled(fetch, outcome);
+        };
+        if (outcome === 0) end();
+        else this.#keepVital(fetch, new Set(), end);
       },
     });
     for (const { first, end } of runs) this.#write(fetch, first, end, all);
+  }
+
+  /**
+   * Not all of it could be kept, for want of room mostly. The few blocks that guests' writes wait for, some of which have joined only now, may be:
+   * each is tried by itself, once. @param tried those that have been
+   */
+  #keepVital(fetch: Fetch, tried: Set<number>, then: () => void): void {
+    const blocks = this.#map
+      .absentRuns(fetch.first, fetch.end)
+      .flatMap(({ first, end }) => Array.from({ length: end - first }, (_, at) => first + at))
+      .filter((block) => fetch.isVital(block) && !fetch.unread.has(block) && !tried.has(block));
+    if (blocks.length === 0) {
+      then();
+      return;
+    }
+    const all = new Countdown(blocks.length, { complete: () => this.#keepVital(fetch, tried, then) });
+    for (const block of blocks) {
+      tried.add(block);
+      this.#write(fetch, block, block + 1, all);
+    }
   }
 
   #runsToKeep(fetch: Fetch): { first: number; end: number }[] {
