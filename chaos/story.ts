@@ -162,13 +162,8 @@ class Story {
     return load;
   }
 
-  #guest(stay: Stay, onChanged?: () => void): Load {
-    return this.#load(stay, {
-      mix: 'guest',
-      connections: 3,
-      depth: 2,
-      ...(onChanged !== undefined && { onChanged }),
-    });
+  #guest(stay: Stay, more: Pick<LoadOptions, 'onChanged' | 'where'> = {}): Load {
+    return this.#load(stay, { mix: 'guest', connections: 3, depth: 2, ...more });
   }
 
   /** One relocation, from the lease to the last block, or as far as it goes before the disk goes on. */
@@ -288,7 +283,7 @@ class Story {
     move: PlannedMove,
     source: Stay,
     destination: Stay,
-    late: { fencedFrom(moment: number): void } | null,
+    late: { load: Load; fencedFrom(moment: number): void } | null,
   ): Promise<Load> {
     const left = this.#driver.guestLeft(source);
     left.catch((error: unknown) => this.#fault(error as Error));
@@ -298,7 +293,11 @@ class Story {
         this.#timeline.note(`takeover is refused: ${(error as Error).message}`),
       );
     }
-    const next = this.#guest(destination, () => late?.fencedFrom(performance.now()));
+    const next = this.#guest(destination, {
+      onChanged: () => late?.fencedFrom(performance.now()),
+      // What is read here from now on no write there may change any more.
+      where: () => late?.load.oldestChange ?? null,
+    });
     await left;
     return next;
   }
