@@ -77,6 +77,8 @@ const ROUTES: readonly HostName[][] = [
 const MIB = 1024 * 1024;
 /** Long enough to be taken for the end of a connection. */
 const SILENCE_MS = 7000;
+/** A disk takes some seconds. */
+const SLOW_MBIT = 50;
 
 export function makePlan(seed: number): Plan {
   const random = new Random(seed);
@@ -115,7 +117,7 @@ export function makePlan(seed: number): Plan {
       onwardAt,
       events: makeEvents(random, driver, at > 0 && plan.moves[at - 1]!.onwardAt !== null),
     };
-    if (move.events.some(holdsWrites)) move.switchover = 'late writes';
+    if (move.events.some(holdsWrites)) makeHeldWritesLikely(plan, move);
     plan.moves.push(move);
     if (onwardAt === null) lending = [];
   }
@@ -154,8 +156,17 @@ function makeEvents(random: Random, driver: Plan['driver'], chained: boolean): P
 }
 
 /** Writes wait at the source for its own origin when the fence is made: it has to wait for them. */
-function holdsWrites({ phase, what, whom }: PlannedEvent): boolean {
+export function holdsWrites({ phase, what, whom }: PlannedEvent): boolean {
   return phase === 'takeover' && what === 'freeze' && whom === 'upstream';
+}
+
+/** Most blocks are still at the source's own origin when the disk moves on. */
+function makeHeldWritesLikely(plan: Plan, move: PlannedMove): void {
+  const before = plan.moves.at(-1)!;
+  before.onwardAt = Math.min(before.onwardAt!, 15);
+  plan.rateMbit = SLOW_MBIT;
+  move.standbyRequests %= 30;
+  move.switchover = 'late writes';
 }
 
 /** For people: a line a move, a line an event. */

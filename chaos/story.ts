@@ -16,7 +16,7 @@ import { Events } from './events.ts';
 import { ChaosHost } from './host.ts';
 import { checkLeftovers } from './leftovers.ts';
 import { Load, type LoadOptions } from './load.ts';
-import type { HostName, Plan, PlannedMove } from './plan.ts';
+import { type HostName, holdsWrites, type Plan, type PlannedMove } from './plan.ts';
 import { call, recordOf, type Stay, statusOf } from './stay.ts';
 import type { Timeline } from './timeline.ts';
 import { compareEveryBlock, heldBlocks, type RememberedImage, rememberImage, whoHasIt } from './verify.ts';
@@ -201,6 +201,7 @@ class Story {
     await guest.stop();
     this.#done(guest);
     events.begin('takeover');
+    if (late !== null && move.events.some(holdsWrites)) await this.#untilHeld(late.load);
     const next = await this.#switchOver(move, source, destination, late);
     await peek.stop();
     this.#done(peek);
@@ -258,6 +259,15 @@ class Story {
       await this.#during(sleep(LOOK_EVERY_MS));
     }
     reached(count);
+  }
+
+  /** Waits until a change has had no answer for a while; not long: there may be none. */
+  async #untilHeld(load: Load): Promise<void> {
+    for (let looks = 0, before = load.oldestChange; looks < 6; looks++) {
+      await sleep(50);
+      if (before !== null && load.oldestChange === before) return;
+      before = load.oldestChange;
+    }
   }
 
   /** Writes at the source, beside the guest's, that nobody stops at the switchover: the fence must. */
