@@ -51,7 +51,7 @@ export class Export {
   readonly digests: Digests;
   /** Bytes that clients wrote since the start: WRITE only. */
   writtenBytes = 0;
-  /** A client that keeps more under way (payloads, answers that it does not read) is read no further, bytes. */
+  /** A client that keeps more under way (payloads, room for answers) is read no further, bytes. */
   clientBytes = MOST_BYTES;
   readonly #changed: () => void;
   readonly #clients = new Set<Client>();

@@ -7,25 +7,14 @@
  * at once (the client reads slowly) goes through the stream, which waits for room, and so does all that follows until it is empty.
  */
 import type { Socket } from 'node:net';
-import { addressOf, sendNow, setSendBuffer } from '../store/syscalls.ts';
+import { sendNow, setSendBuffer } from '../store/syscalls.ts';
 import { type Descriptor, descriptorOf } from './descriptor.ts';
+import { newSlab, SLAB_BYTES, type Slab, spareSlabs } from './slabs.ts';
 
-const SLAB_BYTES = 1024 * 1024;
-const SPARE_SLABS = 4;
 /** So much is not held back until the end of the turn. */
 const FLUSH_BYTES = 256 * 1024;
 /** So much may wait in the kernel for the client: a few large replies, each of which then leaves by one call. */
 const SEND_BUFFER = 1024 * 1024;
-
-export interface Slab {
-  readonly bytes: Buffer;
-  /** Of `bytes`. */
-  readonly address: number;
-  /** Offset behind the last reservation. */
-  used: number;
-  /** Reservations that have not left yet. */
-  held: number;
-}
 
 interface Piece {
   slab: Slab;
@@ -35,14 +24,11 @@ interface Piece {
 }
 
 export class ReplyWriter {
-  /** Bytes sent by us and not yet taken by the kernel. */
-  unsentBytes = 0;
   readonly #socket: Socket;
   /** Called whenever the kernel has taken bytes. */
   readonly #drained: () => void;
   /** Where room is given from; none before the first reply. */
   #slab: Slab | undefined;
-  #spare: Slab[] = [];
   #pieces: Piece[] = [];
   #queuedBytes = 0;
   #scheduled = false;
@@ -70,7 +56,7 @@ export class ReplyWriter {
     let slab = this.#slab;
     if (slab?.held === 0) slab.used = 0;
     if (slab === undefined || slab.used + length > SLAB_BYTES) {
-      slab = this.#spare.pop() ?? newSlab(SLAB_BYTES);
+      slab = spareSlabs.take();
       this.#slab = slab;
     }
     return take(slab, length);
@@ -83,7 +69,6 @@ export class ReplyWriter {
       return;
     }
     const length = end - start;
-    this.unsentBytes += length;
     this.#queuedBytes += length;
     const last = this.#pieces.at(-1);
     if (last !== undefined && last.slab === slab && last.end === start) {
@@ -124,48 +109,38 @@ export class ReplyWriter {
     if (this.#socket.writableLength === 0 && !this.#socket.destroyed) {
       const sent = sendNow(this.#descriptor.fd, slab.address + piece.start, piece.end - piece.start);
       // An error is the stream's to report: it meets the same one.
-      if (sent > 0) {
-        piece.start += sent;
-        this.unsentBytes -= sent;
-      }
+      if (sent > 0) piece.start += sent;
       if (piece.start === piece.end) {
         this.#leave(slab, reservations);
         return;
       }
     }
-    const rest = piece.end - piece.start;
     this.#socket.write(slab.bytes.subarray(piece.start, piece.end), () => {
       this.#leave(slab, reservations);
-      this.unsentBytes -= rest;
       this.#drained();
     });
+  }
+
+  /** The kernel takes no more for now: what is answered meanwhile would fill memory, and leave no sooner. */
+  get backedUp(): boolean {
+    return this.#socket.writableLength > 0;
   }
 
   /** From now on replies go nowhere. */
   close(): void {
     this.#closed = true;
     this.#pieces = [];
-    this.#spare = [];
+    const slab = this.#slab;
+    this.#slab = undefined;
+    if (slab?.held === 0) spareSlabs.add(slab);
   }
 
   #leave(slab: Slab, reservations: number): void {
     slab.held -= reservations;
     if (slab.held > 0) return;
     slab.used = 0;
-    if (
-      slab !== this.#slab &&
-      slab.bytes.length === SLAB_BYTES &&
-      this.#spare.length < SPARE_SLABS &&
-      !this.#closed
-    ) {
-      this.#spare.push(slab);
-    }
+    if (slab !== this.#slab && slab.bytes.length === SLAB_BYTES) spareSlabs.add(slab);
   }
-}
-
-function newSlab(length: number): Slab {
-  const bytes = Buffer.allocUnsafeSlow(length);
-  return { bytes, address: addressOf(bytes), used: 0, held: 0 };
 }
 
 function take(slab: Slab, length: number): Slab {

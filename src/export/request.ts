@@ -5,7 +5,7 @@ import type { RequestParser } from '../nbd/request-parser.ts';
 import type { Answered } from '../nbd/server-replies.ts';
 import type { Extent } from '../store/completion.ts';
 import type { RequestFields } from './check-request.ts';
-import type { Slab } from './reply-writer.ts';
+import type { Slab } from './slabs.ts';
 
 const REQUEST_COST = 256;
 

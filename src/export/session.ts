@@ -2,9 +2,9 @@
  * One connection: the handshake, then requests in and replies out, until it ends.
  *
  * This is the hot path. Bytes come straight into one receive buffer, requests are parsed and handed to the disk from there, and answered
- * in the order in which the disk completes them. What one client may keep under way (payload held, replies that it does not read) is
- * bounded: past its share (Export.clientBytes) the session stops reading its socket, and goes on below half of that. Nor may one client keep
- * the loop: after TURN_MS of its requests it is the others' turn.
+ * in the order in which the disk completes them. What one client may keep under way is bounded: past its share (Export.clientBytes) the
+ * session stops reading its socket, and goes on below half of that; nor does it take on more for a client that is slow to read its replies.
+ * And no client keeps the loop: after TURN_MS of its requests it is the others' turn.
  */
 import type { Socket } from 'node:net';
 import { log } from '../log/log.ts';
@@ -149,7 +149,7 @@ export class Session implements Client, RequestOwner {
       while ((!this.#ending || this.#stopping) && parser.next(this.#input)) {
         this.#taken += 1;
         this.#take(parser);
-        if (this.#heldBytes + this.#replies.unsentBytes > this.#export.clientBytes) {
+        if (this.#heldBytes > this.#export.clientBytes || this.#replies.backedUp) {
           this.#paused = true;
           break;
         }
@@ -356,7 +356,7 @@ export class Session implements Client, RequestOwner {
   /** Something under way has ended: perhaps there is room for more, or nothing left to wait for. */
   #eased(): void {
     if (this.#closed) return;
-    if (this.#paused && this.#heldBytes + this.#replies.unsentBytes < this.#export.clientBytes / 2)
+    if (this.#paused && this.#heldBytes < this.#export.clientBytes / 2 && !this.#replies.backedUp)
       this.#goOn();
     if (this.#ending && this.#underWay === 0) setImmediate(() => this.#endIfIdle());
   }

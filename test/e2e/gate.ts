@@ -2,10 +2,11 @@
  * A gate before our hook: a test can hold libvirt right before a hook of a host is run, do something there, and let it go on. The gate is
  * a hook script in the place of ours, which it runs then, with the same arguments and the same standard input.
  */
-import { access, chmod, mkdir, rename, rm, writeFile } from 'node:fs/promises';
+import { access, chmod, mkdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import type { Host } from '../lab/host.ts';
 import type { Lab } from '../lab/lab.ts';
 import { waitFor } from '../lab/processes.ts';
+import type { Site } from './sites.ts';
 
 const HOOK = '/etc/libvirt/hooks/qemu';
 const OURS = '/etc/libvirt/hooks/xnbd-hook-itself';
@@ -52,4 +53,19 @@ export async function shutGate(host: Host, op: string): Promise<Gate> {
       waitFor(`libvirt to come to ${op} on ${host.name}`, () => there(`${path}.reached`), 60_000),
     open: () => rm(path, { force: true }),
   };
+}
+
+/** Kills a site's daemon while a hook, before whose gate libvirt stands, waits for its answer. */
+export async function killInHook({ host, daemon }: Site, gate: Gate): Promise<void> {
+  const before = await connections(host);
+  process.kill(daemon.pid, 'SIGSTOP');
+  await gate.open();
+  await waitFor(`a hook to ask xnbdd on ${host.name}`, async () => (await connections(host)) > before);
+  await daemon.end('SIGKILL');
+}
+
+/** Sockets of the hooks' address: the daemon's own, and one for each hook that waits there. */
+async function connections(host: Host): Promise<number> {
+  const table = await readFile(`/proc/${host.anchorPid}/net/unix`, 'utf8');
+  return table.split('\n').filter((line) => line.endsWith('/run/xnbd/hook.sock')).length;
 }

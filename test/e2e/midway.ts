@@ -47,3 +47,12 @@ export async function logTells(site: Site, pattern: RegExp, name?: string): Prom
     pattern.test(await logOf(site, name)),
   );
 }
+
+/** For a log of many moves: what is called with a pattern waits for a line that was written after this. */
+export async function newLinesOf(site: Site): Promise<(pattern: RegExp) => Promise<void>> {
+  const from = (await logOf(site)).length;
+  return async (pattern) => {
+    const told = async () => pattern.test((await logOf(site)).slice(from));
+    await waitFor(`${pattern} in the log of xnbdd on ${site.host.name}`, told);
+  };
+}

@@ -71,7 +71,7 @@ export async function emptied(site: Site, limitMs = 60_000): Promise<void> {
 }
 
 /** Waits until the daemon believes no domain to use a disk there. Where no hook could tell it, that takes a minute. */
-async function unused({ host }: Site): Promise<void> {
+export async function unused({ host }: Site): Promise<void> {
   const using = async () => await readdir(host.outside('/run/xnbd/domains')).catch(() => []);
   await waitFor(`no domain to use disks on ${host.name}`, async () => (await using()).length === 0);
 }

@@ -326,12 +326,11 @@ describe('session', () => {
     let reads = 0;
     await start({
       alter: (served) => {
-        const { disk } = served;
-        const read = (into: Buffer, offset: number, done: Completion) => {
+        const read = (_into: Buffer, _offset: number, done: Completion) => {
           reads += 1;
-          disk.read(into, offset, done);
+          done.complete(0);
         };
-        return { ...served, disk: altered(disk, { read }) };
+        return { ...served, disk: altered(served.disk, { read }) };
       },
     });
     const client = await open(false);
@@ -339,11 +338,11 @@ describe('session', () => {
     const request = encodeRawRequest({ type: Command.READ, offset: 0, length: 1024 * 1024 });
     const count = 400;
     client.socket.write(Buffer.concat(Array.from({ length: count }, () => request)));
-    await until(() => reads >= 32, 'reads begin');
+    await until(() => reads > 0, 'reads begin');
     const other = await open();
     for (let turn = 0; turn < 50; turn++) await other.command(Command.FLUSH);
-    // 64 MiB are held at most, one request may go beyond, and the socket takes some.
-    assert.ok(reads < 80, `${reads} MiB read for a client that takes nothing`);
+    // The kernel takes one or two, and one waits until it takes more.
+    assert.ok(reads < 8, `${reads} MiB read for a client that takes nothing`);
     client.socket.resume();
     let received = 0;
     const perReply = 16 + 1024 * 1024;

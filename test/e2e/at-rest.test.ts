@@ -1,0 +1,81 @@
+/** Guests that start and end where they are: no disk is served to nobody, and the next start finds every byte. */
+import assert from 'node:assert/strict';
+import type { DiskReport, Guest } from '../lab/guest.ts';
+import { waitFor } from '../lab/processes.ts';
+import { installGates, shutGate } from './gate.ts';
+import { logTells } from './midway.ts';
+import { states, unused, writableOnlyAt } from './outcome.ts';
+import { guestWithDisks, useSites, wrongBytes } from './sites.ts';
+
+describe('a guest that starts and ends where it is', function () {
+  this.timeout(240_000);
+  const sites = useSites({ prepare: installGates });
+  let guest: Guest;
+  const reports: Map<string, DiskReport>[] = [];
+
+  before(async () => {
+    guest = await guestWithDisks(sites(), 'vm1', ['rewrite', 'write-only'], 16, 'again');
+  });
+
+  /** Nobody uses the disks, no process serves them, and nothing was given away. */
+  async function atRest(): Promise<void> {
+    const { a, b } = sites();
+    const off = async () => (await a.host.virsh('domstate', guest.name)) === 'shut off';
+    await waitFor('the guest to be off', off);
+    await waitFor('the end of its exports', async () => (await a.processes()).size === 0, 60_000);
+    await unused(a);
+    assert.deepEqual(await states(a, guest), ['serving', 'serving']);
+    await writableOnlyAt(sites(), guest, a);
+    assert.deepEqual((await a.leftovers()).sort(), ['vm1-vda', 'vm1-vda.img', 'vm1-vdb', 'vm1-vdb.img']);
+    assert.deepEqual(await b.leftovers(), []);
+    assert.deepEqual(await wrongBytes(a, guest, ...reports), []);
+  }
+
+  const WAYS: [string, () => Promise<unknown>][] = [
+    ['is switched off from inside', async () => reports.push(await guest.powerOff())],
+    [
+      'is destroyed',
+      async () => {
+        reports.push(await guest.stop());
+        await sites().a.host.virsh('destroy', guest.name);
+      },
+    ],
+    [
+      'loses its QEMU',
+      async () => {
+        reports.push(await guest.stop());
+        process.kill(await sites().a.host.qemuPid(guest.name), 'SIGKILL');
+      },
+    ],
+  ];
+  for (const [way, how] of WAYS)
+    it(`${way}: its exports end, and nothing is lost`, async () => {
+      const { a } = sites();
+      await guest.start(a.host);
+      await guest.progress(3);
+      assert.deepEqual(await states(a, guest), ['serving', 'serving']);
+      await how();
+      await atRest();
+      await logTells(a, /vm1 starts: its disks are served \(vm1-vda, vm1-vdb\)/);
+      await logTells(a, /disk vm1-vda is no longer in use: its export has ended/);
+    });
+
+  it('finds nobody on its sockets: it does not start, and the next time it does', async () => {
+    const { a } = sites();
+    const gate = await shutGate(a.host, 'start');
+    const start = assert.rejects(a.host.virsh('start', guest.name), /vm1-vd[ab]\.sock/);
+    await gate.reached();
+    // Between `prepare` and QEMU; a daemon that lives would start the exports again.
+    await a.daemon.end('SIGKILL');
+    for (const pid of (await a.processes()).keys()) process.kill(pid, 'SIGKILL');
+    await gate.open();
+    await start;
+    await a.startDaemon();
+    await waitFor('the end of its exports', async () => (await a.processes()).size === 0, 120_000);
+    await atRest();
+    await guest.start(a.host);
+    await guest.progress(3);
+    reports.push(await guest.powerOff());
+    await atRest();
+  });
+});

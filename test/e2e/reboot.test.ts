@@ -1,0 +1,85 @@
+/** A guest that boots anew runs no hook, and its disks notice nothing: at rest, and while they follow it. */
+import assert from 'node:assert/strict';
+import type { DiskReport, Guest } from '../lab/guest.ts';
+import { logOf } from './midway.ts';
+import { completionTold, emptied, states, writableOnlyAt } from './outcome.ts';
+import { announced, arrived, guestWithDisks, type Site, useSites, wrongBytes } from './sites.ts';
+
+describe('a guest that boots anew', function () {
+  this.timeout(240_000);
+  const sites = useSites({ config: '[relocation]\nretired = delete\n' });
+  let guest: Guest;
+  const reports: Map<string, DiskReport>[] = [];
+
+  before(async () => {
+    guest = await guestWithDisks(sites(), 'vm1', ['rewrite', 'write-only'], 64, 'again');
+    await guest.start(sites().a.host);
+    await announced(sites().a, guest);
+    await guest.progress();
+  });
+
+  const WAYS: [string, (site: Site) => Promise<void>][] = [
+    ['from inside', async () => void reports.push(await guest.reboot())],
+    [
+      'with virsh reset',
+      async ({ host }) => {
+        reports.push(await guest.stop());
+        await guest.boots(() => host.virsh('reset', guest.name));
+      },
+    ],
+    [
+      'with virsh reboot',
+      async ({ host }) => {
+        await guest.boots(async () => {
+          // libvirt presses the button, and boots it when it has switched itself off. This guest has no button: it is told.
+          await host.virsh('reboot', guest.name);
+          reports.push(await guest.powerOff());
+        });
+      },
+    ],
+  ];
+
+  async function noHook(site: Site, how: (site: Site) => Promise<void>): Promise<void> {
+    const hooks = async () => (await logOf(site)).match(/debug: hook /g)?.length ?? 0;
+    const pid = await site.host.qemuPid(guest.name);
+    const before = await hooks();
+    await how(site);
+    await guest.progress(3);
+    assert.equal(await hooks(), before);
+    assert.equal(await site.host.qemuPid(guest.name), pid);
+    assert.deepEqual(guest.errors, []);
+  }
+
+  it('from inside, at rest', async () => {
+    const { a } = sites();
+    await noHook(a, WAYS[0]![1]);
+    assert.deepEqual(await states(a, guest), ['serving', 'serving']);
+    await writableOnlyAt(sites(), guest, a);
+  });
+
+  it('moves, and its disks follow slowly', async () => {
+    const { lab, a, b } = sites();
+    await lab.setPortRate(10809, 4);
+    await guest.migrate(a.host, b.host, '--live', '--persistent', '--undefinesource');
+    await guest.progress(3);
+  });
+
+  for (const [way, how] of WAYS)
+    it(`${way}, while its disks follow`, async () => {
+      const { a, b } = sites();
+      await noHook(b, how);
+      assert.deepEqual(await states(a, guest), ['fenced', 'fenced']);
+      assert.deepEqual(await states(b, guest), ['relocating', 'relocating']);
+      await writableOnlyAt(sites(), guest, b);
+    });
+
+  it('has every byte of its disks in the end', async () => {
+    const { lab, a, b } = sites();
+    await lab.setRate(undefined);
+    await arrived(b, guest);
+    await completionTold(sites(), b, guest);
+    reports.push(await guest.powerOff());
+    assert.deepEqual(await wrongBytes(b, guest, ...reports), []);
+    await emptied(a);
+  });
+});
