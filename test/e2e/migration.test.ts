@@ -1,15 +1,15 @@
-/** The main job: a guest that writes all the while moves with `virsh migrate`, and its disks follow. */
+/** The main job: a guest that writes all the while moves with `virsh migrate`, its disks follow, and are compared with where they came from. */
 import assert from 'node:assert/strict';
 import { readFile } from 'node:fs/promises';
 import type { Guest } from '../lab/guest.ts';
 import { waitFor } from '../lab/processes.ts';
-import { memoryFlows } from './midway.ts';
+import { logTells, memoryFlows } from './midway.ts';
 import { become, emptied, writableOnlyAt } from './outcome.ts';
 import { announced, arrived, guestWithDisks, type Site, signalsOf, useSites, wrongBytes } from './sites.ts';
 
 describe('a virtual machine moves with its disks', function () {
   this.timeout(300_000);
-  const sites = useSites({ config: '[relocation]\nretired = delete\n' });
+  const sites = useSites({ config: '[relocation]\nretired = delete\nverify = on\n' });
 
   /** The signals of one relocation, in order, and what the last one says of each disk. */
   async function completed(site: Site, guest: Guest, number: number): Promise<void> {
@@ -30,6 +30,11 @@ describe('a virtual machine moves with its disks', function () {
     for (const [name, onDemand, background, skipped, seconds] of disks) {
       assert.ok(background > 0n && skipped > 0n, `${name}: ${onDemand} ${background} ${skipped}`);
       assert.ok(seconds > 0);
+      await logTells(
+        site,
+        /compared with the origin by hashes: [1-9]\d* bytes equal, 0 different, 0 in doubt/,
+        name,
+      );
     }
   }
 
