@@ -36,8 +36,16 @@ export interface LoadOptions {
   mayBreak: () => boolean;
   /** The answer to a change that the rules allow to refuse; the client tries again. */
   mayRefuse?: (errno: number) => boolean;
+  /** Where the next read may be tried first; null: anywhere. */
+  where?: () => Range | null;
   /** A change was acknowledged that was asked for at this time (performance.now()). */
   onChanged?: (asked: number) => void;
+}
+
+/** Bytes of the disk. */
+export interface Range {
+  from: number;
+  length: number;
 }
 
 /** What became of a request: an errno, or the connection broke. */
@@ -57,6 +65,7 @@ export class Load {
   readonly #lines: Line[];
   readonly #tasks: Promise<void>[] = [];
   readonly #underWay = new Map<object, { what: string; since: number }>();
+  readonly #changing = new Set<Range>();
   readonly #watchdog: NodeJS.Timeout;
   #stopped = false;
   #fail: (error: Error) => void = () => undefined;
@@ -81,6 +90,12 @@ export class Load {
         );
     }
     this.#watchdog = setInterval(() => this.#look(), 1000);
+  }
+
+  /** The change that has waited longest for its answer. */
+  get oldestChange(): Range | null {
+    const [oldest = null] = this.#changing;
+    return oldest;
   }
 
   /** Lets every request be answered, then flushes (a guest does), and leaves in an orderly way. */
@@ -127,7 +142,11 @@ export class Load {
   }
 
   async #read(line: Line, random: Random): Promise<void> {
-    const { from, length } = this.#somewhere(random, random.chance(12) ? 512 * 1024 : 48 * 1024);
+    const there = this.#options.where?.() ?? null;
+    const { from, length } =
+      there !== null && random.chance(2)
+        ? there
+        : this.#somewhere(random, random.chance(12) ? 512 * 1024 : 48 * 1024);
     const connection = await this.#connected(line);
     if (connection === null) return;
     const into = Buffer.alloc(length, 0xee);
@@ -182,7 +201,10 @@ export class Load {
     const asked = performance.now();
     const changing = model.change(`${what} by ${this.#place.name}`, from, data);
     const named = `${what} of ${data.length} bytes at ${from}`;
+    const range = { from, length: data.length };
+    this.#changing.add(range);
     const outcome = await this.#ask(line, connection, named, (done) => send(connection, done));
+    this.#changing.delete(range);
     if (outcome === 0) {
       changing.done('certain');
       onChanged?.(asked);
@@ -198,7 +220,7 @@ export class Load {
   }
 
   /** Whole bytes, sectors or blocks; a third of it where it is hot. */
-  #somewhere(random: Random, longest: number): { from: number; length: number } {
+  #somewhere(random: Random, longest: number): Range {
     const { size } = this.#options.model;
     const unit = random.pick([1, 512, 512, BLOCK, BLOCK, BLOCK]);
     const room = random.chance(3) ? Math.min(HOT, size) : size;

@@ -77,6 +77,8 @@ const ROUTES: readonly HostName[][] = [
 const MIB = 1024 * 1024;
 /** Long enough to be taken for the end of a connection. */
 const SILENCE_MS = 7000;
+/** A disk takes some seconds. */
+const SLOW_MBIT = 50;
 
 export function makePlan(seed: number): Plan {
   const random = new Random(seed);
@@ -106,7 +108,7 @@ export function makePlan(seed: number): Plan {
     lending.push(from);
     const mayGoOn = next !== undefined && (driver === 'hand' || !lending.includes(next));
     const onwardAt = mayGoOn && random.chance(2) ? random.below(90) : null;
-    plan.moves.push({
+    const move: PlannedMove = {
       from,
       to,
       standbyRequests: random.below(120),
@@ -114,7 +116,9 @@ export function makePlan(seed: number): Plan {
       givenUpFirst: random.chance(6),
       onwardAt,
       events: makeEvents(random, driver, at > 0 && plan.moves[at - 1]!.onwardAt !== null),
-    });
+    };
+    if (move.events.some(holdsWrites)) makeHeldWritesLikely(plan, move);
+    plan.moves.push(move);
     if (onwardAt === null) lending = [];
   }
   return plan;
@@ -138,7 +142,6 @@ function makeEvents(random: Random, driver: Plan['driver'], chained: boolean): P
     const lasts = silent ? SILENCE_MS : 20 + random.below(random.pick([100, 600, 1500]));
     return { phase, after: at, what, whom, lasts };
   });
-  // Writes that wait at the source for its own origin when the fence is made: it has to wait for them.
   if (chained && random.chance(2))
     events.push({
       phase: 'takeover',
@@ -150,6 +153,20 @@ function makeEvents(random: Random, driver: Plan['driver'], chained: boolean): P
   return events.sort(
     (one, other) => PHASES.indexOf(one.phase) - PHASES.indexOf(other.phase) || one.after - other.after,
   );
+}
+
+/** Writes wait at the source for its own origin when the fence is made: it has to wait for them. */
+export function holdsWrites({ phase, what, whom }: PlannedEvent): boolean {
+  return phase === 'takeover' && what === 'freeze' && whom === 'upstream';
+}
+
+/** Most blocks are still at the source's own origin when the disk moves on. */
+function makeHeldWritesLikely(plan: Plan, move: PlannedMove): void {
+  const before = plan.moves.at(-1)!;
+  before.onwardAt = Math.min(before.onwardAt!, 15);
+  plan.rateMbit = SLOW_MBIT;
+  move.standbyRequests %= 30;
+  move.switchover = 'late writes';
 }
 
 /** For people: a line a move, a line an event. */

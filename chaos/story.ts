@@ -16,7 +16,7 @@ import { Events } from './events.ts';
 import { ChaosHost } from './host.ts';
 import { checkLeftovers } from './leftovers.ts';
 import { Load, type LoadOptions } from './load.ts';
-import type { HostName, Plan, PlannedMove } from './plan.ts';
+import { type HostName, holdsWrites, type Plan, type PlannedMove } from './plan.ts';
 import { call, recordOf, type Stay, statusOf } from './stay.ts';
 import type { Timeline } from './timeline.ts';
 import { compareEveryBlock, heldBlocks, type RememberedImage, rememberImage, whoHasIt } from './verify.ts';
@@ -162,13 +162,8 @@ class Story {
     return load;
   }
 
-  #guest(stay: Stay, onChanged?: () => void): Load {
-    return this.#load(stay, {
-      mix: 'guest',
-      connections: 3,
-      depth: 2,
-      ...(onChanged !== undefined && { onChanged }),
-    });
+  #guest(stay: Stay, more: Pick<LoadOptions, 'onChanged' | 'where'> = {}): Load {
+    return this.#load(stay, { mix: 'guest', connections: 3, depth: 2, ...more });
   }
 
   /** One relocation, from the lease to the last block, or as far as it goes before the disk goes on. */
@@ -206,6 +201,7 @@ class Story {
     await guest.stop();
     this.#done(guest);
     events.begin('takeover');
+    if (late !== null && move.events.some(holdsWrites)) await this.#untilHeld(late.load);
     const next = await this.#switchOver(move, source, destination, late);
     await peek.stop();
     this.#done(peek);
@@ -265,6 +261,15 @@ class Story {
     reached(count);
   }
 
+  /** Waits until a change has had no answer for a while; not long: there may be none. */
+  async #untilHeld(load: Load): Promise<void> {
+    for (let looks = 0, before = load.oldestChange; looks < 6; looks++) {
+      await sleep(50);
+      if (before !== null && load.oldestChange === before) return;
+      before = load.oldestChange;
+    }
+  }
+
   /** Writes at the source, beside the guest's, that nobody stops at the switchover: the fence must. */
   #lateWrites(source: Stay): { load: Load; fencedFrom(moment: number): void } {
     let fenced = Number.POSITIVE_INFINITY;
@@ -288,7 +293,7 @@ class Story {
     move: PlannedMove,
     source: Stay,
     destination: Stay,
-    late: { fencedFrom(moment: number): void } | null,
+    late: { load: Load; fencedFrom(moment: number): void } | null,
   ): Promise<Load> {
     const left = this.#driver.guestLeft(source);
     left.catch((error: unknown) => this.#fault(error as Error));
@@ -298,7 +303,11 @@ class Story {
         this.#timeline.note(`takeover is refused: ${(error as Error).message}`),
       );
     }
-    const next = this.#guest(destination, () => late?.fencedFrom(performance.now()));
+    const next = this.#guest(destination, {
+      onChanged: () => late?.fencedFrom(performance.now()),
+      // What is read here from now on no write there may change any more.
+      where: () => late?.load.oldestChange ?? null,
+    });
     await left;
     return next;
   }

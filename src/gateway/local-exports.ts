@@ -7,6 +7,7 @@ import { isVoid } from '../export/taken-back.ts';
 import { log } from '../log/log.ts';
 import type { AttachRequest } from '../nbd/attach.ts';
 import { decodeGreeting, GREETING_LENGTH } from '../nbd/option-framing.ts';
+import { whatDeparted } from '../store/departed.ts';
 import { checkExportName, olderName, readRecord } from '../store/record.ts';
 import { readExactly, StreamEnded } from './read-exactly.ts';
 
@@ -45,18 +46,18 @@ export function nameFor({ run }: LocalExports, { name, generation }: AttachReque
 
 /**
  * Connects to an export, its greeting read.
- * @param lease of who asks, if he has one.
+ * @param asked what he who asks was lent, if he was.
  * @throws UnknownExport, SleepingExport, RetiredExport or VoidLease when nobody serves that name; Error when whoever does is no NBD server or silent.
  */
 export async function dialExport(
   { run, records }: LocalExports,
   name: string,
-  lease?: string,
+  asked?: AttachRequest,
 ): Promise<Socket> {
   if (!isExportName(name)) throw new UnknownExport(`no export is called '${printable(name)}'`);
   const socket = await connected(join(run, name + SUFFIX), name).catch(async (error: unknown) => {
     if (records === null || !(error instanceof UnknownExport)) throw error;
-    throw await notRunning(records, name, lease, error);
+    throw await notRunning(records, name, asked, error);
   });
   const timer = setTimeout(() => socket.destroy(), GREETING_LIMIT_MS);
   try {
@@ -92,14 +93,14 @@ async function answers(run: string, name: string): Promise<boolean> {
 async function notRunning(
   records: string,
   name: string,
-  lease: string | undefined,
+  asked: AttachRequest | undefined,
   unknown: UnknownExport,
 ): Promise<Error> {
   try {
     const record = await readRecord(join(records, name));
-    if (record === undefined) return unknown;
+    if (record === undefined) return (await deleted(records, name, asked)) ?? unknown;
     // He may be writing to what he has: he must not have to wait for that word until a guest is started here.
-    if (lease !== undefined && isVoid(record, lease))
+    if (asked !== undefined && isVoid(record, asked.lease))
       return new VoidLease(
         `export '${name}' was reclaimed by an administrator, and what was written elsewhere is void`,
       );
@@ -109,6 +110,23 @@ async function notRunning(
   } catch (error) {
     log.warning(`the record of export ${name} cannot be read: ${(error as Error).message}`);
     return new SleepingExport(`export '${name}' does not run now`);
+  }
+}
+
+/** Why an export is not known here any more. */
+async function deleted(
+  records: string,
+  name: string,
+  asked: AttachRequest | undefined,
+): Promise<Error | undefined> {
+  if (asked === undefined || asked.uuid === null) return undefined;
+  switch (await whatDeparted(records, { ...asked, uuid: asked.uuid })) {
+    case 'void':
+      return new VoidLease(`export '${name}' was void, and is deleted`);
+    case 'moved away':
+      return new RetiredExport(`export '${name}' is deleted: its disk has moved to another host`);
+    default:
+      return undefined;
   }
 }
 

@@ -110,7 +110,7 @@ async function answer(
     try {
       const attach = option === Option.XNBD_ATTACH ? decodeAttachRequest(data) : undefined;
       if (attach !== undefined) name = nameFor(exports, attach);
-      const stream = await dialExport(exports, name, attach?.lease);
+      const stream = await dialExport(exports, name, attach);
       await handOver(stream, name, agreed, encodeOption(option, data));
       return { name, stream };
     } catch (error) {

@@ -7,6 +7,7 @@ import { type Config, formatAddress } from '../config/config.ts';
 import type { ExportStatus } from '../export/control-protocol.ts';
 import { log } from '../log/log.ts';
 import { originArguments } from '../pki/host-party.ts';
+import { sweepDeparted } from '../store/departed.ts';
 import { makeDirectory } from '../store/directory.ts';
 import { diskName, type ExportRecord } from '../store/record.ts';
 import { openAnnouncements, sweepAnnouncements } from './announced.ts';
@@ -188,6 +189,7 @@ export async function startDaemon({ config, exportProgram, version }: DaemonOpti
     if (ticks % sweepEveryTicks !== 0) return;
     inTheBackground('old announcements could not be swept', sweepAnnouncements(config));
     inTheBackground('old relocations could not be swept', relocations.sweep());
+    inTheBackground('departed disks could not be swept', sweepDeparted(paths.exports));
   }, tickMs);
 
   return {

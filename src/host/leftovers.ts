@@ -1,6 +1,7 @@
 /** Deleting what is left of a disk on a host that it has left for good. */
 import { lstat } from 'node:fs/promises';
 import { dirname } from 'node:path';
+import { rememberDeparted } from '../store/departed.ts';
 import { removeDurably } from '../store/directory.ts';
 import type { ExportRecord } from '../store/record.ts';
 import { type HostPaths, placeOf } from './places.ts';
@@ -12,6 +13,7 @@ import { type HostPaths, placeOf } from './places.ts';
 export async function deleteLeftovers(paths: HostPaths, name: string, record: ExportRecord): Promise<string> {
   const found = await lstat(record.image).catch(() => undefined);
   const ours = found?.isFile() === true && dirname(record.image) === paths.images;
+  await rememberDeparted(paths.exports, record);
   // The record last: it tells whose the image is.
   if (ours) await removeDurably(record.image);
   await removeDurably(placeOf(paths, name).stateDir);

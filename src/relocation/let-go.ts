@@ -3,8 +3,8 @@
  *
  * It is said for as long as it takes, for until it is heard the origin stays fenced, and nobody else can lift that. The origin may be away, its
  * gateway may be up before its exports are, a certificate may have run out, its disk may be full: all of that passes, or an
- * administrator sees it in our status. It is given up only where nobody is left who could hear it: the origin says that it has retired
- * (its answer was lost), that another lease holds it, or, for UNKNOWN_MS, that there is no such disk on its host.
+ * administrator sees it in our status. It is given up only where nobody is left who could hear it: the origin, or its host, says that it has retired
+ * (its answer was lost; the disk may be deleted there by now), that another lease holds it, or, for UNKNOWN_MS, that there is no such disk on its host.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { RecordKeeper } from '../export/record-keeper.ts';

@@ -60,6 +60,21 @@ describe('a guest that starts and ends where it is', function () {
       await logTells(a, /disk vm1-vda is no longer in use: its export has ended/);
     });
 
+  it('is saved: its exports end; and restored: it goes on where it was', async () => {
+    const { a } = sites();
+    await guest.start(a.host);
+    await guest.progress(3);
+    reports.push(await guest.stop());
+    await a.host.virsh('save', guest.name, '/run/lab/saved');
+    await atRest();
+    await a.host.virsh('restore', '/run/lab/saved');
+    assert.deepEqual(await states(a, guest), ['serving', 'serving']);
+    await guest.go();
+    await guest.progress(3);
+    reports.push(await guest.powerOff());
+    await atRest();
+  });
+
   it('finds nobody on its sockets: it does not start, and the next time it does', async () => {
     const { a } = sites();
     const gate = await shutGate(a.host, 'start');

@@ -6,9 +6,32 @@ import type { DiskReport, Guest } from '../lab/guest.ts';
 import { differences } from '../lab/pattern.ts';
 import { waitFor } from '../lab/processes.ts';
 import { logTells } from './midway.ts';
+import { comeBack, vanish } from './outage.ts';
+import { become, emptied, states, writableOnlyAt } from './outcome.ts';
 import { announced, guestWithDisks, type Site, useSites } from './sites.ts';
 
 const DISKS = ['vm1-vda', 'vm1-vdb'];
+
+const xnbdctl = (site: Site, ...args: string[]) => site.host.exec(['xnbdctl', ...args], { check: false });
+
+/** Takes a disk back from a host that is not heard any more. */
+async function reclaimed(site: Site, name: string): Promise<void> {
+  // Whoever was heard a moment ago is not lost.
+  let answer = await xnbdctl(site, 'reclaim', name, '--force');
+  await waitFor(
+    `${name} to be taken back`,
+    async () => {
+      if (!/was heard \d/.test(answer.stderr)) return true;
+      answer = await xnbdctl(site, 'reclaim', name, '--force');
+      return answer.code === 0;
+    },
+    60_000,
+  );
+  const { code, stdout, stderr } = answer;
+  assert.equal(code, 0, stderr);
+  assert.match(stdout, /: reclaimed; this host owns the disk, as it was when it left$/m);
+  await logTells(site, /reclaimed from b:10809 \(lease \S+\), generation 3 now/, name);
+}
 
 describe('a host that is lost after the takeover', function () {
   this.timeout(240_000);
@@ -24,12 +47,9 @@ describe('a host that is lost after the takeover', function () {
     await guest.progress();
   });
 
-  const xnbdctl = (site: Site, ...args: string[]) => site.host.exec(['xnbdctl', ...args], { check: false });
-  const states = (site: Site) => Promise.all(DISKS.map(async (name) => (await site.status(name))?.state));
-
   async function refusedAtA(pattern: RegExp): Promise<void> {
     await assert.rejects(sites().a.host.virsh('start', guest.name), pattern);
-    assert.deepEqual(await states(sites().a), ['fenced', 'fenced']);
+    assert.deepEqual(await states(sites().a, guest), ['fenced', 'fenced']);
   }
 
   it('the guest moves, and writes there', async () => {
@@ -40,7 +60,7 @@ describe('a host that is lost after the takeover', function () {
     await guest.migrate(a.host, b.host, '--live', '--persistent');
     await guest.go();
     await guest.progress();
-    assert.deepEqual(await states(b), ['relocating', 'relocating']);
+    assert.deepEqual(await states(b, guest), ['relocating', 'relocating']);
   });
 
   it('it is not started at A: virsh says where it is and what to do', async () => {
@@ -58,18 +78,14 @@ describe('a host that is lost after the takeover', function () {
       assert.match(stdout, /^vm1-vda moved to b:10809 at 20\S+Z \(fenced here\)\.$/m);
       assert.match(stderr, /^xnbdctl: b:10809 serves vm1-vda: it is not lost\. .*nothing was changed$/m);
     }
-    assert.deepEqual(await states(a), ['fenced', 'fenced']);
+    assert.deepEqual(await states(a, guest), ['fenced', 'fenced']);
     await guest.progress();
     assert.deepEqual(guest.errors, []);
   });
 
   it('the host is gone at once: A stays fenced until an administrator takes the disks back', async () => {
-    const { lab, a, b } = sites();
-    await lab.setCable(b.host, false);
-    process.kill(await b.host.qemuPid(guest.name), 'SIGKILL');
-    await b.daemon.end('SIGKILL');
-    await b.gateway.end('SIGKILL');
-    for (const pid of (await b.processes()).keys()) process.kill(pid, 'SIGKILL');
+    const { a, b } = sites();
+    await vanish(sites(), b);
     await refusedAtA(/moved to b:10809/);
 
     const asked = await xnbdctl(a, 'reclaim', 'vm1-vda');
@@ -83,24 +99,9 @@ describe('a host that is lost after the takeover', function () {
       asked.stderr,
       /nothing was changed\. If b:10809 is lost for good: xnbdctl reclaim vm1-vda --force; /,
     );
-    assert.deepEqual(await states(a), ['fenced', 'fenced']);
+    assert.deepEqual(await states(a, guest), ['fenced', 'fenced']);
 
-    for (const name of DISKS) {
-      // Whoever was heard a moment ago is not lost.
-      let { code, stdout, stderr } = await xnbdctl(a, 'reclaim', name, '--force');
-      await waitFor(
-        `${name} to be taken back`,
-        async () => {
-          if (code !== 0 && /was heard \d/.test(stderr))
-            ({ code, stdout, stderr } = await xnbdctl(a, 'reclaim', name, '--force'));
-          return code === 0 || !/was heard \d/.test(stderr);
-        },
-        60_000,
-      );
-      assert.equal(code, 0, stderr);
-      assert.match(stdout, /: reclaimed; this host owns the disk, as it was when it left$/m);
-      await logTells(a, /reclaimed from b:10809 \(lease \S+\), generation 3 now/, name);
-    }
+    for (const name of DISKS) await reclaimed(a, name);
     for (const { target, export: disk } of guest.spec.disks) {
       const { sizeBytes, writes } = left.get(target)!;
       assert.deepEqual(await differences(a.image(disk), { exportName: disk, sizeBytes, writes }), []);
@@ -128,9 +129,7 @@ describe('a host that is lost after the takeover', function () {
   it('the lost host comes back: its copies are void, nobody is served from them, and it says how to delete them', async () => {
     const { lab, a, b } = sites();
     await lab.setRate(undefined);
-    await lab.setCable(b.host, true);
-    await b.startGateway();
-    await b.startDaemon();
+    await comeBack(sites(), b);
     for (const name of DISKS) {
       await logTells(
         b,
@@ -171,5 +170,84 @@ describe('a host that is lost after the takeover', function () {
         [],
       );
     }
+  });
+});
+
+describe('a host that was taken for lost, and is alive', function () {
+  this.timeout(240_000);
+  const sites = useSites();
+  /** Two guests, from one: at A the one that was started after the reclaim, at B the one that had moved there. */
+  let atA: Guest;
+  let atB: Guest;
+
+  it('its guest moves there, and its cable is cut: it goes on with what it has', async () => {
+    const { lab, a, b } = sites();
+    const guest = await guestWithDisks(sites(), 'vm1', ['write-only'], 64, 'again');
+    await guest.start(a.host);
+    await announced(a, guest);
+    // Its last flush at A; what it writes from here on is given up.
+    await guest.stop();
+    await lab.setPortRate(10809, 4);
+    await guest.migrate(a.host, b.host, '--live', '--persistent');
+    await guest.go();
+    await guest.progress();
+    atA = guest.onlyOn(lab, a.host);
+    atB = guest.onlyOn(lab, b.host);
+    await lab.setCable(b.host, false);
+    await atB.progress();
+    assert.deepEqual(await states(a, atA), ['fenced']);
+    assert.deepEqual(await states(b, atB), ['relocating']);
+    assert.deepEqual(atB.errors, []);
+  });
+
+  it('its disk is taken back by force, and the guest is started at A', async () => {
+    const { a } = sites();
+    await reclaimed(a, 'vm1-vda');
+    await copyFile(a.image('vm1-vda'), a.host.outside('/var/lib/xnbd/before'), constants.COPYFILE_FICLONE);
+    await atA.start(a.host);
+    await atA.progress();
+    assert.deepEqual(await states(a, atA), ['serving']);
+    // It cannot know, and its guest has what it needs: a reclaim is for a host of which one knows that it is down.
+    await atB.progress();
+  });
+
+  it('its cable is mended: it fences itself, and its guest, too, is told', async () => {
+    const { lab, a, b } = sites();
+    await lab.setCable(b.host, true);
+    await become(b, atB, 'reclaimed', 60_000);
+    await writableOnlyAt(sites(), atA, a);
+    await waitFor('an error of the guest at B', () => atB.errors.length > 0, 60_000);
+    assert.match(atB.errors[0]!, /^verify error vda block \d+: write of \d+ blocks: /);
+    // Nothing more of it is on its disk.
+    const before = (await b.status('vm1-vda'))?.writtenBytes;
+    const errors = atB.errors.length;
+    await waitFor('more of them', () => atB.errors.length > errors + 3);
+    assert.equal((await b.status('vm1-vda'))?.writtenBytes, before);
+    await atA.progress();
+    assert.deepEqual(atA.errors, []);
+  });
+
+  it('the logs tell the story, and what is at B is deleted by hand', async () => {
+    const { a, b } = sites();
+    await logTells(a, /fenced at generation 1, for lease \S+ of b:10809/, 'vm1-vda');
+    await logTells(a, /reclaimed from b:10809 \(lease \S+\), generation 3 now/, 'vm1-vda');
+    await logTells(b, /vm1-vda: takeover, by /, 'vm1-vda');
+    await logTells(b, /origin a:10809\/vm1-vda is unreachable: /, 'vm1-vda');
+    await logTells(
+      b,
+      /was reclaimed here by an administrator, .*; what is here is void, and is served no more/,
+      'vm1-vda',
+    );
+    await logTells(b, /disk vm1-vda: relocating, now reclaimed/);
+    await b.host.virsh('destroy', 'vm1');
+    await waitFor('the end of the export at B', async () => (await b.processes()).size === 0, 60_000);
+    assert.equal((await b.host.exec(['xnbdctl', 'delete', 'vm1-vda', '--force'])).code, 0);
+    await emptied(b);
+
+    const { sizeBytes, writes } = (await atA.powerOff()).get('vda')!;
+    assert.deepEqual(atA.errors, []);
+    const initialImage = a.host.outside('/var/lib/xnbd/before');
+    const expected = { exportName: 'vm1-vda', sizeBytes, writes, initialImage };
+    assert.deepEqual(await differences(a.image('vm1-vda'), expected), []);
   });
 });

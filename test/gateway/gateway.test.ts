@@ -21,6 +21,7 @@ import {
   encodeOption,
   GREETING_LENGTH,
 } from '../../src/nbd/option-framing.ts';
+import { rememberDeparted, sweepDeparted } from '../../src/store/departed.ts';
 import { newRecord, writeRecord } from '../../src/store/record.ts';
 import { connectClient } from '../support/client.ts';
 import { startExport } from '../support/export-process.ts';
@@ -333,6 +334,35 @@ describe('gateway', () => {
       const attach = encodeAttachRequest({ lease, uuid: null, generation: 0, name: 'void' });
       assert.equal((await ask(socket, Option.XNBD_ATTACH, attach)).type, answer);
     }
+  });
+
+  it('tells who was lent a disk that is deleted what became of it, and knows nothing of any other', async () => {
+    const records = join(dir, 'records');
+    await start({ records });
+    const [uuid, other] = [randomUUID(), randomUUID()];
+    const [lost, third] = [randomUUID(), randomUUID()];
+    const record = { ...newRecord('gone', '/x.img', MIB), uuid };
+    await rememberDeparted(records, { ...record, state: 'retired', generation: 3, voidLeases: [lost] });
+    await rememberDeparted(records, { ...record, state: 'retired', generation: 1 });
+    await rememberDeparted(records, { ...record, state: 'reclaimed', generation: 4, lease: third });
+    const socket = await dial();
+    for (const [asked, generation, answer] of [
+      [uuid, 3, OptionReply.XNBD_ERR_RETIRED],
+      [uuid, 1, OptionReply.XNBD_ERR_RETIRED],
+      [uuid, 4, OptionReply.ERR_UNKNOWN],
+      [other, 3, OptionReply.ERR_UNKNOWN],
+      [null, 0, OptionReply.ERR_UNKNOWN],
+    ] as const) {
+      const attach = encodeAttachRequest({ lease: randomUUID(), uuid: asked, generation, name: 'gone' });
+      assert.equal((await ask(socket, Option.XNBD_ATTACH, attach)).type, answer);
+    }
+    for (const lease of [lost, third]) {
+      const attach = encodeAttachRequest({ lease, uuid, generation: 1, name: 'gone' });
+      assert.equal((await ask(socket, Option.XNBD_ATTACH, attach)).type, OptionReply.XNBD_ERR_VOID);
+    }
+    await sweepDeparted(records, Date.now() + 31 * 24 * 3600 * 1000);
+    const late = encodeAttachRequest({ lease: randomUUID(), uuid, generation: 3, name: 'gone' });
+    assert.equal((await ask(socket, Option.XNBD_ATTACH, late)).type, OptionReply.ERR_UNKNOWN);
   });
 
   it('refuses malformed options and ends on absurd ones', async () => {
