@@ -10,7 +10,7 @@ import type { Guest } from '../lab/guest.ts';
 import { type Running, waitFor } from '../lab/processes.ts';
 import { type Gate, installGates, killInHook, shutGate } from './gate.ts';
 import { memoryFlows, newLinesOf } from './midway.ts';
-import { completionTold, emptied, runsOnAt, states, writableOnlyAt } from './outcome.ts';
+import { become, completionTold, emptied, runsOnAt, states, writableOnlyAt } from './outcome.ts';
 import { announced, arrived, guestWithDisks, type Site, signalsOf, useSites, wrongBytes } from './sites.ts';
 
 describe('xnbdd killed at each step of a migration', function () {
@@ -166,7 +166,9 @@ describe('xnbdd killed at each step of a migration', function () {
   arrives("the destination's, when every block is there", () =>
     heldBeforeCompletion(async () => {
       await kill(to);
+      // The next one asks libvirt, and finds that the guest runs.
       await to.startDaemon();
+      await become(to, guest, 'serving');
     }),
   );
   arrives("the destination's, when the source does not hear that it may let go", () =>
