@@ -158,6 +158,7 @@ export async function discard(host: Host, name: string): Promise<void> {
   // What never came so far as to have a process that cleans up.
   const left = await host.exports.record(name);
   if (left !== undefined && left.state !== 'standby') return;
+  await host.exports.endStrays(name);
   const place = host.exports.place(name);
   await removeDurably(place.image);
   await removeDurably(place.stateDir);

@@ -236,7 +236,7 @@ async function tidy(host: Host): Promise<void> {
     try {
       const record = await host.exports.record(name);
       if (record !== undefined && record.name !== name) await settleName(host, name, record);
-      if (name !== diskName(name)) await putBack(host, name);
+      if (name !== diskName(name) && (await putBack(host, name))) await neverCame(host, diskName(name));
       if (record?.state === 'retired') await retire(host, name);
       if (record?.state === 'standby' && host.relocations.ofExport(name) === undefined)
         await discard(host, name);
@@ -246,6 +246,17 @@ async function tidy(host: Host): Promise<void> {
       });
     }
   }
+}
+
+/** The daemon was killed while a disk arrived, and an older copy has its name again. */
+async function neverCame(host: Host, name: string): Promise<void> {
+  const relocation = host.relocations.ofExport(name);
+  if (relocation?.state !== 'preparing') return;
+  for (const other of Object.keys(relocation.disks)) {
+    const state = (await host.exports.record(other))?.state;
+    if (state === undefined || state === 'standby') await discard(host, other);
+  }
+  host.relocations.fail(relocation, `the daemon ended while disk ${name} was being set up`);
 }
 
 /** Gives up what stands by for a `prepare` that does not come. */

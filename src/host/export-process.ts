@@ -4,7 +4,7 @@
  */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { open, rename, stat } from 'node:fs/promises';
+import { open, readdir, readFile, readlink, rename, stat } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { ExportStatus } from '../export/control-protocol.ts';
@@ -150,6 +150,21 @@ export async function exportRuns(pid: number, name: string): Promise<boolean> {
   } catch {
     return false;
   }
+}
+
+/** Processes of exports that have this state directory, or are about to: of this host, whose view of the file system is ours. */
+export async function exportsWith(stateDir: string): Promise<number[]> {
+  const here = await readlink('/proc/self/ns/mnt');
+  const pids = (await readdir('/proc')).filter((name) => /^\d+$/.test(name)).map(Number);
+  const found = await Promise.all(
+    pids.map(async (pid) => {
+      const words = (await readFile(`/proc/${pid}/cmdline`, 'utf8').catch(() => '')).split('\0');
+      if (!words.includes(stateDir) || !words.some((word) => word.includes('xnbd-export'))) return false;
+      // Another host, in a container or a test, may have the same paths.
+      return (await readlink(`/proc/${pid}/ns/mnt`).catch(() => '')) === here;
+    }),
+  );
+  return pids.filter((_, at) => found[at]);
 }
 
 /** Ends an export's process the hard way, and waits until it is gone. */

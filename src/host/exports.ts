@@ -12,7 +12,14 @@ import type { ControlMethod, ExportStatus } from '../export/control-protocol.ts'
 import { log } from '../log/log.ts';
 import { checkExportName, type ExportRecord, readRecord } from '../store/record.ts';
 import { type ExportLink, watchExport } from './export-link.ts';
-import { arrivalArguments, exportRuns, killExport, recordArguments, startExport } from './export-process.ts';
+import {
+  arrivalArguments,
+  exportRuns,
+  exportsWith,
+  killExport,
+  recordArguments,
+  startExport,
+} from './export-process.ts';
 import { type ExportPlace, type HostPaths, placeOf } from './places.ts';
 
 const firstPauseMs = 200;
@@ -220,6 +227,20 @@ export class Exports {
     }
     const place = this.place(name);
     await Promise.all([rm(place.socket, { force: true }), rm(place.ctl, { force: true })]);
+  }
+
+  /**
+   * Ends what an earlier daemon was starting when it was killed, and what has no record yet: it would take the name, and what lies there by
+   * then, for its own.
+   */
+  async endStrays(name: string): Promise<void> {
+    if (this.#entries.has(name) || this.#starting.has(name)) return;
+    for (const pid of await exportsWith(this.place(name).stateDir)) {
+      log.warning(`export ${name} (pid ${pid}), which was still starting, is ended: it was given up`, {
+        export: name,
+      });
+      await killExport(pid, name);
+    }
   }
 
   async #gone(name: string, entry: Entry): Promise<void> {

@@ -10,8 +10,8 @@ import type { Exports } from './exports.ts';
 
 /** So long after it was lent the next host may still believe that it is. */
 const lentGraceMs = 60_000;
-/** How long a link may be away. */
-const keptMs = 600_000;
+/** How long a link may be away; an export that waits costs 16 MB. */
+const keptMs = 3_600_000;
 const busyMs = 2000;
 
 export class Idle {

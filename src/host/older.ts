@@ -32,22 +32,26 @@ export function setAside(host: Host, record: ExportRecord): Promise<void> {
   });
 }
 
-/** Gives its name back to the last generation that was set aside, if nothing else has that now. */
-export function putBack(host: Host, name: string): Promise<void> {
+/** Gives its name back to the last generation that was set aside, if nothing else has that now. @returns it has it again */
+export function putBack(host: Host, name: string): Promise<boolean> {
   const disk = diskName(name);
   return host.turns.run(`disk ${disk}`, async () => {
-    if ((await host.exports.record(disk)) !== undefined) return;
+    if ((await host.exports.record(disk)) !== undefined) return false;
+    await host.exports.endStrays(disk);
+    // It may have got that far.
+    if ((await host.exports.record(disk)) !== undefined) return false;
     const generations = (await readdir(host.config.paths.exports))
       .filter((each) => each !== disk && diskName(each) === disk)
       .map((each) => Number(each.slice(disk.length + 1)));
-    if (generations.length === 0) return;
+    if (generations.length === 0) return false;
     const older = olderName(disk, Math.max(...generations));
     const record = await host.exports.record(older);
-    if (record === undefined) return;
+    if (record === undefined) return false;
     await host.exports.stop(older);
     await giveName(host, record, disk);
     log.info(`disk ${disk} is what was set aside as ${older} again (${record.state})`, { export: disk });
     if (record.state === 'fenced') await host.exports.ensure(disk);
+    return true;
   });
 }
 

@@ -1,11 +1,9 @@
 /** The main job: a guest that writes all the while moves with `virsh migrate`, its disks follow, and are compared with where they came from. */
 import assert from 'node:assert/strict';
-import { readFile } from 'node:fs/promises';
 import type { Guest } from '../lab/guest.ts';
 import { waitFor } from '../lab/processes.ts';
-import { logTells, memoryFlows } from './midway.ts';
-import { become, emptied, writableOnlyAt } from './outcome.ts';
-import { announced, arrived, guestWithDisks, type Site, signalsOf, useSites, wrongBytes } from './sites.ts';
+import { logTells } from './midway.ts';
+import { arrived, guestWithDisks, type Site, signalsOf, useSites, wrongBytes } from './sites.ts';
 
 describe('a virtual machine moves with its disks', function () {
   this.timeout(300_000);
@@ -84,41 +82,5 @@ describe('a virtual machine moves with its disks', function () {
     await arrived(b, guest);
     await completed(b, guest, 1);
     assert.deepEqual(await wrongBytes(b, guest, await guest.powerOff()), []);
-  });
-
-  it('by post-copy: the guest runs at the destination before its memory is there', async function () {
-    const { lab, a, b } = sites();
-    const guest = await guestWithDisks(sites(), 'vm3', ['rewrite', 'write-only'], 32);
-    await guest.start(a.host);
-    await guest.progress();
-    await announced(a, guest);
-    const events = await a.host.spawn(['virsh', '--quiet', 'event', '--loop', '--event', 'lifecycle']);
-    await lab.setRate(10);
-    const end = guest.migrate(a.host, b.host, '--live', '--postcopy').then(
-      () => 'migrated',
-      (error: unknown) => (error as Error).message,
-    );
-    const begun = await Promise.race([end, memoryFlows(a, guest)]);
-    if (typeof begun === 'string' && /userfault|post-?copy/i.test(begun)) {
-      console.log(`      skipped: no post-copy here: ${begun}`);
-      await guest.powerOff();
-      this.skip();
-    }
-    await a.host.virsh('migrate-postcopy', guest.name);
-    await become(b, guest, 'relocating');
-    // The rest of the memory is still at A, and so is QEMU.
-    process.kill(await a.host.qemuPid(guest.name), 0);
-    await writableOnlyAt(sites(), guest, b);
-    await lab.setPortRate(10809, 20);
-    assert.equal(await end, 'migrated');
-    await guest.progress();
-    await events.end();
-    assert.match(await readFile(events.log, 'utf8'), /'vm3': Suspended Post-copy/);
-    await writableOnlyAt(sites(), guest, b);
-    await lab.setRate(undefined);
-    await arrived(b, guest);
-    await completed(b, guest, 1);
-    assert.deepEqual(await wrongBytes(b, guest, await guest.powerOff()), []);
-    await emptied(a);
   });
 });

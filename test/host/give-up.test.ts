@@ -1,7 +1,8 @@
 /** Moves that end badly, as B's daemon cleans up after them: no disk stays fenced at A, and a domain's disks stay together. */
 import assert from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
-import { mkdir, readdir, rm } from 'node:fs/promises';
+import { existsSync } from 'node:fs';
+import { mkdir, readdir, readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { callExport } from '../../src/export/control-client.ts';
 import { Domains } from '../../src/host/domains.ts';
@@ -74,6 +75,51 @@ describe('a domain whose move ends badly', function () {
     await two.leave();
     for (const name of vm.disks) await callExport(join(b.run, `${name}.ctl`), 'takeover');
     await two.become(b, 'serving');
+  });
+
+  it('A was killed while an export of a disk that comes back was starting: the old copy is no image for it', async () => {
+    two = await TwoHosts.make({ config: '[relocation]\nretired = keep\n' });
+    const { a, b, vm } = two;
+    await two.arrive();
+    await two.leave();
+    for (const name of vm.disks) await callExport(join(b.run, `${name}.ctl`), 'takeover');
+    await two.become(b, 'serving');
+    await two.become(a, undefined);
+    const images = vm.disks.map((name) => join(a.dir, 'images', `${name}.img`));
+    const before = await Promise.all(images.map((image) => readFile(image)));
+
+    // They are asked for the disks, and say nothing for a while.
+    const back = await two.travelling(b);
+    const pids = await Promise.all(vm.disks.map(async (name) => (await b.status(name)).pid));
+    for (const pid of pids) process.kill(pid, 'SIGSTOP');
+    const refused = a.hook('migrate', back);
+    await eventually('exports of A are starting', () =>
+      vm.disks.every(
+        (name) => existsSync(join(a.stateDir(name), 'lock')) && existsSync(a.stateDir(`${name}@1`)),
+      ),
+    );
+    await a.stop('SIGKILL');
+    assert.notEqual((await refused).exit, 0);
+    await a.start();
+    for (const pid of pids) process.kill(pid, 'SIGCONT');
+    await two.become(b, 'serving');
+    for (const [at, name] of vm.disks.entries()) {
+      await eventually(`${name} is what it was`, async () => (await a.record(name))?.state === 'retired');
+      assert.equal((await a.record(name))!.generation, 1);
+      assert.ok((await readFile(images[at]!)).equals(before[at]!));
+    }
+    assert.equal(
+      (await a.left()).some((file) => file.includes('@')),
+      false,
+    );
+    assert.doesNotMatch(await a.log(), /has arrived/);
+
+    for (const op of ['migrate', 'prepare', 'started']) await a.succeeds(op, back);
+    await two.become(a, 'standby');
+    assert.deepEqual(
+      (await a.left()).filter((file) => file.includes('@')),
+      ['vm1-vda@1', 'vm1-vda@1.img', 'vm1-vdb@1', 'vm1-vdb@1.img'],
+    );
   });
 
   it('a hook that reports an end does its work, however late its turn comes', async () => {
