@@ -11,10 +11,13 @@ import { type HostPaths, placeOf } from './places.ts';
  * @param name of the state directory. @returns what became of the image, for a message.
  */
 export async function deleteLeftovers(paths: HostPaths, name: string, record: ExportRecord): Promise<string> {
-  const found = await lstat(record.image).catch(() => undefined);
-  const ours = found?.isFile() === true && dirname(record.image) === paths.images;
+  const found = await lstat(record.image).catch((error: NodeJS.ErrnoException) => {
+    if (error.code === 'ENOENT') return undefined;
+    throw error;
+  });
+  const ours = dirname(record.image) === paths.images && found?.isFile() !== false;
   await rememberDeparted(paths.exports, record);
-  // The record last: it tells whose the image is.
+  // The record last: it tells whose the image is. One that is gone already may not be so after a loss of power.
   if (ours) await removeDurably(record.image);
   await removeDurably(placeOf(paths, name).stateDir);
   return ours ? `its old image ${record.image} is deleted` : `${record.image} is left as it is`;
