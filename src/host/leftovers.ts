@@ -11,8 +11,8 @@ import { type HostPaths, placeOf } from './places.ts';
  * @param name of the state directory. @returns what became of the image, for a message.
  */
 export async function deleteLeftovers(paths: HostPaths, name: string, record: ExportRecord): Promise<string> {
-  const found = await lstat(record.image).catch((error: NodeJS.ErrnoException) => {
-    if (error.code === 'ENOENT') return undefined;
+  const found = await lstat(record.image).catch((error: unknown) => {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return undefined;
     throw error;
   });
   const ours = dirname(record.image) === paths.images && found?.isFile() !== false;
