@@ -2,49 +2,34 @@
 import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
 import { mkdir, rm, stat, writeFile } from 'node:fs/promises';
-import { join } from 'node:path';
 import { connectClient } from '../support/client.ts';
-import { type ExportProcess, startExport } from '../support/export-process.ts';
-import { temporaryDirectory } from '../support/temporary-directory.ts';
-import { startWan, type Wan } from '../wan/wan.ts';
+import type { ExportProcess } from '../support/export-process.ts';
+import type { Wan } from '../wan/wan.ts';
+import { useExports } from './support/use-exports.ts';
 
 const SIZE = 2 * 1024 * 1024;
 const BLOCK = 4096;
 
 describe('a move that is given up', function () {
   this.timeout(60_000);
-  let directory: Awaited<ReturnType<typeof temporaryDirectory>>;
+  const { path, start, line } = useExports();
   let origin: ExportProcess;
   let proxy: ExportProcess;
   let wan: Wan;
-  const started: ExportProcess[] = [];
 
   beforeEach(async () => {
-    directory = await temporaryDirectory();
-    await writeFile(join(directory.path, 'a.img'), randomBytes(SIZE));
-    origin = await startExport('target', 'disk', join(directory.path, 'a'), [
-      '--image',
-      join(directory.path, 'a.img'),
-    ]);
-    started.push(origin);
-  });
-
-  afterEach(async () => {
-    for (const each of started.splice(0)) await each.end('SIGKILL');
-    await wan.stop();
-    await directory.remove();
+    await writeFile(path('a.img'), randomBytes(SIZE));
+    origin = await start('target', 'a');
   });
 
   /** On this line the copy takes longer than a test. */
   async function arrive(rttMs: number): Promise<void> {
-    wan = await startWan({ to: origin.socket, rttMs, rateMbit: 0.5 });
+    wan = await line('a', { rttMs, rateMbit: 0.5 });
     await startProxy();
   }
 
   async function startProxy(): Promise<void> {
-    const args = ['--image', join(directory.path, 'b.img'), '--origin', `nbd://${wan.address}/disk`];
-    proxy = await startExport('proxy', 'disk', join(directory.path, 'b'), args);
-    started.push(proxy);
+    proxy = await start('proxy', 'b', ['--origin', `nbd://${wan.address}/disk`]);
   }
 
   async function isUsableAgain(): Promise<void> {
@@ -72,9 +57,7 @@ describe('a move that is given up', function () {
   it('does not take the disk from a third host that reads from here', async () => {
     await arrive(1);
     await proxy.call('takeover');
-    const args = ['--image', join(directory.path, 'c.img'), '--origin', proxy.uri];
-    const next = await startExport('proxy', 'disk', join(directory.path, 'c'), args);
-    started.push(next);
+    const next = await start('proxy', 'c', ['--origin', proxy.uri]);
     await assert.rejects(proxy.call('abandon'), /is lent: the next host .* reads from it/);
     await next.call('takeover');
     await assert.rejects(proxy.call('abandon'), /is fenced: the next host .* reads from it/);
@@ -84,37 +67,37 @@ describe('a move that is given up', function () {
 
   it('lifts the fence of a takeover that failed here', async () => {
     await arrive(1);
-    await mkdir(join(directory.path, 'b.img.xnbd', 'present.map.new'));
+    await mkdir(path('b.img.xnbd/present.map.new'));
     await assert.rejects(proxy.call('takeover'));
     assert.equal((await proxy.status()).state, 'standby');
     assert.equal((await origin.status()).state, 'fenced');
-    await rm(join(directory.path, 'b.img.xnbd', 'present.map.new'), { recursive: true });
+    await rm(path('b.img.xnbd/present.map.new'), { recursive: true });
     await proxy.call('abandon');
     await isUsableAgain();
   });
 
   it('lifts the fence of a takeover in which this process was killed', async () => {
     await arrive(1);
-    await mkdir(join(directory.path, 'b.img.xnbd', 'present.map.new'));
+    await mkdir(path('b.img.xnbd/present.map.new'));
     await assert.rejects(proxy.call('takeover'));
     await proxy.end('SIGKILL');
-    await rm(join(directory.path, 'b.img.xnbd', 'present.map.new'), { recursive: true });
+    await rm(path('b.img.xnbd/present.map.new'), { recursive: true });
     await startProxy();
     await proxy.call('abandon');
     await isUsableAgain();
-    await assert.rejects(stat(join(directory.path, 'b.img')), /ENOENT/);
+    await assert.rejects(stat(path('b.img')), /ENOENT/);
   });
 
   it('keeps the disk while the origin, perhaps fenced, cannot be told', async () => {
     await arrive(1);
-    await mkdir(join(directory.path, 'b.img.xnbd', 'present.map.new'));
+    await mkdir(path('b.img.xnbd/present.map.new'));
     await assert.rejects(proxy.call('takeover'));
     await proxy.end('SIGKILL');
     await wan.cut();
     await startProxy();
     await assert.rejects(proxy.call('abandon'), /its origin cannot be reached, and stays fenced until it is/);
     await wan.resume();
-    await rm(join(directory.path, 'b.img.xnbd', 'present.map.new'), { recursive: true });
+    await rm(path('b.img.xnbd/present.map.new'), { recursive: true });
     await proxy.until((status) => status.originReachable);
     await proxy.call('abandon');
     await isUsableAgain();

@@ -2,45 +2,30 @@
 import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
 import { stat, writeFile } from 'node:fs/promises';
-import { join } from 'node:path';
 import { openServedProxy } from '../../src/relocation/served-proxy.ts';
 import { readRecord } from '../../src/store/record.ts';
 import { connectClient } from '../support/client.ts';
-import { type ExportProcess, startExport } from '../support/export-process.ts';
-import { temporaryDirectory } from '../support/temporary-directory.ts';
-import { startWan, type Wan } from '../wan/wan.ts';
+import type { ExportProcess } from '../support/export-process.ts';
+import type { Wan } from '../wan/wan.ts';
+import { useExports } from './support/use-exports.ts';
 
 const SIZE = 2 * 1024 * 1024;
 const BLOCK = 4096;
 
 describe('a disk that its origin has taken back', function () {
   this.timeout(60_000);
-  let directory: Awaited<ReturnType<typeof temporaryDirectory>>;
+  const { path, start, line } = useExports();
   let origin: ExportProcess;
   let proxy: ExportProcess;
   let wan: Wan;
-  const started: ExportProcess[] = [];
 
   beforeEach(async () => {
-    directory = await temporaryDirectory();
-    await writeFile(join(directory.path, 'a.img'), randomBytes(SIZE));
-    origin = await start('target', 'a', []);
+    await writeFile(path('a.img'), randomBytes(SIZE));
+    origin = await start('target', 'a');
   });
-  afterEach(async () => {
-    for (const each of started.splice(0)) await each.end('SIGKILL');
-    await wan.stop();
-    await directory.remove();
-  });
-
-  async function start(kind: 'target' | 'proxy', site: string, more: string[]): Promise<ExportProcess> {
-    const image = ['--image', join(directory.path, `${site}.img`)];
-    const each = await startExport(kind, 'disk', join(directory.path, site), [...image, ...more]);
-    started.push(each);
-    return each;
-  }
 
   async function arrive(rateMbit: number): Promise<void> {
-    wan = await startWan({ to: origin.socket, rttMs: 1, rateMbit });
+    wan = await line('a', { rttMs: 1, rateMbit });
     proxy = await start('proxy', 'b', [
       '--origin',
       `nbd://${wan.address}/disk`,
@@ -51,7 +36,7 @@ describe('a disk that its origin has taken back', function () {
     ]);
   }
 
-  const record = async () => (await readRecord(join(directory.path, 'b.img.xnbd')))!;
+  const record = async () => (await readRecord(path('b.img.xnbd')))!;
 
   for (const [when, written] of [
     ['while it is relocating', BLOCK],
@@ -88,7 +73,7 @@ describe('a disk that its origin has taken back', function () {
         (await record()).reclaimed!,
         /reclaimed here by an administrator, .*xnbdctl delete disk --force$/,
       );
-      assert.equal((await stat(join(directory.path, 'b.img'))).size, SIZE, 'it is there for a look');
+      assert.equal((await stat(path('b.img'))).size, SIZE, 'it is there for a look');
       await proxy.end();
       await assert.rejects(start('proxy', 'b', ['--origin', `nbd://${wan.address}/disk`]), /disk is void/);
       assert.equal((await origin.status()).state, 'serving');
@@ -110,7 +95,7 @@ describe('a disk that its origin has taken back', function () {
     proxy = await start('proxy', 'b', ['--origin', `nbd://${wan.address}/disk`, '--source-gone', 'told']);
     await third.until((status) => status.state === 'reclaimed');
     await assert.rejects(guest.write(0, randomBytes(BLOCK)));
-    const stateDir = join(directory.path, 'c.img.xnbd');
+    const stateDir = path('c.img.xnbd');
     while ((await readRecord(stateDir))!.state !== 'reclaimed')
       await new Promise((resolve) => setTimeout(resolve, 20));
     assert.equal((await origin.status()).state, 'serving');
@@ -144,9 +129,9 @@ describe('a disk that its origin has taken back', function () {
     await origin.call('reclaim');
     const served = await openServedProxy({
       name: 'disk',
-      image: join(directory.path, 'b.img'),
+      image: path('b.img'),
       origin: `nbd://${wan.address}/disk`,
-      stateDir: join(directory.path, 'b.img.xnbd'),
+      stateDir: path('b.img.xnbd'),
     });
     try {
       while (served.relocation.error === null) await new Promise((resolve) => setTimeout(resolve, 5));
@@ -169,7 +154,7 @@ describe('a disk that its origin has taken back', function () {
     await assert.rejects(proxy.call('takeover'));
     assert.equal((await origin.status()).state, 'serving');
     await proxy.call('abandon');
-    await assert.rejects(stat(join(directory.path, 'b.img')), /ENOENT/);
+    await assert.rejects(stat(path('b.img')), /ENOENT/);
   });
 
   it('keeps its origin, every block here, while the guest that is awaited may never come', async () => {

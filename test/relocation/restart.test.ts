@@ -1,52 +1,33 @@
 /** A proxy that is stopped, killed or cut off goes on where it was; what does not belong to it is refused and left as it is. */
 import assert from 'node:assert/strict';
 import { copyFile, readFile, rename, rm, writeFile } from 'node:fs/promises';
-import { join } from 'node:path';
 import { type Client, connectClient } from '../support/client.ts';
 import { type ExportProcess, startExport } from '../support/export-process.ts';
-import { temporaryDirectory } from '../support/temporary-directory.ts';
-import { startWan, type Wan } from '../wan/wan.ts';
+import type { Wan } from '../wan/wan.ts';
 import { bytesFrom } from './support/actions.ts';
 import { assertSameBytes } from './support/same-bytes.ts';
+import { useExports } from './support/use-exports.ts';
 
 const BLOCK = 4096;
 const SIZE = 4 * 1024 * 1024;
 
 describe('a proxy started again', function () {
   this.timeout(60_000);
-  let directory: Awaited<ReturnType<typeof temporaryDirectory>>;
+  const { path, start, line } = useExports();
   let content: Buffer;
   let origin: ExportProcess;
   let wan: Wan;
   let slowUri: string;
-  const started: ExportProcess[] = [];
 
   beforeEach(async () => {
-    directory = await temporaryDirectory();
     content = bytesFrom(3, SIZE);
     await writeFile(path('a.img'), content);
-    origin = await start('target', 'a', ['--image', path('a.img')]);
-    wan = await startWan({ to: path('a'), rttMs: 10, rateMbit: 20 });
+    origin = await start('target', 'a');
+    wan = await line('a', { rttMs: 10, rateMbit: 20 });
     slowUri = `nbd://${wan.address}/disk`;
   });
 
-  afterEach(async () => {
-    await wan.resume();
-    for (const each of started.splice(0).reverse()) await each.end('SIGKILL');
-    await wan.stop();
-    await directory.remove();
-  });
-
-  const path = (name: string) => join(directory.path, name);
-
-  async function start(kind: 'target' | 'proxy', name: string, args: string[]): Promise<ExportProcess> {
-    const process = await startExport(kind, 'disk', path(name), args);
-    started.push(process);
-    return process;
-  }
-
-  const startProxy = (uri = slowUri, ...more: string[]) =>
-    start('proxy', 'b', ['--image', path('b.img'), '--origin', uri, ...more]);
+  const startProxy = (uri = slowUri, ...more: string[]) => start('proxy', 'b', ['--origin', uri, ...more]);
 
   const completed = (proxy: ExportProcess) =>
     proxy.until((status) => status.state === 'serving' && status.origin === null, 30_000);
@@ -114,7 +95,7 @@ describe('a proxy started again', function () {
     const guest = await connectClient(proxy.uri);
     assertSameBytes(await guest.read(0, SIZE), content);
     await proxy.end();
-    const target = await start('target', 'b', ['--image', path('b.img')]);
+    const target = await start('target', 'b');
     assert.equal((await target.status()).generation, 2);
   });
 
@@ -264,15 +245,8 @@ describe('a proxy started again', function () {
     it("another disk's map", async () => {
       await proxy.end();
       await writeFile(path('x.img'), content);
-      const other = await start('target', 'x', ['--image', path('x.img')]);
-      const second = await start('proxy', 'y', [
-        '--image',
-        path('y.img'),
-        '--origin',
-        other.uri,
-        '--takeover',
-        'now',
-      ]);
+      const other = await start('target', 'x');
+      const second = await start('proxy', 'y', ['--origin', other.uri, '--takeover', 'now']);
       await completed(second);
       // Its map is gone with its completion; what it was is made from ours with its identity.
       const map = path('b.img.xnbd/present.map');
@@ -309,7 +283,7 @@ describe('a proxy started again', function () {
       const present = (await readFile(path('b.img'))).length;
       assert.equal(present, SIZE);
       await writeFile(path('x.img'), bytesFrom(99, SIZE));
-      const other = await start('target', 'x', ['--image', path('x.img')]);
+      const other = await start('target', 'x');
       const wrong = await startProxy(other.uri);
       const status = await wrong.until(({ error }) => error !== null);
       assert.match(status.error!, /another disk/);

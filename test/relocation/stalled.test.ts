@@ -1,56 +1,39 @@
 /** A link that lets nothing pass although TCP stays up, and one that comes and goes: found out, shown, said once, and survived. */
 import assert from 'node:assert/strict';
 import { readFile, writeFile } from 'node:fs/promises';
-import { join } from 'node:path';
 import { connectClient } from '../support/client.ts';
-import { type ExportProcess, startExport } from '../support/export-process.ts';
-import { temporaryDirectory } from '../support/temporary-directory.ts';
-import { startWan, type Wan } from '../wan/wan.ts';
+import type { ExportProcess } from '../support/export-process.ts';
+import type { Wan } from '../wan/wan.ts';
 import { bytesFrom } from './support/actions.ts';
 import { assertSameBytes } from './support/same-bytes.ts';
+import { useExports } from './support/use-exports.ts';
 
 const BLOCK = 4096;
 const SIZE = 4 * 1024 * 1024;
 
 describe('a link to the origin', function () {
   this.timeout(90_000);
-  let directory: Awaited<ReturnType<typeof temporaryDirectory>>;
+  const { path, start, line } = useExports();
   let content: Buffer;
   let wan: Wan;
+  let origin: ExportProcess;
   let proxy: ExportProcess;
-  const started: ExportProcess[] = [];
 
   beforeEach(async () => {
-    directory = await temporaryDirectory();
     content = bytesFrom(21, SIZE);
     await writeFile(path('a.img'), content);
-    await startOrigin();
-    wan = await startWan({ to: path('a'), rttMs: 5, rateMbit: 10 });
-    proxy = await startExport('proxy', 'disk', path('b'), [
-      ...['--image', path('b.img'), '--origin', `nbd://${wan.address}/disk`],
-    ]);
-    started.push(proxy);
+    origin = await startOrigin();
+    wan = await line('a', { rttMs: 5, rateMbit: 10 });
+    proxy = await start('proxy', 'b', ['--origin', `nbd://${wan.address}/disk`]);
   });
 
-  afterEach(async () => {
-    await wan.resume();
-    for (const each of started.splice(0).reverse()) await each.end('SIGKILL');
-    await wan.stop();
-    await directory.remove();
-  });
-
-  const path = (name: string) => join(directory.path, name);
   const linesWith = (text: string) =>
     proxy
       .log()
       .split('\n')
       .filter((line) => line.includes(text));
 
-  async function startOrigin(image = 'a.img', ...more: string[]): Promise<ExportProcess> {
-    const origin = await startExport('target', 'disk', path('a'), ['--image', path(image), ...more]);
-    started.push(origin);
-    return origin;
-  }
+  const startOrigin = (image = 'a.img', ...more: string[]) => start('target', 'a', more, image);
 
   const completed = () =>
     proxy.until((status) => status.state === 'serving' && status.origin === null, 60_000);
@@ -113,8 +96,7 @@ describe('a link to the origin', function () {
     const guest = await connectClient(proxy.uri);
     await guest.write(0, content.subarray(0, BLOCK));
     await proxy.until((status) => status.presentBytes > SIZE / 8);
-    const [origin] = started;
-    await origin!.end('SIGKILL');
+    await origin.end('SIGKILL');
     const kept = (await proxy.status()).presentBytes;
     for (const [name, bytes, refusal] of [
       ['other', SIZE, /another disk|has uuid/],
