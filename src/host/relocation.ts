@@ -8,12 +8,12 @@
  * `announced` is set once the D-Bus signal of the present state has been sent, so that a daemon that was away sends it when it is back.
  */
 import { randomUUID } from 'node:crypto';
-import { open, readdir, readFile, rename, rm } from 'node:fs/promises';
+import { readdir, readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import * as v from 'valibot';
 import { log } from '../log/log.ts';
 import { bootId } from '../store/boot-id.ts';
-import { makeDirectory, syncDirectory } from '../store/directory.ts';
+import { makeDirectory, replaceFile, syncDirectory } from '../store/directory.ts';
 
 const Count = v.pipe(v.number(), v.minValue(0));
 const Uuid = v.pipe(v.string(), v.uuid());
@@ -87,16 +87,7 @@ export async function readRelocations(dir: string): Promise<RelocationRecord[]> 
 
 /** Replaces the file of a relocation, durably. */
 export async function writeRelocation(dir: string, relocation: RelocationRecord): Promise<void> {
-  const path = join(dir, `${relocation.id}.json`);
-  const file = await open(`${path}.new`, 'w', 0o600);
-  try {
-    await file.writeFile(`${JSON.stringify(relocation, null, 2)}\n`);
-    await file.sync();
-  } finally {
-    await file.close();
-  }
-  await rename(`${path}.new`, path);
-  await syncDirectory(dir);
+  await replaceFile(join(dir, `${relocation.id}.json`), `${JSON.stringify(relocation, null, 2)}\n`);
 }
 
 export async function deleteRelocation(dir: string, id: string): Promise<void> {

@@ -6,10 +6,10 @@
  * deleted by then; that there is no such disk, it would have to take for a host that has just started and does not know its disks yet. And who was
  * lent what is void now must be told whenever he comes.
  */
-import { open, readdir, readFile, rename, rm, stat } from 'node:fs/promises';
+import { readdir, readFile, rm, stat } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import * as v from 'valibot';
-import { makeDirectory, syncDirectory } from './directory.ts';
+import { makeDirectory, replaceFile } from './directory.ts';
 import type { ExportRecord } from './record.ts';
 
 /** Who has not asked by then waits until he believes it (let-go.ts). */
@@ -40,16 +40,7 @@ export async function rememberDeparted(
     voidLeases: [...new Set([...before.voidLeases, ...voidLeases, ...ended])],
   };
   await makeDirectory(directory);
-  const path = join(directory, uuid);
-  const file = await open(`${path}.new`, 'w', 0o600);
-  try {
-    await file.writeFile(JSON.stringify(departed));
-    await file.sync();
-  } finally {
-    await file.close();
-  }
-  await rename(`${path}.new`, path);
-  await syncDirectory(directory);
+  await replaceFile(join(directory, uuid), JSON.stringify(departed));
 }
 
 /** What became of a deleted disk that was lent, as far as is remembered. @returns undefined when nothing is */

@@ -2,7 +2,7 @@
  * Names that survive loss of power. A file that is synced keeps its data, not its name: that is its directory's, which has to be synced
  * after the name was made, changed or removed.
  */
-import { access, mkdir, open, rm } from 'node:fs/promises';
+import { access, mkdir, open, rename, rm } from 'node:fs/promises';
 import { dirname } from 'node:path';
 
 /** Makes the entries of a directory (creations, renames, removals) survive loss of power. */
@@ -37,6 +37,23 @@ export async function makeDirectory(path: string, mode = 0o700): Promise<void> {
     // A directory that we may not list is not one that one of us made something in.
     if ((error as NodeJS.ErrnoException).code !== 'EACCES') throw error;
   });
+}
+
+/**
+ * Replaces a file as a whole: written aside as `PATH.new`, synced, renamed, and its directory synced. After a loss of power there is either
+ * the old one or the new one; when this resolves, the new one.
+ */
+export async function replaceFile(path: string, text: string): Promise<void> {
+  const aside = `${path}.new`;
+  const file = await open(aside, 'w', 0o600);
+  try {
+    await file.writeFile(text);
+    await file.sync();
+  } finally {
+    await file.close();
+  }
+  await rename(aside, path);
+  await syncDirectory(dirname(path));
 }
 
 /** Removes a file, or a directory and what is in it, where there is one: it does not come back after a loss of power. */

@@ -6,10 +6,10 @@
  * either the old one or the new one. Whoever changes a state does so here first, and acts on it only when this has returned.
  */
 import { randomUUID } from 'node:crypto';
-import { open, readFile, rename, rm } from 'node:fs/promises';
+import { readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import * as v from 'valibot';
-import { makeDirectory, syncDirectory } from './directory.ts';
+import { makeDirectory, replaceFile } from './directory.ts';
 
 const Uuid = v.pipe(v.string(), v.uuid());
 const Count = v.pipe(v.number(), v.safeInteger(), v.minValue(0));
@@ -149,17 +149,7 @@ export async function readRecord(stateDir: string): Promise<ExportRecord | undef
 /** Replaces the record, durably: when this resolves it survives loss of power. */
 export async function writeRecord(stateDir: string, record: ExportRecord): Promise<void> {
   await makeDirectory(stateDir);
-  const path = join(stateDir, fileName);
-  const aside = `${path}.new`;
-  const file = await open(aside, 'w', 0o600);
-  try {
-    await file.writeFile(`${JSON.stringify(record, null, 2)}\n`);
-    await file.sync();
-  } finally {
-    await file.close();
-  }
-  await rename(aside, path);
-  await syncDirectory(stateDir);
+  await replaceFile(join(stateDir, fileName), `${JSON.stringify(record, null, 2)}\n`);
 }
 
 /** Removes the record: nothing in the state directory counts any more. */
