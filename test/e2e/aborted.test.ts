@@ -4,7 +4,7 @@ import type { Guest } from '../lab/guest.ts';
 import { waitFor } from '../lab/processes.ts';
 import { interrupted } from './midway.ts';
 import { runsOn } from './outcome.ts';
-import { announced, arrived, guestWithDisks, signalsOf, useSites, wrongBytes } from './sites.ts';
+import { arrived, signalsOf, startedGuest, useSites, wrongBytes } from './sites.ts';
 
 describe('a migration that does not come to its end', function () {
   this.timeout(180_000);
@@ -12,9 +12,7 @@ describe('a migration that does not come to its end', function () {
   let guest: Guest;
 
   before(async () => {
-    guest = await guestWithDisks(sites(), 'vm1', ['rewrite', 'write-only'], 32);
-    await guest.start(sites().a.host);
-    await announced(sites().a, guest);
+    guest = await startedGuest(sites(), 'vm1', ['rewrite', 'write-only'], 32);
   });
 
   /** Interrupts a migration in the middle of the memory, the guest at work; what virsh said. */

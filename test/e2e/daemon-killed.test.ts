@@ -5,7 +5,7 @@ import { waitFor } from '../lab/processes.ts';
 import { memoryFlows } from './midway.ts';
 import { completionTold, emptied, states } from './outcome.ts';
 import { shownByCommand, shownOnBus } from './shown.ts';
-import { announced, arrived, guestWithDisks, type Site, signalsOf, useSites, wrongBytes } from './sites.ts';
+import { announced, arrived, type Site, signalsOf, startedGuest, useSites, wrongBytes } from './sites.ts';
 
 const noDaemon =
   /unexpected exit status 1: xnbdd does not answer on \/run\/xnbd\/hook\.sock: systemctl start xnbdd$/;
@@ -16,9 +16,7 @@ describe('xnbdd killed with SIGKILL', function () {
   let guest: Guest;
 
   before(async () => {
-    guest = await guestWithDisks(sites(), 'vm1', ['rewrite', 'write-only'], 64);
-    await guest.start(sites().a.host);
-    await announced(sites().a, guest);
+    guest = await startedGuest(sites(), 'vm1', ['rewrite', 'write-only'], 64);
   });
 
   /** Kills a site's daemon; the guest goes on without it. */

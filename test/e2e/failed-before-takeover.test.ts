@@ -10,7 +10,7 @@ import type { Guest } from '../lab/guest.ts';
 import { waitFor } from '../lab/processes.ts';
 import { interrupted, logTells } from './midway.ts';
 import { nothingAt, runsOn } from './outcome.ts';
-import { announced, arrived, guestWithDisks, useSites } from './sites.ts';
+import { announced, arrived, startedGuest, useSites } from './sites.ts';
 
 /** Another administrator's hook, which fails where /run/lab/fails says. `xml`: what it prints for `migrate` is no domain. */
 const OTHER_HOOK = `#!/bin/sh
@@ -34,9 +34,7 @@ describe('a migration that fails before the takeover', function () {
   let guest: Guest;
 
   before(async () => {
-    guest = await guestWithDisks(sites(), 'vm1', ['rewrite', 'write-only'], 16);
-    await guest.start(sites().a.host);
-    await announced(sites().a, guest);
+    guest = await startedGuest(sites(), 'vm1', ['rewrite', 'write-only'], 16);
   });
 
   /** Migrates in vain. @returns what virsh said */

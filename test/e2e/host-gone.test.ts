@@ -7,8 +7,8 @@ import type { DiskReport, Guest } from '../lab/guest.ts';
 import { waitFor } from '../lab/processes.ts';
 import { logTells } from './midway.ts';
 import { boot, comeBack, killAll, vanish } from './outage.ts';
-import { become, completionTold, emptied, states, writableOnlyAt } from './outcome.ts';
-import { announced, arrived, guestWithDisks, useSites, wrongBytes } from './sites.ts';
+import { become, endsAtB, followsToB, states, writableOnlyAt } from './outcome.ts';
+import { announced, startedGuest, useSites } from './sites.ts';
 
 describe('a host that is gone for a while after the takeover', function () {
   this.timeout(240_000);
@@ -17,18 +17,8 @@ describe('a host that is gone for a while after the takeover', function () {
   const reports: Map<string, DiskReport>[] = [];
 
   before(async () => {
-    guest = await guestWithDisks(sites(), 'vm1', ['rewrite', 'write-only'], 64, 'again');
-    await guest.start(sites().a.host);
-    await announced(sites().a, guest);
+    guest = await startedGuest(sites(), 'vm1', ['rewrite', 'write-only'], 64, 'again');
   });
-
-  /** B owns the disks, misses blocks of each, and nobody else may write. */
-  async function onlyB(): Promise<void> {
-    const { a, b } = sites();
-    assert.deepEqual(await states(a, guest), ['fenced', 'fenced']);
-    assert.deepEqual(await states(b, guest), ['relocating', 'relocating']);
-    await writableOnlyAt(sites(), guest, b);
-  }
 
   /** At B each disk knows whether its origin can be reached. */
   async function reachable(wanted: boolean): Promise<void> {
@@ -69,7 +59,7 @@ describe('a host that is gone for a while after the takeover', function () {
     await lab.setPortRate(10809, 4);
     await guest.migrate(a.host, b.host, '--live', '--persistent');
     await guest.progress(3);
-    await onlyB();
+    await followsToB(sites(), guest);
     await announced(b, guest);
   });
 
@@ -83,7 +73,7 @@ describe('a host that is gone for a while after the takeover', function () {
       await logTells(b, new RegExp(`disk ${disk}: its origin nbd://a\\S* is unreachable: `));
     }
     assert.match((await b.host.exec(['xnbdctl', 'list'])).stdout, /origin unreachable since 20\S+Z/);
-    await onlyB();
+    await followsToB(sites(), guest);
   });
 
   it('A is back: what waited is answered, and the copy goes on', async () => {
@@ -93,7 +83,7 @@ describe('a host that is gone for a while after the takeover', function () {
     await goesOn();
     assert.doesNotMatch(await status('vm1-vda'), /unreachable/);
     await logTells(b, /disk vm1-vda: its origin can be reached again/);
-    await onlyB();
+    await followsToB(sites(), guest);
     await notAtA();
   });
 
@@ -106,7 +96,7 @@ describe('a host that is gone for a while after the takeover', function () {
     await notAtA();
     await reachable(true);
     await goesOn();
-    await onlyB();
+    await followsToB(sites(), guest);
     await notAtA();
   });
 
@@ -120,19 +110,13 @@ describe('a host that is gone for a while after the takeover', function () {
     await become(b, guest, 'relocating');
     await guest.start(b.host);
     await goesOn();
-    await onlyB();
+    await followsToB(sites(), guest);
     await logTells(b, /vm1-vda: relocating again, \d+ of \d+ bytes present/, 'vm1-vda');
     await notAtA();
   });
 
   it('in the end every block is there, and A keeps nothing', async () => {
-    const { lab, a, b } = sites();
-    await lab.setRate(undefined);
-    await arrived(b, guest);
-    await completionTold(sites(), b, guest);
-    reports.push(await guest.powerOff());
-    assert.deepEqual(await wrongBytes(b, guest, ...reports), []);
-    await emptied(a);
-    await writableOnlyAt(sites(), guest, b);
+    await endsAtB(sites(), guest, reports);
+    await writableOnlyAt(sites(), guest, sites().b);
   });
 });

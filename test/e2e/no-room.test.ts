@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import type { Guest } from '../lab/guest.ts';
 import { waitFor } from '../lab/processes.ts';
-import { announced, arrived, guestWithDisks, signalsOf, useSites, wrongBytes } from './sites.ts';
+import { arrived, signalsOf, startedGuest, useSites, wrongBytes } from './sites.ts';
 
 const MIB = 1024 * 1024;
 const IMAGES = '/var/lib/xnbd/images';
@@ -15,9 +15,7 @@ describe('a destination that cannot take the disks', function () {
   let guest: Guest;
 
   before(async () => {
-    guest = await guestWithDisks(sites(), 'vm1', ['rewrite', 'write-only'], 32);
-    await guest.start(sites().a.host);
-    await announced(sites().a, guest);
+    guest = await startedGuest(sites(), 'vm1', ['rewrite', 'write-only'], 32);
   });
 
   /** Migrates in vain. @returns what our hook said, which has to be one line. */

@@ -2,9 +2,9 @@
 import assert from 'node:assert/strict';
 import { readdir } from 'node:fs/promises';
 import { readRecord } from '../../src/store/record.ts';
-import type { Guest } from '../lab/guest.ts';
+import type { DiskReport, Guest } from '../lab/guest.ts';
 import { waitFor } from '../lab/processes.ts';
-import { type Site, type Sites, signalsOf } from './sites.ts';
+import { arrived, type Site, type Sites, signalsOf, wrongBytes } from './sites.ts';
 
 /** What each disk is at a site, by its process, or by its record where none runs; undefined where the site does not know it. */
 export function states(site: Site, guest: Guest, suffix = ''): Promise<(string | undefined)[]> {
@@ -121,4 +121,26 @@ export async function completionTold(sites: Sites, site: Site, guest: Guest, sin
   await waitFor(`RelocationCompleted on ${site.host.name}`, () => names().includes('RelocationCompleted'));
   await guest.progress();
   assert.equal(names().indexOf('RelocationCompleted'), names().length - 1, names().join());
+}
+
+/** b owns the disks, misses blocks of each, and nobody else may write. */
+export async function followsToB(sites: Sites, guest: Guest): Promise<void> {
+  const { a, b } = sites;
+  assert.deepEqual(await states(a, guest), ['fenced', 'fenced']);
+  assert.deepEqual(await states(b, guest), ['relocating', 'relocating']);
+  await writableOnlyAt(sites, guest, b);
+}
+
+/** The disks come to b completely, with all that the guest wrote in each of its lives, this last one included; a keeps nothing. */
+export async function endsAtB(
+  sites: Sites,
+  guest: Guest,
+  lives: readonly Map<string, DiskReport>[],
+): Promise<void> {
+  const { lab, a, b } = sites;
+  await lab.setRate(undefined);
+  await arrived(b, guest);
+  await completionTold(sites, b, guest);
+  assert.deepEqual(await wrongBytes(b, guest, ...lives, await guest.powerOff()), []);
+  await emptied(a);
 }

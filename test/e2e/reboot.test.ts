@@ -2,8 +2,8 @@
 import assert from 'node:assert/strict';
 import type { DiskReport, Guest } from '../lab/guest.ts';
 import { logOf } from './midway.ts';
-import { completionTold, emptied, states, writableOnlyAt } from './outcome.ts';
-import { announced, arrived, guestWithDisks, type Site, useSites, wrongBytes } from './sites.ts';
+import { endsAtB, followsToB, states, writableOnlyAt } from './outcome.ts';
+import { type Site, startedGuest, useSites } from './sites.ts';
 
 describe('a guest that boots anew', function () {
   this.timeout(240_000);
@@ -12,9 +12,7 @@ describe('a guest that boots anew', function () {
   const reports: Map<string, DiskReport>[] = [];
 
   before(async () => {
-    guest = await guestWithDisks(sites(), 'vm1', ['rewrite', 'write-only'], 64, 'again');
-    await guest.start(sites().a.host);
-    await announced(sites().a, guest);
+    guest = await startedGuest(sites(), 'vm1', ['rewrite', 'write-only'], 64, 'again');
     await guest.progress();
   });
 
@@ -66,20 +64,11 @@ describe('a guest that boots anew', function () {
 
   for (const [way, how] of WAYS)
     it(`${way}, while its disks follow`, async () => {
-      const { a, b } = sites();
-      await noHook(b, how);
-      assert.deepEqual(await states(a, guest), ['fenced', 'fenced']);
-      assert.deepEqual(await states(b, guest), ['relocating', 'relocating']);
-      await writableOnlyAt(sites(), guest, b);
+      await noHook(sites().b, how);
+      await followsToB(sites(), guest);
     });
 
   it('has every byte of its disks in the end', async () => {
-    const { lab, a, b } = sites();
-    await lab.setRate(undefined);
-    await arrived(b, guest);
-    await completionTold(sites(), b, guest);
-    reports.push(await guest.powerOff());
-    assert.deepEqual(await wrongBytes(b, guest, ...reports), []);
-    await emptied(a);
+    await endsAtB(sites(), guest, reports);
   });
 });

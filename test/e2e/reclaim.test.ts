@@ -8,7 +8,7 @@ import { waitFor } from '../lab/processes.ts';
 import { logTells } from './midway.ts';
 import { comeBack, vanish } from './outage.ts';
 import { become, emptied, states, writableOnlyAt } from './outcome.ts';
-import { announced, guestWithDisks, type Site, useSites } from './sites.ts';
+import { announced, guestWithDisks, type Site, startedGuest, useSites } from './sites.ts';
 
 const DISKS = ['vm1-vda', 'vm1-vdb'];
 
@@ -41,9 +41,7 @@ describe('a host that is lost after the takeover', function () {
   let left: Map<string, DiskReport>;
 
   before(async () => {
-    guest = await guestWithDisks(sites(), 'vm1', ['rewrite', 'write-only'], 64);
-    await guest.start(sites().a.host);
-    await announced(sites().a, guest);
+    guest = await startedGuest(sites(), 'vm1', ['rewrite', 'write-only'], 64);
     await guest.progress();
   });
 

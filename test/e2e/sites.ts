@@ -226,6 +226,17 @@ export async function guestWithDisks(
   return defineGuest(lab, a.host, { name, disks, reboots: boots === 'again' });
 }
 
+/** Such a guest, which runs at site a and can move. */
+export async function startedGuest(
+  sites: Sites,
+  ...guestOf: Parameters<typeof guestWithDisks> extends [Sites, ...infer Rest] ? Rest : never
+): Promise<Guest> {
+  const guest = await guestWithDisks(sites, ...guestOf);
+  await guest.start(sites.a.host);
+  await announced(sites.a, guest);
+  return guest;
+}
+
 /** Waits until a guest's metadata says that its disks are at `site`: only then can it move on. */
 export async function announced(site: Site, guest: Guest): Promise<void> {
   await waitFor(`the origins of ${guest.name} in its metadata on ${site.host.name}`, async () => {

@@ -4,7 +4,7 @@ import type { Guest } from '../lab/guest.ts';
 import { waitFor } from '../lab/processes.ts';
 import { logTells, memoryFlows } from './midway.ts';
 import { become, emptied, states, writableOnlyAt } from './outcome.ts';
-import { announced, arrived, guestWithDisks, type Site, useSites, wrongBytes } from './sites.ts';
+import { announced, arrived, type Site, startedGuest, useSites, wrongBytes } from './sites.ts';
 
 const FOR_GOOD = ['--live', '--persistent', '--undefinesource'];
 
@@ -14,9 +14,7 @@ describe('a guest that moves on before its disks are complete', function () {
   let guest: Guest;
 
   before(async () => {
-    guest = await guestWithDisks(sites(), 'vm1', ['rewrite'], 96);
-    await guest.start(sites().a.host);
-    await announced(sites().a, guest);
+    guest = await startedGuest(sites(), 'vm1', ['rewrite'], 96);
   });
 
   /** Moves it so that no disk is complete when it has moved. */
