@@ -3,8 +3,9 @@
 #
 #   sh scripts/install.sh            (DESTDIR=/some/root installs below that, for a look)
 #
-# The programs go to /usr/lib/xnbd, with the Node and the native packages that they use; /usr/bin gets links to them. Nothing is started, and
-# a configuration that exists is kept. Run it again after an update.
+# The programs go to /usr/lib/xnbd, with the Node and the native packages that they use; /usr/bin gets a script for each. Not a link: AppArmor
+# lets libvirtd run what lies in /usr/bin, and counts the path where a link leads to. Nothing is started, and a configuration that exists is
+# kept. Run it again after an update.
 set -eu
 cd "$(dirname "$0")/.."
 root=${DESTDIR:-}
@@ -25,7 +26,9 @@ cp -r node_modules/node node_modules/koffi node_modules/node-unix-socket* "$root
 cp -r node_modules/@koromix/koffi-linux-* "$root$lib.new/node_modules/@koromix/"
 for program in xnbdd xnbd-export xnbd-gateway xnbdctl xnbd-hook; do
   cp "dist/bin/$program" "$root$lib.new/dist/bin/"
-  ln -sfn "../lib/xnbd/dist/bin/$program" "$root/usr/bin/$program"
+  rm -f "$root/usr/bin/$program"
+  printf '#!/bin/sh\nexec %s/dist/bin/%s "$@"\n' "$lib" "$program" >"$root/usr/bin/$program"
+  chmod 755 "$root/usr/bin/$program"
   echo "$root/usr/bin/$program"
 done
 # What runs keeps its files open; what starts from now on is new.

@@ -71,7 +71,10 @@ export class RequestParser {
     return true;
   }
 
-  /** With extended headers a flag says whether a payload follows; a command that takes none has it skipped, and keeps the flag. */
+  /**
+   * With extended headers a flag says whether a payload follows; a command that takes none has it skipped, and keeps the flag.
+   * A WRITE's data follow always: QEMU 10 sends them without the flag, and qemu-nbd takes them so.
+   */
   #nextExtended(input: ReceiveBuffer): boolean {
     if (!input.has(EXTENDED_REQUEST_HEADER_LENGTH)) return false;
     const { bytes, start } = input;
@@ -86,9 +89,7 @@ export class RequestParser {
     const length = bytes.readUInt32BE(start + 24) * 2 ** 32 + bytes.readUInt32BE(start + 28);
     const hasPayload = (flags & CommandFlag.PAYLOAD_LEN) !== 0;
     const isWrite = type === Command.WRITE;
-    // Whether its data follow is anybody's guess, and data must never be taken for requests.
-    if (isWrite && !hasPayload) throw new ProtocolError(`WRITE of ${length} bytes lacks the payload flag`);
-    const payloadLength = hasPayload ? length : 0;
+    const payloadLength = isWrite || hasPayload ? length : 0;
     if (payloadLength > NBD_MAX_PAYLOAD) {
       throw new ProtocolError(
         `payload of ${length} bytes (command ${type}) is larger than the maximum of ${NBD_MAX_PAYLOAD}`,

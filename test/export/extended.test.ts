@@ -106,12 +106,12 @@ describe('session with extended headers', () => {
     );
   });
 
-  it('ends with a payload past the maximum, a WRITE that does not announce one, and a compact request', async () => {
+  it('ends with a payload past the maximum, and with a compact request', async () => {
     const write = { type: Command.WRITE, extended: true };
     for (const request of [
       { ...write, length: NBD_MAX_PAYLOAD + 1, flags: CommandFlag.PAYLOAD_LEN },
       { ...write, type: Command.BLOCK_STATUS, length: 2 ** 40, flags: CommandFlag.PAYLOAD_LEN },
-      { ...write, length: 10 },
+      { ...write, length: NBD_MAX_PAYLOAD + 1 },
       { type: Command.FLUSH, extended: false },
     ]) {
       const bad = await RawClient.open(target.socket, 'd', { extended: true });
@@ -119,6 +119,15 @@ describe('session with extended headers', () => {
       await bad.closed();
     }
     assert.equal(await client.command(Command.FLUSH), 0);
+  });
+
+  it('takes a WRITE without the payload flag, its data right behind, as QEMU 10 sends it', async () => {
+    const payload = randomBytes(4096);
+    const header = encodeRawRequest({ type: Command.WRITE, extended: true, length: payload.length });
+    assert.equal(header.readUInt16BE(4), 0);
+    client.socket.write(Buffer.concat([header, payload]));
+    assert.equal((await client.reply()).errno, 0);
+    assert.ok((await client.read(0, payload.length)).data.equals(payload));
   });
 
   it('is agreed once, and not together with EXPORT_NAME', async () => {
