@@ -14,7 +14,7 @@ import { certificatesIn } from '../pki/certificate-files.ts';
 import { Credentials } from '../pki/credentials.ts';
 import type { TlsParty } from '../pki/tls.ts';
 import { openServedProxy } from '../relocation/served-proxy.ts';
-import { exitNow } from '../store/syscalls.ts';
+import { exitNow } from '../system/syscalls.ts';
 
 interface CommonArguments {
   image: string;

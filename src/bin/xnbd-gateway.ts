@@ -6,7 +6,7 @@ import { listenPlain } from '../gateway/transport.ts';
 import { log } from '../log/log.ts';
 import { startResidentLog } from '../log/resident.ts';
 import { serverParty } from '../pki/host-party.ts';
-import { exitNow } from '../store/syscalls.ts';
+import { exitNow } from '../system/syscalls.ts';
 
 /** systemd gives 90 seconds; links of relocations that break come back by themselves. */
 const GRACE_MS = 5000;

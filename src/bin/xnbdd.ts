@@ -3,10 +3,10 @@ import { parseArgs } from 'node:util';
 import { loadConfig } from '../config/config.ts';
 import { startDaemon } from '../host/daemon.ts';
 import { exportProgram } from '../host/export-process.ts';
-import { tellServiceManager } from '../host/service-manager.ts';
 import { log } from '../log/log.ts';
 import { startResidentLog } from '../log/resident.ts';
-import { exitNow } from '../store/syscalls.ts';
+import { tellServiceManager } from '../system/service-manager.ts';
+import { exitNow } from '../system/syscalls.ts';
 
 const version = '0.1.0';
 

@@ -1,6 +1,7 @@
 /** The control socket of an export (control-protocol.ts): one JSON object a line, for the daemon and the administrator of this host. */
 import { createServer, type Server, type Socket } from 'node:net';
 import { setImmediate as nextTurn } from 'node:timers/promises';
+import { listenOnUnixSocket } from '../system/unix-socket.ts';
 import type {
   ControlMethod,
   ControlResponse,
@@ -9,7 +10,6 @@ import type {
   StatusEvent,
 } from './control-protocol.ts';
 import { readOriginTimeout } from './origin-timeout.ts';
-import { listenOnUnixSocket } from './unix-socket.ts';
 
 const MAX_LINE_BYTES = 64 * 1024;
 const COUNTERS_EVERY_MS = 500;

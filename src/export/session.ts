@@ -23,9 +23,9 @@ import {
   writeStatus,
 } from '../nbd/server-replies.ts';
 import type { Extent } from '../store/completion.ts';
+import { type Descriptor, descriptorOf } from '../system/descriptor.ts';
 import { Anticipation } from './anticipation.ts';
 import { checkRequest, commandName, type RequestLimits } from './check-request.ts';
-import { type Descriptor, descriptorOf } from './descriptor.ts';
 import type { Client, Export } from './export.ts';
 import { handshakeWith } from './handshake.ts';
 import { ReplyWriter } from './reply-writer.ts';

@@ -4,8 +4,8 @@
  */
 import type { ExportStatus } from '../export/control-protocol.ts';
 import { log } from '../log/log.ts';
-import { bootId } from '../store/boot-id.ts';
 import type { ExportRecord } from '../store/record.ts';
+import { bootId } from '../system/boot-id.ts';
 import {
   deleteRelocation,
   newRelocation,

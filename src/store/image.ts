@@ -13,12 +13,6 @@ import { type FileHandle, open, rm } from 'node:fs/promises';
 import { dirname, resolve } from 'node:path';
 import { log } from '../log/log.ts';
 import { Errno } from '../nbd/constants.ts';
-import { ColdReads } from './cold-reads.ts';
-import type { Completion, Extent } from './completion.ts';
-import { syncDirectory } from './directory.ts';
-import { extentsOf } from './image-extents.ts';
-import { Pace } from './pace.ts';
-import { SyncQueue } from './sync-queue.ts';
 import {
   errnoName,
   FallocateMode,
@@ -28,7 +22,13 @@ import {
   Seek,
   SystemErrno,
   willNeed,
-} from './syscalls.ts';
+} from '../system/syscalls.ts';
+import { ColdReads } from './cold-reads.ts';
+import type { Completion, Extent } from './completion.ts';
+import { syncDirectory } from './directory.ts';
+import { extentsOf } from './image-extents.ts';
+import { Pace } from './pace.ts';
+import { SyncQueue } from './sync-queue.ts';
 
 const ZEROS = Buffer.alloc(1024 * 1024);
 /** No hint makes us read more at once, bytes. */

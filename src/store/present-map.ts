@@ -19,8 +19,8 @@ import { type FileHandle, open, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { log } from '../log/log.ts';
 import { Errno } from '../nbd/constants.ts';
+import { bootId } from '../system/boot-id.ts';
 import { Bitmap } from './bitmap.ts';
-import { bootId } from './boot-id.ts';
 import type { Completion } from './completion.ts';
 import { syncDirectory } from './directory.ts';
 import {

@@ -1,8 +1,8 @@
 /** One process an export: a lock on its state directory, which the kernel releases when the process ends, however it ends. */
 import { open } from 'node:fs/promises';
 import { join } from 'node:path';
+import { lockExclusively } from '../system/syscalls.ts';
 import { makeDirectory, syncDirectory } from './directory.ts';
-import { lockExclusively } from './syscalls.ts';
 
 export interface StateLock {
   release(): Promise<void>;

@@ -3,7 +3,7 @@ import { once } from 'node:events';
 import { createConnection, createServer, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { Anticipation } from '../../src/export/anticipation.ts';
-import { descriptorOf } from '../../src/export/descriptor.ts';
+import { descriptorOf } from '../../src/system/descriptor.ts';
 import { temporaryDirectory } from '../support/temporary-directory.ts';
 
 describe('anticipation', () => {

@@ -7,9 +7,9 @@ import { join } from 'node:path';
 import { callExport, exportStatus, NobodyAnswers, watchExport } from '../../src/export/control-client.ts';
 import type { ExportStatus } from '../../src/export/control-protocol.ts';
 import { openTarget } from '../../src/export/target.ts';
-import { listenOnUnixSocket } from '../../src/export/unix-socket.ts';
 import { Command } from '../../src/nbd/constants.ts';
 import { newRecord, writeRecord } from '../../src/store/record.ts';
+import { listenOnUnixSocket } from '../../src/system/unix-socket.ts';
 import { RawClient } from './raw-client.ts';
 import { serveTarget, type TestTarget, until } from './serving.ts';
 

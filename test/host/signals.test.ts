@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { join } from 'node:path';
 import type { Message } from 'dbus-next';
 import { callExport } from '../../src/export/control-client.ts';
-import { type Bus, openBus } from '../../src/host/dbus/bus.ts';
+import { type Bus, openBus } from '../../src/system/bus.ts';
 import { startPrivateBus } from './dbus/private-bus.ts';
 import { eventually } from './test-host.ts';
 import { TwoHosts } from './two-hosts.ts';

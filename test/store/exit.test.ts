@@ -3,7 +3,7 @@ import { execFileSync, spawnSync } from 'node:child_process';
 import { join } from 'node:path';
 import { temporaryDirectory } from '../support/temporary-directory.ts';
 
-const syscalls = new URL('../../src/store/syscalls.ts', import.meta.url).pathname;
+const syscalls = new URL('../../src/system/syscalls.ts', import.meta.url).pathname;
 
 describe('exitNow', () => {
   it('ends the process while a thread of the pool is in a call that does not return', async () => {

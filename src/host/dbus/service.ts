@@ -5,7 +5,7 @@
 import dbus, { type Message } from 'dbus-next';
 import type { ExportStatus, VerificationStatus } from '../../export/control-protocol.ts';
 import { log } from '../../log/log.ts';
-import { type Bus, errorName, openBus, theBus } from './bus.ts';
+import { type Bus, errorName, openBus, theBus } from '../../system/bus.ts';
 import {
   type CompletedDisk,
   ExportInterface,

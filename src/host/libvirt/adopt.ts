@@ -11,7 +11,7 @@ import { isAbsolute, join } from 'node:path';
 import type { Config } from '../../config/config.ts';
 import { removeDurably } from '../../store/directory.ts';
 import { checkExportName, newRecord, readRecord, writeRecord } from '../../store/record.ts';
-import { lseek, Seek } from '../../store/syscalls.ts';
+import { lseek, Seek } from '../../system/syscalls.ts';
 import { readDomain } from './domain-xml.ts';
 import type { ShutOffDomain } from './shut-off-domain.ts';
 import { unifiedDiff } from './unified-diff.ts';

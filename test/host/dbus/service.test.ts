@@ -5,11 +5,11 @@ import { once } from 'node:events';
 import { join } from 'node:path';
 import { type Message, MessageType, Variant } from 'dbus-next';
 import type { ExportStatus } from '../../../src/export/control-protocol.ts';
-import { type Bus, openBus } from '../../../src/host/dbus/bus.ts';
 import type { RelocationStatus } from '../../../src/host/dbus/interfaces.ts';
 import { DBusService } from '../../../src/host/dbus/service.ts';
 import { writeLine } from '../../../src/log/line.ts';
 import { configureLog } from '../../../src/log/log.ts';
+import { type Bus, openBus } from '../../../src/system/bus.ts';
 import { eventually, type PrivateBus, startPrivateBus } from './private-bus.ts';
 
 type Dictionary = Record<string, Variant>;

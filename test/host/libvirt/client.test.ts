@@ -3,7 +3,6 @@ import assert from 'node:assert/strict';
 import { type ChildProcess, spawn } from 'node:child_process';
 import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { type Bus, openBus } from '../../../src/host/dbus/bus.ts';
 import { applyAdopt, applyRelease, planAdopt, planRelease } from '../../../src/host/libvirt/adopt.ts';
 import { domainPath } from '../../../src/host/libvirt/calls.ts';
 import { type ActiveDomain, type DomainEvent, LibvirtClient } from '../../../src/host/libvirt/client.ts';
@@ -11,6 +10,7 @@ import { originMetadata, originNamespace, readDomain } from '../../../src/host/l
 import { openShutOffDomain } from '../../../src/host/libvirt/shut-off-domain.ts';
 import { writeLine } from '../../../src/log/line.ts';
 import { configureLog } from '../../../src/log/log.ts';
+import { type Bus, openBus } from '../../../src/system/bus.ts';
 import { end, eventually, type PrivateBus, startPrivateBus } from '../dbus/private-bus.ts';
 
 /** The one domain of test:///default. */
