@@ -2,7 +2,7 @@
 import { randomUUID } from 'node:crypto';
 import { readdir, writeFile } from 'node:fs/promises';
 import { originMetadata } from '../src/host/libvirt/domain-xml.ts';
-import { newRecord, writeRecord } from '../src/store/record.ts';
+import { newRecord, writeRecord } from '../src/store/records/record.ts';
 import type { TestDomain } from '../test/host/test-host.ts';
 import { asLibvirtKeepsIt } from '../test/host/two-hosts.ts';
 import { type Driver, Refused, until } from './driver.ts';

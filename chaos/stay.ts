@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { connectControl } from '../src/export/control-client.ts';
 import type { ControlMethod, ExportStatus } from '../src/export/control-protocol.ts';
 import { exportRuns } from '../src/host/export-process.ts';
-import type { ExportRecord } from '../src/store/record.ts';
+import type { ExportRecord } from '../src/store/records/record.ts';
 import type { ChaosHost } from './host.ts';
 
 /** One that is frozen does not answer. */

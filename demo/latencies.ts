@@ -6,7 +6,7 @@
 import { closeSync, openSync, readSync } from 'node:fs';
 import { join } from 'node:path';
 
-/** present.live (src/store/present-map.ts): a page that says whose map it is, then one bit a block of 4 KiB, the lowest first. */
+/** present.live (src/store/maps/present-map.ts): a page that says whose map it is, then one bit a block of 4 KiB, the lowest first. */
 const HEADER = 4096;
 const BLOCK = 4096;
 

@@ -1,7 +1,7 @@
 /** xNBD on a host of the lab (test/lab), as a package would install it: daemon, gateway, hook, configuration. */
 import { chmod, mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { newRecord, writeRecord } from '../../src/store/record.ts';
+import { newRecord, writeRecord } from '../../src/store/records/record.ts';
 import type { Lab } from '../../test/lab/lab.ts';
 import { createPatternImage } from '../../test/lab/pattern.ts';
 import { waitFor } from '../../test/lab/processes.ts';

@@ -5,7 +5,7 @@
  * The caller has checked the range: 0 <= offset, offset + length <= size.
  */
 import type { Completion, ExtentsCompletion } from '../store/completion.ts';
-import type { ZeroOptions } from '../store/image.ts';
+import type { ZeroOptions } from '../store/image/image.ts';
 
 export interface ZeroHow extends ZeroOptions {
   fua: boolean;

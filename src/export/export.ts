@@ -3,7 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { NBD_MAX_PAYLOAD, TransmissionFlag } from '../nbd/constants.ts';
 import type { OfferedExport, Refusal } from '../nbd/server-handshake.ts';
 import type { Completion } from '../store/completion.ts';
-import type { ExportRecord } from '../store/record.ts';
+import type { ExportRecord } from '../store/records/record.ts';
 import { Digests } from './digests.ts';
 import type { Disk } from './disk.ts';
 import { Lender, type LenderOptions } from './lender.ts';

@@ -23,10 +23,10 @@ import type { Attached, AttachRequest } from '../nbd/attach.ts';
 import { Errno, OptionReply } from '../nbd/constants.ts';
 import type { Refusal } from '../nbd/server-handshake.ts';
 import type { Completion } from '../store/completion.ts';
-import type { ExportRecord } from '../store/record.ts';
-import type { RecordChange } from './record-keeper.ts';
+import type { ExportRecord } from '../store/records/record.ts';
+import type { RecordChange } from '../store/records/record-keeper.ts';
+import { isVoid, takenBack, voidedWith } from '../store/records/void-leases.ts';
 import { SourceWatch } from './source-watch.ts';
-import { isVoid, takenBack, voidedWith } from './taken-back.ts';
 
 /** `reclaimed`: our own origin has taken the disk back, by an administrator's word; what is here is void. */
 export type LendState = 'serving' | 'lent' | 'fencing' | 'fenced' | 'retired' | 'reclaimed';

@@ -1,6 +1,6 @@
 /** The disk of a target: every block is in the local image. */
 import type { Completion, ExtentsCompletion } from '../store/completion.ts';
-import type { Image } from '../store/image.ts';
+import type { Image } from '../store/image/image.ts';
 import type { Disk, ZeroHow } from './disk.ts';
 
 export class LocalDisk implements Disk {

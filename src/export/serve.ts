@@ -4,13 +4,13 @@
  */
 import { once } from 'node:events';
 import { log } from '../log/log.ts';
+import type { RecordKeeper } from '../store/records/record-keeper.ts';
 import type { ControlMethod, ExportStatus, OriginTimeout } from './control-protocol.ts';
 import { ControlServer } from './control-server.ts';
 import type { Disk } from './disk.ts';
 import { Export } from './export.ts';
 import type { LenderOptions } from './lender.ts';
 import { Listener, type TcpAddress } from './listener.ts';
-import type { RecordKeeper } from './record-keeper.ts';
 
 /** A client that does not read its last replies is cut off after this. */
 const STOP_LIMIT_MS = 10_000;

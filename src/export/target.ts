@@ -1,11 +1,11 @@
 /** Opening a target: image, state and record must belong together. */
 import { existsSync } from 'node:fs';
 import { log } from '../log/log.ts';
-import { Image } from '../store/image.ts';
-import { checkExportName, type ExportRecord, newRecord, readRecord } from '../store/record.ts';
-import { lockState, type StateLock } from '../store/state-lock.ts';
+import { Image } from '../store/image/image.ts';
+import { checkExportName, type ExportRecord, newRecord, readRecord } from '../store/records/record.ts';
+import { RecordKeeper } from '../store/records/record-keeper.ts';
+import { lockState, type StateLock } from '../store/records/state-lock.ts';
 import { LocalDisk } from './local-disk.ts';
-import { RecordKeeper } from './record-keeper.ts';
 import type { Served } from './serve.ts';
 
 export interface TargetOptions {

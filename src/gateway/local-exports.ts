@@ -3,12 +3,12 @@ import { existsSync } from 'node:fs';
 import { readdir } from 'node:fs/promises';
 import { connect, type Socket } from 'node:net';
 import { join } from 'node:path';
-import { isVoid } from '../export/taken-back.ts';
 import { log } from '../log/log.ts';
 import type { AttachRequest } from '../nbd/attach.ts';
 import { decodeGreeting, GREETING_LENGTH } from '../nbd/option-framing.ts';
-import { whatDeparted } from '../store/departed.ts';
-import { checkExportName, olderName, readRecord } from '../store/record.ts';
+import { whatDeparted } from '../store/records/departed.ts';
+import { checkExportName, olderName, readRecord } from '../store/records/record.ts';
+import { isVoid } from '../store/records/void-leases.ts';
 import { readExactly, StreamEnded } from './read-exactly.ts';
 
 const SUFFIX = '.sock';

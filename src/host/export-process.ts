@@ -8,7 +8,7 @@ import { open, readdir, readFile, readlink, rename, stat } from 'node:fs/promise
 import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { ExportStatus } from '../export/control-protocol.ts';
-import type { ExportRecord } from '../store/record.ts';
+import type { ExportRecord } from '../store/records/record.ts';
 import { askStatus } from './export-link.ts';
 import type { ExportPlace } from './places.ts';
 

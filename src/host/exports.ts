@@ -10,7 +10,7 @@ import { readdir, rm } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { ControlMethod, ExportStatus } from '../export/control-protocol.ts';
 import { log } from '../log/log.ts';
-import { checkExportName, type ExportRecord, readRecord } from '../store/record.ts';
+import { checkExportName, type ExportRecord, readRecord } from '../store/records/record.ts';
 import { type ExportLink, watchExport } from './export-link.ts';
 import {
   arrivalArguments,

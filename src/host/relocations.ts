@@ -4,7 +4,7 @@
  */
 import type { ExportStatus } from '../export/control-protocol.ts';
 import { log } from '../log/log.ts';
-import type { ExportRecord } from '../store/record.ts';
+import type { ExportRecord } from '../store/records/record.ts';
 import { bootId } from '../system/boot-id.ts';
 import {
   deleteRelocation,

@@ -1,8 +1,8 @@
 /** From the takeover to the last block: what makes the blocks of one disk local, put together. */
 import type { BadRange } from '../export/control-protocol.ts';
 import { log } from '../log/log.ts';
-import type { Image } from '../store/image.ts';
-import type { PresentMap } from '../store/present-map.ts';
+import type { Image } from '../store/image/image.ts';
+import type { PresentMap } from '../store/maps/present-map.ts';
 import { BackgroundCopy } from './copy/background-copy.ts';
 import { Room } from './copy/room.ts';
 import { BadBlocks } from './fetch/bad-blocks.ts';

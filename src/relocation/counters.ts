@@ -1,5 +1,5 @@
 /** What a relocation counts, over every process that had a part in it. */
-import type { ExportRecord } from '../store/record.ts';
+import type { ExportRecord } from '../store/records/record.ts';
 import type { Copying } from './copying.ts';
 
 export type Counters = Pick<ExportRecord, 'onDemandBytes' | 'backgroundBytes' | 'skippedBytes'>;

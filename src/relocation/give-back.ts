@@ -6,7 +6,7 @@
  * from then on, so that a restart here must not go on from it, nor fence the origin again.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { RecordKeeper } from '../export/record-keeper.ts';
+import type { RecordKeeper } from '../store/records/record-keeper.ts';
 import type { OriginLink } from './origin/origin-link.ts';
 
 /** How long an origin that cannot be reached is waited for. */

@@ -6,12 +6,18 @@ import { randomUUID } from 'node:crypto';
 import { existsSync } from 'node:fs';
 import { rm } from 'node:fs/promises';
 import { resolve } from 'node:path';
-import { RecordKeeper } from '../export/record-keeper.ts';
 import { formatNbdUri, parseNbdUri } from '../nbd/uri.ts';
 import type { TlsParty } from '../pki/tls.ts';
-import { Image } from '../store/image.ts';
-import { BLOCK_SIZE } from '../store/present-map.ts';
-import { type ExportRecord, newRecord, readRecord, removeRecord, writeRecord } from '../store/record.ts';
+import { Image } from '../store/image/image.ts';
+import { BLOCK_SIZE } from '../store/maps/present-map.ts';
+import {
+  type ExportRecord,
+  newRecord,
+  readRecord,
+  removeRecord,
+  writeRecord,
+} from '../store/records/record.ts';
+import { RecordKeeper } from '../store/records/record-keeper.ts';
 import { OriginLink } from './origin/origin-link.ts';
 
 /** What a present map can tell of: 2^32 blocks. */

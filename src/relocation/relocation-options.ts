@@ -1,6 +1,7 @@
 /** What a relocation is given. */
-import type { RecordKeeper } from '../export/record-keeper.ts';
-import type { Image } from '../store/image.ts';
+
+import type { Image } from '../store/image/image.ts';
+import type { RecordKeeper } from '../store/records/record-keeper.ts';
 import type { OriginLink } from './origin/origin-link.ts';
 
 export interface RelocationOptions {

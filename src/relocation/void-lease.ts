@@ -3,8 +3,9 @@
  * What we have is void then, for good. From the takeover on it may hold what our guest wrote, so it is left for the administrator to look at
  * and delete; but nobody is served from it again.
  */
-import type { RecordKeeper } from '../export/record-keeper.ts';
+
 import { log } from '../log/log.ts';
+import type { RecordKeeper } from '../store/records/record-keeper.ts';
 
 /** @param takenOver the disk was ours. Resolves when the record says that it is void. */
 export async function endVoid(keeper: RecordKeeper, takenOver: boolean, reason: string): Promise<void> {

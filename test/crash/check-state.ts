@@ -4,8 +4,8 @@
  */
 import { randomUUID } from 'node:crypto';
 import { existsSync } from 'node:fs';
-import { BLOCK_SIZE } from '../../src/store/present-map.ts';
-import { readRecord } from '../../src/store/record.ts';
+import { BLOCK_SIZE } from '../../src/store/maps/present-map.ts';
+import { readRecord } from '../../src/store/records/record.ts';
 import type { History, HostName } from './history.ts';
 import {
   asItIs,

@@ -16,7 +16,7 @@ import {
   writeRelocation,
 } from '../../src/host/relocation.ts';
 import { Turns } from '../../src/host/turns.ts';
-import { type ExportRecord, newRecord, readRecord } from '../../src/store/record.ts';
+import { type ExportRecord, newRecord, readRecord } from '../../src/store/records/record.ts';
 import { bytesFrom } from '../relocation/support/actions.ts';
 import { type Crash, leftBy } from './lost-power.ts';
 import { newInode, playing, real } from './recorder.ts';

@@ -1,7 +1,7 @@
 /** What has to be so whenever a move has ended, well or not: one host can write, and the others keep nothing. */
 import assert from 'node:assert/strict';
 import { readdir } from 'node:fs/promises';
-import { readRecord } from '../../src/store/record.ts';
+import { readRecord } from '../../src/store/records/record.ts';
 import type { DiskReport, Guest } from '../lab/guest.ts';
 import { waitFor } from '../lab/processes.ts';
 import { arrived, type Site, type Sites, signalsOf, wrongBytes } from './sites.ts';

@@ -8,7 +8,7 @@ import { join } from 'node:path';
 import dbus from 'dbus-next';
 import { exportStatus } from '../../src/export/control-client.ts';
 import type { ExportStatus } from '../../src/export/control-protocol.ts';
-import { newRecord, writeRecord } from '../../src/store/record.ts';
+import { newRecord, writeRecord } from '../../src/store/records/record.ts';
 import type { DiskMode } from '../lab/domain-xml.ts';
 import { type DiskReport, defineGuest, type Guest } from '../lab/guest.ts';
 import { accepts, type Host } from '../lab/host.ts';

@@ -8,7 +8,7 @@ import { callExport, exportStatus, NobodyAnswers, watchExport } from '../../src/
 import type { ExportStatus } from '../../src/export/control-protocol.ts';
 import { openTarget } from '../../src/export/target.ts';
 import { Command } from '../../src/nbd/constants.ts';
-import { newRecord, writeRecord } from '../../src/store/record.ts';
+import { newRecord, writeRecord } from '../../src/store/records/record.ts';
 import { listenOnUnixSocket } from '../../src/system/unix-socket.ts';
 import { RawClient } from './raw-client.ts';
 import { serveTarget, type TestTarget, until } from './serving.ts';

@@ -2,7 +2,7 @@ import { strict as assert } from 'node:assert';
 import { randomUUID } from 'node:crypto';
 import { Command, Errno } from '../../src/nbd/constants.ts';
 import type { Completion } from '../../src/store/completion.ts';
-import { readRecord } from '../../src/store/record.ts';
+import { readRecord } from '../../src/store/records/record.ts';
 import { RawClient } from './raw-client.ts';
 import { altered, serveTarget, type TestTarget, type TestTargetOptions, until } from './serving.ts';
 

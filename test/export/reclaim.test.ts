@@ -5,7 +5,7 @@ import sinon from 'sinon';
 import { callExport } from '../../src/export/control-client.ts';
 import { type Attached, type AttachRequest, encodeAttachRequest } from '../../src/nbd/attach.ts';
 import { Command, Errno, Option, OptionReply } from '../../src/nbd/constants.ts';
-import { readRecord } from '../../src/store/record.ts';
+import { readRecord } from '../../src/store/records/record.ts';
 import { RawClient } from './raw-client.ts';
 import { serveTarget, type TestTarget, until } from './serving.ts';
 

@@ -21,8 +21,8 @@ import {
   encodeOption,
   GREETING_LENGTH,
 } from '../../src/nbd/option-framing.ts';
-import { rememberDeparted, sweepDeparted } from '../../src/store/departed.ts';
-import { newRecord, writeRecord } from '../../src/store/record.ts';
+import { rememberDeparted, sweepDeparted } from '../../src/store/records/departed.ts';
+import { newRecord, writeRecord } from '../../src/store/records/record.ts';
 import { connectClient } from '../support/client.ts';
 import { startExport } from '../support/export-process.ts';
 import { freePort } from '../support/free-port.ts';

@@ -5,7 +5,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { ExportState } from '../../src/export/control-protocol.ts';
 import { Relocations } from '../../src/host/relocations.ts';
-import { type ExportRecord, newRecord } from '../../src/store/record.ts';
+import { type ExportRecord, newRecord } from '../../src/store/records/record.ts';
 
 describe('the book of relocations', () => {
   const domain = { name: 'vm1', uuid: randomUUID() };

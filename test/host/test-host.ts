@@ -8,7 +8,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { askStatus } from '../../src/host/export-link.ts';
 import { exportRuns, killExport } from '../../src/host/export-process.ts';
-import { type ExportRecord, newRecord, readRecord, writeRecord } from '../../src/store/record.ts';
+import { type ExportRecord, newRecord, readRecord, writeRecord } from '../../src/store/records/record.ts';
 
 const top = join(import.meta.dirname, '../..');
 export const MIB = 1024 * 1024;

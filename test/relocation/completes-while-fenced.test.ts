@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { randomBytes, randomUUID } from 'node:crypto';
 import { join } from 'node:path';
 import { openServedProxy } from '../../src/relocation/served-proxy.ts';
-import { readRecord } from '../../src/store/record.ts';
+import { readRecord } from '../../src/store/records/record.ts';
 import { temporaryDirectory } from '../support/temporary-directory.ts';
 import { startSlowOrigin } from './support/slow-origin.ts';
 

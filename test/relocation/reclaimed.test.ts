@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
 import { stat, writeFile } from 'node:fs/promises';
 import { openServedProxy } from '../../src/relocation/served-proxy.ts';
-import { readRecord } from '../../src/store/record.ts';
+import { readRecord } from '../../src/store/records/record.ts';
 import { connectClient } from '../support/client.ts';
 import type { ExportProcess } from '../support/export-process.ts';
 import type { Wan } from '../wan/wan.ts';

@@ -7,7 +7,7 @@ import { Survey } from '../../src/relocation/copy/survey.ts';
 import { BlockLocks } from '../../src/relocation/fetch/block-locks.ts';
 import type { OriginLink } from '../../src/relocation/origin/origin-link.ts';
 import type { Extent, ExtentsCompletion } from '../../src/store/completion.ts';
-import type { PresentMap } from '../../src/store/present-map.ts';
+import type { PresentMap } from '../../src/store/maps/present-map.ts';
 
 const BLOCK = 4096;
 /** 4 GiB. */

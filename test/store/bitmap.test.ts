@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import fc from 'fast-check';
-import { Bitmap } from '../../src/store/bitmap.ts';
+import { Bitmap } from '../../src/store/maps/bitmap.ts';
 
 describe('bitmap', () => {
   it('does what a list of booleans does', () => {

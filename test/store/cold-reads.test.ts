@@ -4,8 +4,8 @@ import { closeSync, openSync, read } from 'node:fs';
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { ColdReads } from '../../src/store/cold-reads.ts';
 import type { Completion } from '../../src/store/completion.ts';
+import { ColdReads } from '../../src/store/image/cold-reads.ts';
 
 describe('cold reads', () => {
   const content = randomBytes(256 * 1024);

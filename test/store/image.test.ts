@@ -8,8 +8,8 @@ import fc from 'fast-check';
 import sinon from 'sinon';
 import { AllocationFlag, Errno } from '../../src/nbd/constants.ts';
 import type { Completion } from '../../src/store/completion.ts';
-import { Image } from '../../src/store/image.ts';
-import { lockState } from '../../src/store/state-lock.ts';
+import { Image } from '../../src/store/image/image.ts';
+import { lockState } from '../../src/store/records/state-lock.ts';
 
 const SIZE = 256 * 1024;
 

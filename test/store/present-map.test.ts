@@ -4,7 +4,7 @@ import { closeSync, fstatSync, openSync, readdirSync, readlinkSync } from 'node:
 import { readFile, rename, rm, truncate, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Completion } from '../../src/store/completion.ts';
-import { type MapIdentity, PresentMap } from '../../src/store/present-map.ts';
+import { type MapIdentity, PresentMap } from '../../src/store/maps/present-map.ts';
 import { temporaryDirectory } from '../support/temporary-directory.ts';
 
 const identity: MapIdentity = {

@@ -3,7 +3,7 @@ import fs, { closeSync, openSync } from 'node:fs';
 import { syncBuiltinESMExports } from 'node:module';
 import sinon from 'sinon';
 import { Errno } from '../../src/nbd/constants.ts';
-import { SyncQueue } from '../../src/store/sync-queue.ts';
+import { SyncQueue } from '../../src/store/image/sync-queue.ts';
 
 type Callback = (error: NodeJS.ErrnoException | null) => void;
 

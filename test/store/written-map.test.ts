@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { closeSync, openSync, readdirSync, readlinkSync } from 'node:fs';
 import { readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { type MapIdentity, PresentMap } from '../../src/store/present-map.ts';
+import { type MapIdentity, PresentMap } from '../../src/store/maps/present-map.ts';
 import { temporaryDirectory } from '../support/temporary-directory.ts';
 
 const BLOCKS = 100_001;

@@ -1,8 +1,8 @@
 /** `xnbdctl delete`: deletes what is left here of a disk that is this host's no more. */
 import { setTimeout as sleep } from 'node:timers/promises';
-import { readRecord } from '../../store/record.ts';
-import { lockState } from '../../store/state-lock.ts';
-import { deleteLeftovers } from '../leftovers.ts';
+import { deleteLeftovers } from '../../store/records/delete-disk.ts';
+import { readRecord } from '../../store/records/record.ts';
+import { lockState } from '../../store/records/state-lock.ts';
 import { type HostPaths, placeOf } from '../places.ts';
 import { connectIfRunning, knownExport } from './known-exports.ts';
 

@@ -6,7 +6,12 @@ import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { type ControlClient, connectControl } from '../../export/control-client.ts';
 import type { ExportStatus } from '../../export/control-protocol.ts';
-import { checkExportName, type ExportRecord, readRecord, secondsSinceTakeover } from '../../store/record.ts';
+import {
+  checkExportName,
+  type ExportRecord,
+  readRecord,
+  secondsSinceTakeover,
+} from '../../store/records/record.ts';
 import { type HostPaths, placeOf } from '../places.ts';
 
 /** As `ExportStatus`; `pid` is null where no process serves the export now. */

@@ -3,7 +3,7 @@ import { Command, CommanderError } from 'commander';
 import { defaultConfigPath, loadConfig } from '../../config/config.ts';
 import type { OriginTimeout } from '../../export/control-protocol.ts';
 import { parseOriginTimeout } from '../../export/origin-timeout.ts';
-import { checkExportName } from '../../store/record.ts';
+import { checkExportName } from '../../store/records/record.ts';
 import { type HostPaths, placeOf } from '../places.ts';
 import { deleteLeft } from './delete.ts';
 import { connectRunning, exportNames, type KnownExport, knownExport, knownExports } from './known-exports.ts';

@@ -4,13 +4,13 @@
  */
 import { randomUUID } from 'node:crypto';
 import type { Config } from '../../config/config.ts';
-import { takenBack } from '../../export/taken-back.ts';
 import { OriginRetired } from '../../nbd/client-handshake.ts';
 import { parseNbdUri } from '../../nbd/uri.ts';
 import { hostParty } from '../../pki/host-party.ts';
 import { OriginConnection } from '../../relocation/origin/origin-connection.ts';
-import { type ExportRecord, readRecord, writeRecord } from '../../store/record.ts';
-import { lockState } from '../../store/state-lock.ts';
+import { type ExportRecord, readRecord, writeRecord } from '../../store/records/record.ts';
+import { lockState } from '../../store/records/state-lock.ts';
+import { takenBack } from '../../store/records/void-leases.ts';
 import { placeOf } from '../places.ts';
 import { connectIfRunning, type KnownExport, knownExport } from './known-exports.ts';
 

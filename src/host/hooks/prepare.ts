@@ -1,6 +1,6 @@
 /** `prepare`: a domain is about to start here, or to arrive. Its exports have to run before QEMU connects. */
 import { log } from '../../log/log.ts';
-import type { ExportRecord } from '../../store/record.ts';
+import type { ExportRecord } from '../../store/records/record.ts';
 import { takeAnnouncement } from '../announced.ts';
 import { arrive } from '../arrival.ts';
 import { usingDomain } from '../domains.ts';

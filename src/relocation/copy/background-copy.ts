@@ -9,8 +9,8 @@
 
 import { log } from '../../log/log.ts';
 import { Errno } from '../../nbd/constants.ts';
-import type { Image } from '../../store/image.ts';
-import { BLOCK_SIZE, type PresentMap } from '../../store/present-map.ts';
+import type { Image } from '../../store/image/image.ts';
+import { BLOCK_SIZE, type PresentMap } from '../../store/maps/present-map.ts';
 import type { BadBlocks } from '../fetch/bad-blocks.ts';
 import type { BlockLocks } from '../fetch/block-locks.ts';
 import type { Fetcher } from '../fetch/fetcher.ts';

@@ -6,11 +6,11 @@
  * everything else that the disk has to do waits for the thread pool.
  */
 import { Errno } from '../../nbd/constants.ts';
-import type { Image } from '../../store/image.ts';
-import { BLOCK_SIZE, type PresentMap } from '../../store/present-map.ts';
+import { Countdown } from '../../store/countdown.ts';
+import type { Image } from '../../store/image/image.ts';
+import { BLOCK_SIZE, type PresentMap } from '../../store/maps/present-map.ts';
 import type { BadBlocks } from '../fetch/bad-blocks.ts';
 import type { BlockLocks } from '../fetch/block-locks.ts';
-import { Countdown } from '../proxy/countdown.ts';
 import type { Room } from './room.ts';
 
 /** Blocks of a piece: 128 MiB. */

@@ -5,7 +5,7 @@
  */
 import type { BadRange } from '../../export/control-protocol.ts';
 import { log } from '../../log/log.ts';
-import { BLOCK_SIZE, type PresentMap } from '../../store/present-map.ts';
+import { BLOCK_SIZE, type PresentMap } from '../../store/maps/present-map.ts';
 
 interface Stretch {
   first: number;

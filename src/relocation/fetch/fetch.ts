@@ -1,7 +1,7 @@
 /** One fetch under way: the blocks, who wants their bytes, and who waits for them to be local. Its life is fetcher.ts's. */
 import { Errno } from '../../nbd/constants.ts';
 import type { Completion } from '../../store/completion.ts';
-import { BLOCK_SIZE } from '../../store/present-map.ts';
+import { BLOCK_SIZE } from '../../store/maps/present-map.ts';
 
 /** Wants the bytes of a stretch of the disk as soon as they arrive. */
 export interface Reader extends Completion {

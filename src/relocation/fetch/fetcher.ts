@@ -10,13 +10,13 @@
 
 import { log } from '../../log/log.ts';
 import { Errno } from '../../nbd/constants.ts';
-import { Bitmap } from '../../store/bitmap.ts';
 import type { Completion } from '../../store/completion.ts';
-import type { Image } from '../../store/image.ts';
-import { BLOCK_SIZE, type PresentMap } from '../../store/present-map.ts';
+import { Countdown } from '../../store/countdown.ts';
+import type { Image } from '../../store/image/image.ts';
+import { Bitmap } from '../../store/maps/bitmap.ts';
+import { BLOCK_SIZE, type PresentMap } from '../../store/maps/present-map.ts';
 import type { Room } from '../copy/room.ts';
 import type { OriginLink } from '../origin/origin-link.ts';
-import { Countdown } from '../proxy/countdown.ts';
 import type { BadBlocks } from './bad-blocks.ts';
 import type { BlockLocks } from './block-locks.ts';
 import { Fetch, type Keeper, type Reader } from './fetch.ts';

@@ -4,9 +4,9 @@
  * The stretch is read again in 16 pieces at once, and each piece that fails in single blocks: two round trips, whatever is broken.
  */
 import { Errno } from '../../nbd/constants.ts';
-import { BLOCK_SIZE } from '../../store/present-map.ts';
+import { Countdown } from '../../store/countdown.ts';
+import { BLOCK_SIZE } from '../../store/maps/present-map.ts';
 import type { OriginLink } from '../origin/origin-link.ts';
-import { Countdown } from '../proxy/countdown.ts';
 import type { Fetch } from './fetch.ts';
 
 const PIECES = 16;

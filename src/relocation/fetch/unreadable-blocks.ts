@@ -8,8 +8,8 @@
  */
 import type { BadRange } from '../../export/control-protocol.ts';
 import { log } from '../../log/log.ts';
-import type { Image } from '../../store/image.ts';
-import { BLOCK_SIZE } from '../../store/present-map.ts';
+import type { Image } from '../../store/image/image.ts';
+import { BLOCK_SIZE } from '../../store/maps/present-map.ts';
 
 const LOOK_AGAIN_MS = 10_000;
 /** Remembered and shown, blocks; a disk that is broken all over is broken enough. */

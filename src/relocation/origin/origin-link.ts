@@ -16,7 +16,7 @@ import { Command, Errno } from '../../nbd/constants.ts';
 import type { NbdAddress } from '../../nbd/uri.ts';
 import type { TlsParty } from '../../pki/tls.ts';
 import type { Completion, Extent, ExtentsCompletion } from '../../store/completion.ts';
-import { Countdown } from '../proxy/countdown.ts';
+import { Countdown } from '../../store/countdown.ts';
 import { OriginConnection, Stalled } from './origin-connection.ts';
 import {
   attachRequest,

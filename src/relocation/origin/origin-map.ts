@@ -6,7 +6,7 @@
  */
 import { AllocationFlag, Errno } from '../../nbd/constants.ts';
 import type { Extent } from '../../store/completion.ts';
-import { BLOCK_SIZE } from '../../store/present-map.ts';
+import { BLOCK_SIZE } from '../../store/maps/present-map.ts';
 import type { OriginLink } from './origin-link.ts';
 
 /** Bytes whose allocation is asked for at once. */

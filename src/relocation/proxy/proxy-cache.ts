@@ -5,7 +5,7 @@
 
 import { Errno } from '../../nbd/constants.ts';
 import type { Completion } from '../../store/completion.ts';
-import { BLOCK_SIZE, type PresentMap } from '../../store/present-map.ts';
+import { BLOCK_SIZE, type PresentMap } from '../../store/maps/present-map.ts';
 import type { Fetcher, Keeper } from '../fetch/fetcher.ts';
 import type { GuestWaits, Wait } from '../fetch/guest-waits.ts';
 import { guestErrno } from '../origin/guest-errno.ts';

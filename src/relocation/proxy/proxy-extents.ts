@@ -4,8 +4,8 @@
  * the network; only one that begins there waits for the origin.
  */
 import type { Extent, ExtentsCompletion } from '../../store/completion.ts';
-import type { Image } from '../../store/image.ts';
-import { BLOCK_SIZE, type PresentMap } from '../../store/present-map.ts';
+import type { Image } from '../../store/image/image.ts';
+import { BLOCK_SIZE, type PresentMap } from '../../store/maps/present-map.ts';
 import { type OriginMap, STRETCH } from '../origin/origin-map.ts';
 
 /** The most extents that one answer gives. */

@@ -8,8 +8,8 @@
  */
 import { Errno } from '../../nbd/constants.ts';
 import type { Completion } from '../../store/completion.ts';
-import type { Image } from '../../store/image.ts';
-import { BLOCK_SIZE, type PresentMap } from '../../store/present-map.ts';
+import type { Image } from '../../store/image/image.ts';
+import { BLOCK_SIZE, type PresentMap } from '../../store/maps/present-map.ts';
 import type { Fetcher, Reader } from '../fetch/fetcher.ts';
 import type { GuestWaits, Wait } from '../fetch/guest-waits.ts';
 import { guestErrno } from '../origin/guest-errno.ts';

@@ -1,7 +1,7 @@
 /** Cuts runs of blocks where holes of the local image begin and end. */
 import { AllocationFlag } from '../../nbd/constants.ts';
-import type { Image } from '../../store/image.ts';
-import { BLOCK_SIZE } from '../../store/present-map.ts';
+import type { Image } from '../../store/image/image.ts';
+import { BLOCK_SIZE } from '../../store/maps/present-map.ts';
 
 /** A shorter hole is compared as data: asking for it costs as much. */
 const SHORTEST_HOLE = 16;

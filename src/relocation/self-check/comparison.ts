@@ -13,8 +13,8 @@
 import { Digests } from '../../export/digests.ts';
 import { AllocationFlag, Errno, HASH_LENGTH, HASH_MAX } from '../../nbd/constants.ts';
 import type { Completion } from '../../store/completion.ts';
-import type { Image } from '../../store/image.ts';
-import { BLOCK_SIZE, type PresentMap } from '../../store/present-map.ts';
+import type { Image } from '../../store/image/image.ts';
+import { BLOCK_SIZE, type PresentMap } from '../../store/maps/present-map.ts';
 import { BackgroundWindow } from '../copy/background-window.ts';
 import type { OriginLink } from '../origin/origin-link.ts';
 import { cutHoles, type Run } from './comparable-runs.ts';

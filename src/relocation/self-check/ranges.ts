@@ -1,5 +1,5 @@
 /** Stretches of a disk, gathered block by block in any order, neighbours put together. */
-import { BLOCK_SIZE } from '../../store/present-map.ts';
+import { BLOCK_SIZE } from '../../store/maps/present-map.ts';
 
 export interface ByteRange {
   offset: number;

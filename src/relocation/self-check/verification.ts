@@ -10,8 +10,8 @@
  *   right, nobody but an administrator can judge.
  */
 import type { VerificationStatus } from '../../export/control-protocol.ts';
-import type { RecordKeeper } from '../../export/record-keeper.ts';
 import { log } from '../../log/log.ts';
+import type { RecordKeeper } from '../../store/records/record-keeper.ts';
 import { Comparison, type ComparisonParts, type Verdict } from './comparison.ts';
 import { Ranges } from './ranges.ts';
 

@@ -6,7 +6,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import type { KnownExport } from '../../../src/host/command/known-exports.ts';
-import { newRecord, writeRecord } from '../../../src/store/record.ts';
+import { newRecord, writeRecord } from '../../../src/store/records/record.ts';
 
 const program = (name: string): string => new URL(`../../../src/bin/${name}.ts`, import.meta.url).pathname;
 const MIB = 1024 * 1024;

@@ -8,7 +8,7 @@ import { join } from 'node:path';
 import { applyAdopt, applyRelease, planAdopt, planRelease } from '../../../src/host/libvirt/adopt.ts';
 import { readDomain } from '../../../src/host/libvirt/domain-xml.ts';
 import type { ShutOffDomain } from '../../../src/host/libvirt/shut-off-domain.ts';
-import { readRecord, writeRecord } from '../../../src/store/record.ts';
+import { readRecord, writeRecord } from '../../../src/store/records/record.ts';
 
 const cdrom = `<disk type='file' device='cdrom'>
       <target dev='sda' bus='sata'/>

@@ -5,11 +5,11 @@
 import { randomUUID } from 'node:crypto';
 import { join } from 'node:path';
 import type { Disk, ZeroHow } from '../../../src/export/disk.ts';
-import { RecordKeeper } from '../../../src/export/record-keeper.ts';
 import { type RunningExport, serve } from '../../../src/export/serve.ts';
 import { AllocationFlag } from '../../../src/nbd/constants.ts';
 import type { Completion, ExtentsCompletion } from '../../../src/store/completion.ts';
-import { newRecord } from '../../../src/store/record.ts';
+import { newRecord } from '../../../src/store/records/record.ts';
+import { RecordKeeper } from '../../../src/store/records/record-keeper.ts';
 
 export interface SlowOriginOptions {
   directory: string;

@@ -9,8 +9,8 @@
  * reads bring the mean down again when the disk has recovered. A batch holds the loop for BATCH_MS and one read at most.
  */
 import { readSync } from 'node:fs';
-import { willNeedNow } from '../system/syscalls.ts';
-import type { Completion } from './completion.ts';
+import { willNeedNow } from '../../system/syscalls.ts';
+import type { Completion } from '../completion.ts';
 
 /** Longer reads lose nothing in the pool. Bytes. */
 const SHORT = 32 * 1024;

@@ -1,7 +1,7 @@
 /** Data and holes of a file, by SEEK_DATA and SEEK_HOLE. */
-import { AllocationFlag } from '../nbd/constants.ts';
-import { lseek, Seek, SystemErrno } from '../system/syscalls.ts';
-import type { Extent } from './completion.ts';
+import { AllocationFlag } from '../../nbd/constants.ts';
+import { lseek, Seek, SystemErrno } from '../../system/syscalls.ts';
+import type { Extent } from '../completion.ts';
 
 const HOLE = AllocationFlag.HOLE | AllocationFlag.ZERO;
 /** More would hold up the loop; the client asks again from where the answer ends. */

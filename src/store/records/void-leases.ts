@@ -2,7 +2,7 @@
  * What an administrator's reclaim changes in the record of a disk that has moved away; and which leases are void: no one else is told that what
  * he has is worth nothing.
  */
-import type { ExportRecord } from '../store/record.ts';
+import type { ExportRecord } from './record.ts';
 
 /** Leases that are remembered as void. */
 const KEPT_VOID = 16;

@@ -17,12 +17,12 @@
 import { writeSync } from 'node:fs';
 import { type FileHandle, open, rm } from 'node:fs/promises';
 import { join } from 'node:path';
-import { log } from '../log/log.ts';
-import { Errno } from '../nbd/constants.ts';
-import { bootId } from '../system/boot-id.ts';
+import { log } from '../../log/log.ts';
+import { Errno } from '../../nbd/constants.ts';
+import { bootId } from '../../system/boot-id.ts';
+import type { Completion } from '../completion.ts';
+import { syncDirectory } from '../records/directory.ts';
 import { Bitmap } from './bitmap.ts';
-import type { Completion } from './completion.ts';
-import { syncDirectory } from './directory.ts';
 import {
   checkIdentity,
   createMapFile,

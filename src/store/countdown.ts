@@ -1,4 +1,4 @@
-import type { Completion } from '../../store/completion.ts';
+import type { Completion } from './completion.ts';
 
 /** Completes another once `parts` parts have completed: with the first error among them, or 0. With no parts, at once. */
 export class Countdown implements Completion {

@@ -3,8 +3,8 @@
  * waits for the next; all who wait share that one.
  */
 import { fdatasync } from 'node:fs';
-import { Errno } from '../nbd/constants.ts';
-import type { Completion } from './completion.ts';
+import { Errno } from '../../nbd/constants.ts';
+import type { Completion } from '../completion.ts';
 
 export class SyncQueue {
   readonly #fd: number;

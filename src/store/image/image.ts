@@ -11,8 +11,8 @@
 import { constants as fsConstants, read, readSync, write, writeSync } from 'node:fs';
 import { type FileHandle, open, rm } from 'node:fs/promises';
 import { dirname, resolve } from 'node:path';
-import { log } from '../log/log.ts';
-import { Errno } from '../nbd/constants.ts';
+import { log } from '../../log/log.ts';
+import { Errno } from '../../nbd/constants.ts';
 import {
   errnoName,
   FallocateMode,
@@ -22,12 +22,12 @@ import {
   Seek,
   SystemErrno,
   willNeed,
-} from '../system/syscalls.ts';
+} from '../../system/syscalls.ts';
+import type { Completion, Extent } from '../completion.ts';
+import { Pace } from '../pace.ts';
+import { syncDirectory } from '../records/directory.ts';
 import { ColdReads } from './cold-reads.ts';
-import type { Completion, Extent } from './completion.ts';
-import { syncDirectory } from './directory.ts';
 import { extentsOf } from './image-extents.ts';
-import { Pace } from './pace.ts';
 import { SyncQueue } from './sync-queue.ts';
 
 const ZEROS = Buffer.alloc(1024 * 1024);

@@ -17,10 +17,10 @@
 import { rmSync, writeSync } from 'node:fs';
 import { type FileHandle, rm } from 'node:fs/promises';
 import { join } from 'node:path';
-import { log } from '../log/log.ts';
-import { bootId } from '../system/boot-id.ts';
+import { log } from '../../log/log.ts';
+import { bootId } from '../../system/boot-id.ts';
+import { syncDirectory } from '../records/directory.ts';
 import { Bitmap } from './bitmap.ts';
-import { syncDirectory } from './directory.ts';
 import {
   checkIdentity,
   createMapFile,

@@ -1,5 +1,5 @@
 /** The record of a running export: read by everyone, changed in one place, one change after the other. */
-import { type ExportRecord, writeRecord } from '../store/record.ts';
+import { type ExportRecord, writeRecord } from './record.ts';
 
 export type RecordChange =
   | Partial<ExportRecord>

@@ -1,10 +1,10 @@
 /** Deleting what is left of a disk on a host that it has left for good. */
 import { lstat } from 'node:fs/promises';
 import { dirname } from 'node:path';
-import { rememberDeparted } from '../store/departed.ts';
-import { removeDurably } from '../store/directory.ts';
-import type { ExportRecord } from '../store/record.ts';
-import { type HostPaths, placeOf } from './places.ts';
+import { type HostPaths, placeOf } from '../../host/places.ts';
+import { rememberDeparted } from './departed.ts';
+import { removeDurably } from './directory.ts';
+import type { ExportRecord } from './record.ts';
 
 /**
  * Deletes record and image; an image that is no file among our own, such as a block device, is the administrator's to delete.

@@ -1,7 +1,7 @@
 /** One process an export: a lock on its state directory, which the kernel releases when the process ends, however it ends. */
 import { open } from 'node:fs/promises';
 import { join } from 'node:path';
-import { lockExclusively } from '../system/syscalls.ts';
+import { lockExclusively } from '../../system/syscalls.ts';
 import { makeDirectory, syncDirectory } from './directory.ts';
 
 export interface StateLock {
