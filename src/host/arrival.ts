@@ -5,7 +5,7 @@
 import { lstat, rm } from 'node:fs/promises';
 import { log } from '../log/log.ts';
 import { formatNbdUri, parseNbdUri } from '../nbd/uri.ts';
-import { removeDurably } from '../store/records/directory.ts';
+import { removeDurably } from '../store/directory.ts';
 import type { Host } from './host.ts';
 import type { DomainInfo } from './libvirt/domain-xml.ts';
 import { putBack, setAside } from './older.ts';

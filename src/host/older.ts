@@ -7,7 +7,7 @@
 import { existsSync } from 'node:fs';
 import { readdir, rename } from 'node:fs/promises';
 import { log } from '../log/log.ts';
-import { removeDurably, syncDirectory } from '../store/records/directory.ts';
+import { removeDurably, syncDirectory } from '../store/directory.ts';
 import { diskName, type ExportRecord, olderName, writeRecord } from '../store/records/record.ts';
 import type { Host } from './host.ts';
 import { deleteRetired } from './retirement.ts';

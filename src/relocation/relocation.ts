@@ -15,8 +15,8 @@
 import { log } from '../log/log.ts';
 import { LeaseVoid } from '../nbd/client-handshake.ts';
 import { Command } from '../nbd/constants.ts';
+import { removeDurably } from '../store/directory.ts';
 import { PresentMap } from '../store/maps/present-map.ts';
-import { removeDurably } from '../store/records/directory.ts';
 import { type ExportRecord, secondsSinceTakeover } from '../store/records/record.ts';
 import { Copying } from './copying.ts';
 import { type Counters, countersSince } from './counters.ts';

@@ -3,7 +3,7 @@ import { existsSync } from 'node:fs';
 import { rm, rmdir } from 'node:fs/promises';
 import { dirname, join, resolve } from 'node:path';
 import type { Served } from '../export/serve.ts';
-import { syncDirectory } from '../store/records/directory.ts';
+import { syncDirectory } from '../store/directory.ts';
 import { checkExportName, readRecord, removeRecord, secondsSinceTakeover } from '../store/records/record.ts';
 import { lockState } from '../store/records/state-lock.ts';
 import { openProxy, type ProxyOptions } from './open-proxy.ts';

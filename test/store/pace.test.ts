@@ -1,9 +1,9 @@
 import { strict as assert } from 'node:assert';
-import { Pace } from '../../src/store/pace.ts';
+import { LoopOrPool } from '../../src/store/image/loop-or-pool.ts';
 
 describe('pace', () => {
   it('stays on the loop while calls are quick for their size', () => {
-    const pace = new Pace();
+    const pace = new LoopOrPool();
     for (let now = 0; now < 100; now++) {
       assert.ok(pace.mayBlock(now));
       pace.measured(now, now + 0.1, 4096);
@@ -12,7 +12,7 @@ describe('pace', () => {
   });
 
   it('one slow call sends the next to the pool, until a probe; each slow probe doubles the while', () => {
-    const pace = new Pace();
+    const pace = new LoopOrPool();
     let now = 0;
     for (const wait of [10, 20, 40, 80, 160, 320, 640, 1000, 1000]) {
       assert.ok(pace.mayBlock(now));

@@ -9,7 +9,7 @@ import { open, readdir, realpath, stat } from 'node:fs/promises';
 import { connect } from 'node:net';
 import { isAbsolute, join } from 'node:path';
 import type { Config } from '../../config/config.ts';
-import { removeDurably } from '../../store/records/directory.ts';
+import { removeDurably } from '../../store/directory.ts';
 import { checkExportName, newRecord, readRecord, writeRecord } from '../../store/records/record.ts';
 import { lseek, Seek } from '../../system/syscalls.ts';
 import { readDomain } from './domain-xml.ts';

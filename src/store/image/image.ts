@@ -24,10 +24,10 @@ import {
   willNeed,
 } from '../../system/syscalls.ts';
 import type { Completion, Extent } from '../completion.ts';
-import { Pace } from '../pace.ts';
-import { syncDirectory } from '../records/directory.ts';
+import { syncDirectory } from '../directory.ts';
 import { ColdReads } from './cold-reads.ts';
 import { extentsOf } from './image-extents.ts';
+import { LoopOrPool } from './loop-or-pool.ts';
 import { SyncQueue } from './sync-queue.ts';
 
 const ZEROS = Buffer.alloc(1024 * 1024);
@@ -54,8 +54,8 @@ export class Image {
   /** A block device, not a file. */
   readonly isBlockDevice: boolean;
   #nowait = true;
-  #readPace = new Pace();
-  #writePace = new Pace();
+  #readPace = new LoopOrPool();
+  #writePace = new LoopOrPool();
   #syncs: SyncQueue;
   readonly #cold: ColdReads;
   #reported = new Set<string>();

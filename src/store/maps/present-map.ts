@@ -21,7 +21,7 @@ import { log } from '../../log/log.ts';
 import { Errno } from '../../nbd/constants.ts';
 import { bootId } from '../../system/boot-id.ts';
 import type { Completion } from '../completion.ts';
-import { syncDirectory } from '../records/directory.ts';
+import { syncDirectory } from '../directory.ts';
 import { Bitmap } from './bitmap.ts';
 import {
   checkIdentity,

@@ -19,7 +19,7 @@ import { type FileHandle, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { log } from '../../log/log.ts';
 import { bootId } from '../../system/boot-id.ts';
-import { syncDirectory } from '../records/directory.ts';
+import { syncDirectory } from '../directory.ts';
 import { Bitmap } from './bitmap.ts';
 import {
   checkIdentity,

@@ -2,8 +2,8 @@
 import { lstat } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { type HostPaths, placeOf } from '../../host/places.ts';
+import { removeDurably } from '../directory.ts';
 import { rememberDeparted } from './departed.ts';
-import { removeDurably } from './directory.ts';
 import type { ExportRecord } from './record.ts';
 
 /**

@@ -9,7 +9,7 @@
 import { readdir, readFile, rm, stat } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import * as v from 'valibot';
-import { makeDirectory, replaceFile } from './directory.ts';
+import { makeDirectory, replaceFile } from '../directory.ts';
 import type { ExportRecord } from './record.ts';
 
 /** Who has not asked by then waits until he believes it (let-go.ts). */

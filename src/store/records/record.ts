@@ -9,7 +9,7 @@ import { randomUUID } from 'node:crypto';
 import { readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import * as v from 'valibot';
-import { makeDirectory, replaceFile } from './directory.ts';
+import { makeDirectory, replaceFile } from '../directory.ts';
 
 const Uuid = v.pipe(v.string(), v.uuid());
 const Count = v.pipe(v.number(), v.safeInteger(), v.minValue(0));

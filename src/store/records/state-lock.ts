@@ -2,7 +2,7 @@
 import { open } from 'node:fs/promises';
 import { join } from 'node:path';
 import { lockExclusively } from '../../system/syscalls.ts';
-import { makeDirectory, syncDirectory } from './directory.ts';
+import { makeDirectory, syncDirectory } from '../directory.ts';
 
 export interface StateLock {
   release(): Promise<void>;

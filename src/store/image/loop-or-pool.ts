@@ -10,7 +10,7 @@ const MS_PER_BYTE = 1 / 500_000;
 const SHORTEST_MS = 10;
 const LONGEST_MS = 1000;
 
-export class Pace {
+export class LoopOrPool {
   #poolUntil = 0;
   #whileMs = SHORTEST_MS;
 
