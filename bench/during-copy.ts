@@ -15,8 +15,8 @@ import { mkdir, mkdtemp, open, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { parseArgs } from 'node:util';
+import { OriginConnection } from '../src/client/connection.ts';
 import { exportStatus } from '../src/export/control-client.ts';
-import { OriginConnection } from '../src/relocation/origin/origin-connection.ts';
 import { startWan, type Wan } from '../test/wan/wan.ts';
 
 const { values } = parseArgs({

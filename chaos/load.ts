@@ -4,8 +4,8 @@
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Random } from '../fuzz/random.ts';
+import { OriginConnection } from '../src/client/connection.ts';
 import { Command, CommandFlag } from '../src/nbd/constants.ts';
-import { OriginConnection } from '../src/relocation/origin/origin-connection.ts';
 import type { ByteModel } from '../test/relocation/support/byte-model.ts';
 import { bytesOf } from './content.ts';
 

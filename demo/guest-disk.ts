@@ -1,6 +1,7 @@
 /** The guest's disk as the guest sees it: NBD over a unix socket, each request a promise. */
+
+import { OriginConnection } from '../src/client/connection.ts';
 import { Command } from '../src/nbd/constants.ts';
-import { OriginConnection } from '../src/relocation/origin/origin-connection.ts';
 import type { Completion } from '../src/store/completion.ts';
 
 export class GuestDisk {

@@ -1,8 +1,9 @@
 /** The client under fire: its handshake, then its reply parser and request table, with a server whose bytes are given. */
+
+import { RequestTable } from '../src/client/request-table.ts';
 import { ByteDriver } from '../src/nbd/byte-coroutine.ts';
 import { clientHandshake, HandshakeError, type ServerOffer } from '../src/nbd/client-handshake.ts';
 import { parseReplies, ReplyError } from '../src/nbd/reply-parser.ts';
-import { RequestTable } from '../src/relocation/origin/request-table.ts';
 
 /** The reads and questions that are under way once the handshake is done: cookies 1 to 6. */
 export const underWay = [

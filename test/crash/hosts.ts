@@ -1,12 +1,12 @@
 /** The two ends of a move, made of the product's own parts in this process: what the crash checker records, and opens again after a crash. */
 import { join } from 'node:path';
+import { OriginConnection } from '../../src/client/connection.ts';
 import type { Disk } from '../../src/export/disk.ts';
 import { Lender } from '../../src/export/lender.ts';
 import { type RunningExport, type Served, serve } from '../../src/export/serve.ts';
 import { openTarget } from '../../src/export/target.ts';
 import { Command, CommandFlag, Errno } from '../../src/nbd/constants.ts';
 import { parseNbdUri } from '../../src/nbd/uri.ts';
-import { OriginConnection } from '../../src/relocation/origin/origin-connection.ts';
 import { openServedProxy, type ServedProxy } from '../../src/relocation/served-proxy.ts';
 
 export const NAME = 'disk';

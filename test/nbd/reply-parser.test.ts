@@ -1,5 +1,6 @@
 import { strict as assert } from 'node:assert';
 import fc from 'fast-check';
+import { RequestTable } from '../../src/client/request-table.ts';
 import { ByteDriver } from '../../src/nbd/byte-coroutine.ts';
 import {
   NBD_EXTENDED_REPLY_MAGIC,
@@ -8,7 +9,6 @@ import {
   ReplyChunk,
 } from '../../src/nbd/constants.ts';
 import { parseReplies, ReplyError } from '../../src/nbd/reply-parser.ts';
-import { RequestTable } from '../../src/relocation/origin/request-table.ts';
 import type { Extent } from '../../src/store/completion.ts';
 
 const DONE = 1;

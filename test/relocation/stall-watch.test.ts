@@ -1,7 +1,7 @@
 /** An origin that has fallen silent is found out; one that is slow, or a process that slept, raises no alarm. */
 import assert from 'node:assert/strict';
 import sinon from 'sinon';
-import { StallWatch } from '../../src/relocation/origin/stall-watch.ts';
+import { StallWatch } from '../../src/client/stall-watch.ts';
 
 describe('the stall watch', () => {
   let clock: sinon.SinonFakeTimers;

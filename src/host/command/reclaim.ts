@@ -3,11 +3,11 @@
  * up, so this tells what that is, asks that host, and does nothing while it is alive or without --force.
  */
 import { randomUUID } from 'node:crypto';
+import { OriginConnection } from '../../client/connection.ts';
 import type { Config } from '../../config/config.ts';
 import { OriginRetired } from '../../nbd/client-handshake.ts';
 import { parseNbdUri } from '../../nbd/uri.ts';
 import { hostParty } from '../../pki/host-party.ts';
-import { OriginConnection } from '../../relocation/origin/origin-connection.ts';
 import { type ExportRecord, readRecord, writeRecord } from '../../store/records/record.ts';
 import { lockState } from '../../store/records/state-lock.ts';
 import { takenBack } from '../../store/records/void-leases.ts';

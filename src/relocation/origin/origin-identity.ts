@@ -1,8 +1,9 @@
 /** What makes an origin the one that we know: rule 9, and what it takes to never mix two disks. */
+
+import { describeAddress } from '../../client/dial.ts';
 import type { AttachRequest } from '../../nbd/attach.ts';
 import { HandshakeError, type ServerOffer } from '../../nbd/client-handshake.ts';
 import type { NbdAddress } from '../../nbd/uri.ts';
-import { describeAddress } from './dial-origin.ts';
 
 export interface OriginIdentity {
   /** null: a plain NBD server, which has none. */

@@ -11,13 +11,13 @@
  * The first connection is the caller's: it fails loudly, so that a wrong URI is an error and not a wait.
  */
 
+import { OriginConnection, Stalled } from '../../client/connection.ts';
 import { HandshakeError } from '../../nbd/client-handshake.ts';
 import { Command, Errno } from '../../nbd/constants.ts';
 import type { NbdAddress } from '../../nbd/uri.ts';
 import type { TlsParty } from '../../pki/tls.ts';
 import type { Completion, Extent, ExtentsCompletion } from '../../store/completion.ts';
 import { Countdown } from '../../store/countdown.ts';
-import { OriginConnection, Stalled } from './origin-connection.ts';
 import {
   attachRequest,
   checkIdentity,

@@ -6,13 +6,13 @@
  * owner learns of the break by `onClosed` and has the requests.
  */
 import type { Socket } from 'node:net';
-import { ByteDriver } from '../../nbd/byte-coroutine.ts';
-import type { ServerOffer } from '../../nbd/client-handshake.ts';
-import { Command, CommandFlag, TransmissionFlag } from '../../nbd/constants.ts';
-import { parseReplies } from '../../nbd/reply-parser.ts';
-import { encodeExtendedRequest, encodeRequest } from '../../nbd/request-encoder.ts';
-import type { Completion, ExtentsCompletion } from '../../store/completion.ts';
-import { type ConnectOptions, dialOrigin } from './dial-origin.ts';
+import { ByteDriver } from '../nbd/byte-coroutine.ts';
+import type { ServerOffer } from '../nbd/client-handshake.ts';
+import { Command, CommandFlag, TransmissionFlag } from '../nbd/constants.ts';
+import { parseReplies } from '../nbd/reply-parser.ts';
+import { encodeExtendedRequest, encodeRequest } from '../nbd/request-encoder.ts';
+import type { Completion, ExtentsCompletion } from '../store/completion.ts';
+import { type ConnectOptions, dialOrigin } from './dial.ts';
 import { type Awaiting, RequestTable } from './request-table.ts';
 import { StallWatch } from './stall-watch.ts';
 

@@ -1,9 +1,9 @@
 /** The requests under way on one connection, by cookie, and what the server's replies do to them. */
-import { log } from '../../log/log.ts';
-import { Errno } from '../../nbd/constants.ts';
-import type { Extent } from '../../nbd/extent.ts';
-import { ReplyError, type ReplyReceiver } from '../../nbd/reply-parser.ts';
-import type { Completion, ExtentsCompletion } from '../../store/completion.ts';
+import { log } from '../log/log.ts';
+import { Errno } from '../nbd/constants.ts';
+import type { Extent } from '../nbd/extent.ts';
+import { ReplyError, type ReplyReceiver } from '../nbd/reply-parser.ts';
+import type { Completion, ExtentsCompletion } from '../store/completion.ts';
 
 /** Who waits for a request, and, for one that brings data, for what. */
 export interface Awaiting {
