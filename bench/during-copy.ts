@@ -16,7 +16,7 @@ import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { OriginConnection } from '../src/client/connection.ts';
-import { exportStatus } from '../src/export/control-client.ts';
+import { exportStatus } from '../src/control/client.ts';
 import { startWan, type Wan } from '../test/wan/wan.ts';
 
 const { values } = parseArgs({

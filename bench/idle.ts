@@ -11,7 +11,7 @@ import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { parseArgs, promisify } from 'node:util';
-import { exportStatus } from '../src/export/control-client.ts';
+import { exportStatus } from '../src/control/client.ts';
 import { bundle, type RunningServer, target } from './servers.ts';
 
 const execute = promisify(execFile);

@@ -5,7 +5,7 @@ import { existsSync } from 'node:fs';
 import { readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { exportStatus } from '../src/export/control-client.ts';
+import { exportStatus } from '../src/control/client.ts';
 import { freePort } from '../test/support/free-port.ts';
 
 /** As it is installed: the bundle that `npm run build` makes. */

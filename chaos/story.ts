@@ -6,7 +6,7 @@ import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Random } from '../fuzz/random.ts';
-import type { ExportStatus } from '../src/export/control-protocol.ts';
+import type { ExportStatus } from '../src/control/protocol.ts';
 import { ByteModel } from '../test/relocation/support/byte-model.ts';
 import { ByDaemon } from './by-daemon.ts';
 import { ByHand } from './by-hand.ts';

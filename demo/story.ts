@@ -4,7 +4,7 @@ import { closeSync, openSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { promisify } from 'node:util';
-import type { ExportStatus } from '../src/export/control-protocol.ts';
+import type { ExportStatus } from '../src/control/protocol.ts';
 import { formatBytes, formatSeconds } from '../src/host/command/format.ts';
 import { ProgressMeter } from '../src/host/command/progress.ts';
 import { Guest } from './guest.ts';

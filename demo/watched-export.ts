@@ -1,6 +1,6 @@
 /** An export watched on its control socket: its latest status, and waiting for a state. */
-import { connectControl } from '../src/export/control-client.ts';
-import type { ExportState, ExportStatus } from '../src/export/control-protocol.ts';
+import { connectControl } from '../src/control/client.ts';
+import type { ExportState, ExportStatus } from '../src/control/protocol.ts';
 
 export interface WatchedExport {
   readonly status: ExportStatus;

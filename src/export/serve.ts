@@ -3,10 +3,10 @@
  * disk and what is special about it (`Served`).
  */
 import { once } from 'node:events';
+import type { ControlMethod, ExportStatus, OriginTimeout } from '../control/protocol.ts';
+import { ControlServer } from '../control/server.ts';
 import { log } from '../log/log.ts';
 import type { RecordKeeper } from '../store/records/record-keeper.ts';
-import type { ControlMethod, ExportStatus, OriginTimeout } from './control-protocol.ts';
-import { ControlServer } from './control-server.ts';
 import type { Disk } from './disk.ts';
 import { Export } from './export.ts';
 import type { LenderOptions } from './lender.ts';

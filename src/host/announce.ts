@@ -5,7 +5,7 @@
  * runs beside everything else and is waited for by nobody: soon after its cause, and again with growing pauses until it is done or pointless.
  */
 import type { Config } from '../config/config.ts';
-import type { ExportState } from '../export/control-protocol.ts';
+import type { ExportState } from '../control/protocol.ts';
 import { log } from '../log/log.ts';
 import type { Domains } from './domains.ts';
 import type { Exports } from './exports.ts';

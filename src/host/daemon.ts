@@ -4,7 +4,7 @@
  */
 import { dirname, join } from 'node:path';
 import { type Config, formatAddress } from '../config/config.ts';
-import type { ExportStatus } from '../export/control-protocol.ts';
+import type { ExportStatus } from '../control/protocol.ts';
 import { log } from '../log/log.ts';
 import { originArguments } from '../pki/host-party.ts';
 import { makeDirectory } from '../store/directory.ts';

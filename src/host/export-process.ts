@@ -7,7 +7,7 @@ import { once } from 'node:events';
 import { open, readdir, readFile, readlink, rename, stat } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { ExportStatus } from '../export/control-protocol.ts';
+import type { ExportStatus } from '../control/protocol.ts';
 import type { ExportRecord } from '../store/records/record.ts';
 import { askStatus } from './export-link.ts';
 import type { ExportPlace } from './places.ts';

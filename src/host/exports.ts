@@ -8,7 +8,7 @@
 import { existsSync } from 'node:fs';
 import { readdir, rm } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { ControlMethod, ExportStatus } from '../export/control-protocol.ts';
+import type { ControlMethod, ExportStatus } from '../control/protocol.ts';
 import { log } from '../log/log.ts';
 import { checkExportName, type ExportRecord, readRecord } from '../store/records/record.ts';
 import { type ExportLink, watchExport } from './export-link.ts';

@@ -3,7 +3,7 @@
  * their time and the background copy goes on; processes are stopped and started; some moves are given up.
  */
 import { setTimeout as sleep, setImmediate as turn } from 'node:timers/promises';
-import { callExport } from '../../src/export/control-client.ts';
+import { callExport } from '../../src/control/client.ts';
 import { Errno } from '../../src/nbd/constants.ts';
 import { bytesFrom } from '../relocation/support/actions.ts';
 import type { History, HostName } from './history.ts';

@@ -1,6 +1,6 @@
 /** What a host shows of its exports, to those who ask on D-Bus and to those who ask xnbdctl. */
 import dbus from 'dbus-next';
-import type { ExportStatus } from '../../src/export/control-protocol.ts';
+import type { ExportStatus } from '../../src/control/protocol.ts';
 import type { Host } from '../lab/host.ts';
 
 /** What stays the same of an export while daemons come and go, by name. */

@@ -2,7 +2,7 @@
 import { strict as assert } from 'node:assert';
 import { randomUUID } from 'node:crypto';
 import sinon from 'sinon';
-import { callExport } from '../../src/export/control-client.ts';
+import { callExport } from '../../src/control/client.ts';
 import { type Attached, type AttachRequest, encodeAttachRequest } from '../../src/nbd/attach.ts';
 import { Command, Errno, Option, OptionReply } from '../../src/nbd/constants.ts';
 import { readRecord } from '../../src/store/records/record.ts';

@@ -4,7 +4,7 @@ import { randomUUID } from 'node:crypto';
 import { existsSync } from 'node:fs';
 import { mkdir, readdir, readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
-import { callExport } from '../../src/export/control-client.ts';
+import { callExport } from '../../src/control/client.ts';
 import { Domains } from '../../src/host/domains.ts';
 import { killExport } from '../../src/host/export-process.ts';
 import { Exports } from '../../src/host/exports.ts';

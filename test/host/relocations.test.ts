@@ -3,7 +3,7 @@ import { randomUUID } from 'node:crypto';
 import { mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import type { ExportState } from '../../src/export/control-protocol.ts';
+import type { ExportState } from '../../src/control/protocol.ts';
 import { Relocations } from '../../src/host/relocations.ts';
 import { type ExportRecord, newRecord } from '../../src/store/records/record.ts';
 

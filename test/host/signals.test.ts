@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { join } from 'node:path';
 import type { Message } from 'dbus-next';
-import { callExport } from '../../src/export/control-client.ts';
+import { callExport } from '../../src/control/client.ts';
 import { type Bus, openBus } from '../../src/system/bus.ts';
 import { startPrivateBus } from './dbus/private-bus.ts';
 import { eventually } from './test-host.ts';

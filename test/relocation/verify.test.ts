@@ -4,7 +4,7 @@ import { execFile } from 'node:child_process';
 import { open, readFile, truncate, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { ExportStatus, VerificationStatus } from '../../src/export/control-protocol.ts';
+import type { ExportStatus, VerificationStatus } from '../../src/control/protocol.ts';
 import { type Client, connectClient } from '../support/client.ts';
 import { type ExportProcess, startExport } from '../support/export-process.ts';
 import { temporaryDirectory } from '../support/temporary-directory.ts';

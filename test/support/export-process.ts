@@ -3,8 +3,8 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
-import { callExport, exportStatus } from '../../src/export/control-client.ts';
-import type { ControlMethod, ExportStatus } from '../../src/export/control-protocol.ts';
+import { callExport, exportStatus } from '../../src/control/client.ts';
+import type { ControlMethod, ExportStatus } from '../../src/control/protocol.ts';
 
 const program = join(import.meta.dirname, '../../src/bin/xnbd-export.ts');
 

@@ -4,8 +4,8 @@
  */
 import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
-import { type ControlClient, connectControl } from '../../export/control-client.ts';
-import type { ExportStatus } from '../../export/control-protocol.ts';
+import { type ControlClient, connectControl } from '../../control/client.ts';
+import type { ExportStatus } from '../../control/protocol.ts';
 import {
   checkExportName,
   type ExportRecord,

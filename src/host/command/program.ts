@@ -1,8 +1,8 @@
 /** The commands of `xnbdctl`: what may be written, and what is then done. */
 import { Command, CommanderError } from 'commander';
 import { defaultConfigPath, loadConfig } from '../../config/config.ts';
-import type { OriginTimeout } from '../../export/control-protocol.ts';
-import { parseOriginTimeout } from '../../export/origin-timeout.ts';
+import { parseOriginTimeout } from '../../control/origin-timeout.ts';
+import type { OriginTimeout } from '../../control/protocol.ts';
 import { checkExportName } from '../../store/records/record.ts';
 import { type HostPaths, placeOf } from '../places.ts';
 import { deleteLeft } from './delete.ts';

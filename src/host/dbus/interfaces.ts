@@ -3,7 +3,7 @@
  * that is not there is empty, a number -1.
  */
 import dbus from 'dbus-next';
-import type { ExportStatus } from '../../export/control-protocol.ts';
+import type { ExportStatus } from '../../control/protocol.ts';
 
 export const rootPath = '/org/xnbd1';
 

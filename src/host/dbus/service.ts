@@ -3,7 +3,7 @@
  * whom the bus's policy lets (etc/org.xnbd1.conf); the methods are for root and the daemon's own user, whatever the policy says.
  */
 import dbus, { type Message } from 'dbus-next';
-import type { ExportStatus, VerificationStatus } from '../../export/control-protocol.ts';
+import type { ExportStatus, VerificationStatus } from '../../control/protocol.ts';
 import { log } from '../../log/log.ts';
 import { type Bus, errorName, openBus, theBus } from '../../system/bus.ts';
 import {

@@ -3,7 +3,7 @@
  * become complete; they are counted, shown, and said once. They leave the list by becoming present: the copy tries them again now and
  * then, and a guest that writes them whole has no need of the old data.
  */
-import type { BadRange } from '../../export/control-protocol.ts';
+import type { BadRange } from '../../control/protocol.ts';
 import { log } from '../../log/log.ts';
 import { BLOCK_SIZE, type PresentMap } from '../../store/maps/present-map.ts';
 

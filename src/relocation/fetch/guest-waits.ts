@@ -7,7 +7,7 @@
  *
  * The limit may be changed at any time, and holds for those who wait already.
  */
-import type { OriginTimeout } from '../../export/control-protocol.ts';
+import type { OriginTimeout } from '../../control/protocol.ts';
 import { log } from '../../log/log.ts';
 
 /** One request that waits. */

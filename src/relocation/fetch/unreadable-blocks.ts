@@ -6,7 +6,7 @@
  * one by one, and what fails again is remembered, shown, and looked at anew every now and then: a block is well again when it has been
  * written, or the disk under it has been repaired.
  */
-import type { BadRange } from '../../export/control-protocol.ts';
+import type { BadRange } from '../../control/protocol.ts';
 import { log } from '../../log/log.ts';
 import type { Image } from '../../store/image/image.ts';
 import { BLOCK_SIZE } from '../../store/maps/present-map.ts';

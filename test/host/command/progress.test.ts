@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import type { ExportStatus } from '../../../src/export/control-protocol.ts';
+import type { ExportStatus } from '../../../src/control/protocol.ts';
 import { ProgressMeter, progressLine } from '../../../src/host/command/progress.ts';
 
 const MIB = 1024 * 1024;

@@ -4,7 +4,7 @@ import { spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import { join } from 'node:path';
 import { type Message, MessageType, Variant } from 'dbus-next';
-import type { ExportStatus } from '../../../src/export/control-protocol.ts';
+import type { ExportStatus } from '../../../src/control/protocol.ts';
 import type { RelocationStatus } from '../../../src/host/dbus/interfaces.ts';
 import { DBusService } from '../../../src/host/dbus/service.ts';
 import { writeLine } from '../../../src/log/line.ts';

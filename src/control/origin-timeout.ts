@@ -1,5 +1,5 @@
 /** How long a client's request may wait for an origin, as it is written: by people, in files, and on the control socket. */
-import type { OriginTimeout } from './control-protocol.ts';
+import type { OriginTimeout } from './protocol.ts';
 
 const MOST_SECONDS = 86_400;
 const ALLOWED = `allowed is a number of seconds from 1 to ${MOST_SECONDS}, or none`;

@@ -6,7 +6,7 @@ import type {
   ControlResponse,
   ExportStatus,
   StatusEvent,
-} from './control-protocol.ts';
+} from './protocol.ts';
 
 /** A stop waits for requests under way and for the disk, a takeover for the origin. */
 const CALL_LIMIT_MS = 60_000;
