@@ -2,7 +2,7 @@
 import type { Socket } from 'node:net';
 import { Duplex } from 'node:stream';
 import { Export } from '../src/export/export.ts';
-import { Session } from '../src/export/session.ts';
+import { Session } from '../src/export/session/session.ts';
 import { newRecord } from '../src/store/records/record.ts';
 import { checkServerOutput } from './check-output.ts';
 import { MemoryDisk } from './memory-disk.ts';

@@ -6,7 +6,7 @@ import type { Completion } from '../store/completion.ts';
 import type { ExportRecord } from '../store/records/record.ts';
 import { Digests } from './digests.ts';
 import type { Disk } from './disk.ts';
-import { Lender, type LenderOptions } from './lender.ts';
+import { Lender, type LenderOptions } from './lending/lender.ts';
 
 /** What all clients together may keep under way, and what one may have of that, bytes. */
 const CLIENTS_BYTES = 256 * 1024 * 1024;

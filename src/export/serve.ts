@@ -9,8 +9,8 @@ import { log } from '../log/log.ts';
 import type { RecordKeeper } from '../store/records/record-keeper.ts';
 import type { Disk } from './disk.ts';
 import { Export } from './export.ts';
-import type { LenderOptions } from './lender.ts';
-import { Listener, type TcpAddress } from './listener.ts';
+import type { LenderOptions } from './lending/lender.ts';
+import { Listener, type TcpAddress } from './session/listener.ts';
 
 /** A client that does not read its last replies is cut off after this. */
 const STOP_LIMIT_MS = 10_000;

@@ -2,7 +2,7 @@
 import { join } from 'node:path';
 import { OriginConnection } from '../../src/client/connection.ts';
 import type { Disk } from '../../src/export/disk.ts';
-import { Lender } from '../../src/export/lender.ts';
+import { Lender } from '../../src/export/lending/lender.ts';
 import { type RunningExport, type Served, serve } from '../../src/export/serve.ts';
 import { openTarget } from '../../src/export/target.ts';
 import { Command, CommandFlag, Errno } from '../../src/nbd/constants.ts';

@@ -2,7 +2,7 @@ import { strict as assert } from 'node:assert';
 import { once } from 'node:events';
 import { createConnection, createServer, type Socket } from 'node:net';
 import { join } from 'node:path';
-import { Anticipation } from '../../src/export/anticipation.ts';
+import { Anticipation } from '../../src/export/session/anticipation.ts';
 import { descriptorOf } from '../../src/system/descriptor.ts';
 import { temporaryDirectory } from '../support/temporary-directory.ts';
 

@@ -4,8 +4,8 @@
  * By hand the word is the orderly disconnect (NBD_CMD_DISC) of the last client. A link that merely breaks is no such word, nor is a
  * later disconnect then: whoever lost the link may be about to come back.
  */
-import { Errno } from '../nbd/constants.ts';
-import type { Completion } from '../store/completion.ts';
+import { Errno } from '../../nbd/constants.ts';
+import type { Completion } from '../../store/completion.ts';
 
 export class SourceWatch {
   readonly #byDisconnect: boolean;

@@ -1,9 +1,9 @@
 /** The doors of an export: a unix socket, perhaps a TCP port. Each connection becomes a session. */
 import { createServer, type Server, Socket, type SocketConstructorOpts } from 'node:net';
-import { log } from '../log/log.ts';
-import { giveToQemu } from '../system/socket-group.ts';
-import { listenOnUnixSocket } from '../system/unix-socket.ts';
-import type { Export } from './export.ts';
+import { log } from '../../log/log.ts';
+import { giveToQemu } from '../../system/socket-group.ts';
+import { listenOnUnixSocket } from '../../system/unix-socket.ts';
+import type { Export } from '../export.ts';
 import { Session } from './session.ts';
 
 /** Nobody needs so many; a client that opens more is up to something, or broken. */

@@ -7,7 +7,7 @@
  * meets with success: each time in vain doubles the number of times that we do not even try, so that a client that thinks for
  * longer, or needs our processor to do so, costs nothing.
  */
-import { receiveNow, SystemErrno } from '../system/syscalls.ts';
+import { receiveNow, SystemErrno } from '../../system/syscalls.ts';
 
 /** What nbdkit spends on a request of 4 KiB is half of that. */
 const PATIENCE_MS = 0.05;

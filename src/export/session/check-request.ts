@@ -1,5 +1,5 @@
 /** The one place where a request is judged before it reaches a disk: the range first, then the flags. */
-import { Command, CommandFlag, Errno, HASH_MAX, NBD_MAX_PAYLOAD } from '../nbd/constants.ts';
+import { Command, CommandFlag, Errno, HASH_MAX, NBD_MAX_PAYLOAD } from '../../nbd/constants.ts';
 
 export interface RequestFields {
   type: number;

@@ -18,14 +18,14 @@
  *
  * A link that breaks before the fence is durable ends the lease: the holder cannot have seen an answer, so it has kept nothing.
  */
-import { log } from '../log/log.ts';
-import type { Attached, AttachRequest } from '../nbd/attach.ts';
-import { Errno, OptionReply } from '../nbd/constants.ts';
-import type { Refusal } from '../nbd/server-handshake.ts';
-import type { Completion } from '../store/completion.ts';
-import type { ExportRecord } from '../store/records/record.ts';
-import type { RecordChange } from '../store/records/record-keeper.ts';
-import { isVoid, takenBack, voidedWith } from '../store/records/void-leases.ts';
+import { log } from '../../log/log.ts';
+import type { Attached, AttachRequest } from '../../nbd/attach.ts';
+import { Errno, OptionReply } from '../../nbd/constants.ts';
+import type { Refusal } from '../../nbd/server-handshake.ts';
+import type { Completion } from '../../store/completion.ts';
+import type { ExportRecord } from '../../store/records/record.ts';
+import type { RecordChange } from '../../store/records/record-keeper.ts';
+import { isVoid, takenBack, voidedWith } from '../../store/records/void-leases.ts';
 import { SourceWatch } from './source-watch.ts';
 
 /** `reclaimed`: our own origin has taken the disk back, by an administrator's word; what is here is void. */

@@ -7,11 +7,11 @@
  * And no client keeps the loop: after TURN_MS of its requests it is the others' turn.
  */
 import type { Socket } from 'node:net';
-import { log } from '../log/log.ts';
-import { Command, CommandFlag, Errno, NBD_MAX_PAYLOAD } from '../nbd/constants.ts';
-import { ReceiveBuffer } from '../nbd/receive-buffer.ts';
-import { ProtocolError, RequestParser } from '../nbd/request-parser.ts';
-import { ALLOCATION_CONTEXT_ID, type ServerHandshake } from '../nbd/server-handshake.ts';
+import { log } from '../../log/log.ts';
+import { Command, CommandFlag, Errno, NBD_MAX_PAYLOAD } from '../../nbd/constants.ts';
+import { ReceiveBuffer } from '../../nbd/receive-buffer.ts';
+import { ProtocolError, RequestParser } from '../../nbd/request-parser.ts';
+import { ALLOCATION_CONTEXT_ID, type ServerHandshake } from '../../nbd/server-handshake.ts';
 import {
   blockStatusLength,
   dataHeaderLength,
@@ -21,12 +21,12 @@ import {
   writeBlockStatus,
   writeDataHeader,
   writeStatus,
-} from '../nbd/server-replies.ts';
-import type { Extent } from '../store/completion.ts';
-import { type Descriptor, descriptorOf } from '../system/descriptor.ts';
+} from '../../nbd/server-replies.ts';
+import type { Extent } from '../../store/completion.ts';
+import { type Descriptor, descriptorOf } from '../../system/descriptor.ts';
+import type { Client, Export } from '../export.ts';
 import { Anticipation } from './anticipation.ts';
 import { checkRequest, commandName, type RequestLimits } from './check-request.ts';
-import type { Client, Export } from './export.ts';
 import { handshakeWith } from './handshake.ts';
 import { ReplyWriter } from './reply-writer.ts';
 import { Request, type RequestOwner } from './request.ts';

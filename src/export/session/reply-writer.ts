@@ -7,8 +7,8 @@
  * at once (the client reads slowly) goes through the stream, which waits for room, and so does all that follows until it is empty.
  */
 import type { Socket } from 'node:net';
-import { type Descriptor, descriptorOf } from '../system/descriptor.ts';
-import { sendNow, setSendBuffer } from '../system/syscalls.ts';
+import { type Descriptor, descriptorOf } from '../../system/descriptor.ts';
+import { sendNow, setSendBuffer } from '../../system/syscalls.ts';
 import { newSlab, SLAB_BYTES, type Slab, spareSlabs } from './slabs.ts';
 
 /** So much is not held back until the end of the turn. */
