@@ -1,7 +1,7 @@
 /** Moves as libvirt makes them: its hooks in its order, an xnbdd on each host, which starts, watches and ends the exports. */
 import { randomUUID } from 'node:crypto';
 import { readdir, writeFile } from 'node:fs/promises';
-import { originMetadata } from '../src/host/libvirt/domain-xml.ts';
+import { originMetadata } from '../src/libvirt/domain-xml.ts';
 import { newRecord, writeRecord } from '../src/store/records/record.ts';
 import type { TestDomain } from '../test/host/test-host.ts';
 import { asLibvirtKeepsIt } from '../test/host/two-hosts.ts';

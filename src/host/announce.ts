@@ -6,10 +6,10 @@
  */
 import type { Config } from '../config/config.ts';
 import type { ExportState } from '../control/protocol.ts';
+import { originMetadata } from '../libvirt/domain-xml.ts';
 import { log } from '../log/log.ts';
 import type { Domains } from './domains.ts';
 import type { Exports } from './exports.ts';
-import { originMetadata } from './libvirt/domain-xml.ts';
 import { exportUri } from './peers.ts';
 import type { Relocations } from './relocations.ts';
 

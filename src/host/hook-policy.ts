@@ -5,6 +5,8 @@
  * What begins something may fail, and then the administrator reads our line in virsh. What ends something succeeds, and `reconnect` most of
  * all: libvirt kills the running guest when it fails.
  */
+
+import { type DomainInfo, readDomain } from '../libvirt/domain-xml.ts';
 import { log } from '../log/log.ts';
 import { arrive } from './arrival.ts';
 import { usingDomain } from './domains.ts';
@@ -12,7 +14,6 @@ import type { HookAnswer, HookCall } from './hook-server.ts';
 import { release, stopped } from './hooks/ends.ts';
 import { prepare } from './hooks/prepare.ts';
 import type { Host } from './host.ts';
-import { type DomainInfo, readDomain } from './libvirt/domain-xml.ts';
 
 const done: HookAnswer = { exit: 0, stdout: '', stderr: '' };
 

@@ -2,12 +2,13 @@
  * What libvirt tells beside its hooks. Nothing here is needed for safety: a disk is taken over at its guest's first write in any case, and
  * hooks tell who ends. But a guest that only reads arrives silently, and hooks are missed while the daemon is away.
  */
+
+import { type ActiveDomain, type DomainEvent, LibvirtClient } from '../libvirt/client.ts';
 import { log } from '../log/log.ts';
 import { type Announcer, announcer } from './announce.ts';
 import type { UsingDomain } from './domains.ts';
 import { release, stopped } from './hooks/ends.ts';
 import type { Host } from './host.ts';
-import { type ActiveDomain, type DomainEvent, LibvirtClient } from './libvirt/client.ts';
 
 /** virDomainEventType. */
 const eventStarted = 2;

@@ -1,4 +1,6 @@
 /** `prepare`: a domain is about to start here, or to arrive. Its exports have to run before QEMU connects. */
+
+import type { DomainInfo } from '../../libvirt/domain-xml.ts';
 import { log } from '../../log/log.ts';
 import type { ExportRecord } from '../../store/records/record.ts';
 import { takeAnnouncement } from '../announced.ts';
@@ -6,7 +8,6 @@ import { arrive } from '../arrival.ts';
 import { usingDomain } from '../domains.ts';
 import type { HookCall } from '../hook-server.ts';
 import type { Host } from '../host.ts';
-import type { DomainInfo } from '../libvirt/domain-xml.ts';
 
 /** @throws Error with the line that the administrator sees in virsh. */
 export async function prepare(

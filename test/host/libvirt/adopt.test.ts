@@ -5,9 +5,9 @@ import { mkdir, mkdtemp, readdir, rm, symlink, truncate, writeFile } from 'node:
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { applyAdopt, applyRelease, planAdopt, planRelease } from '../../../src/host/libvirt/adopt.ts';
-import { readDomain } from '../../../src/host/libvirt/domain-xml.ts';
-import type { ShutOffDomain } from '../../../src/host/libvirt/shut-off-domain.ts';
+import { applyAdopt, applyRelease, planAdopt, planRelease } from '../../../src/libvirt/adopt.ts';
+import { readDomain } from '../../../src/libvirt/domain-xml.ts';
+import type { ShutOffDomain } from '../../../src/libvirt/shut-off-domain.ts';
 import { readRecord, writeRecord } from '../../../src/store/records/record.ts';
 
 const cdrom = `<disk type='file' device='cdrom'>

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import fc from 'fast-check';
-import { originMetadata, originNamespace, readDomain } from '../../../src/host/libvirt/domain-xml.ts';
+import { originMetadata, originNamespace, readDomain } from '../../../src/libvirt/domain-xml.ts';
 
 const uuid = '5cf1e1b6-7a43-4c3f-9a0d-0a4a2a6f1c11';
 const run = '/run/xnbd';

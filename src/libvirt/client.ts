@@ -8,8 +8,8 @@
  */
 import type { Message } from 'dbus-next';
 import { MessageType } from 'dbus-next';
-import { log } from '../../log/log.ts';
-import { type Bus, openBus } from '../../system/bus.ts';
+import { log } from '../log/log.ts';
+import { type Bus, openBus } from '../system/bus.ts';
 import {
   type Driver,
   domainName,

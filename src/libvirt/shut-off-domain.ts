@@ -1,5 +1,5 @@
 /** A domain whose definition is to be changed: open only while it is shut off. */
-import { openBus } from '../../system/bus.ts';
+import { openBus } from '../system/bus.ts';
 import {
   type Driver,
   defineDomain,

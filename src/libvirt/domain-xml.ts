@@ -5,7 +5,7 @@
  * device) when its source is /dev/xnbd/NAME. Everything else in a domain is none of our business.
  */
 import { basename, dirname, join, normalize } from 'node:path';
-import { checkExportName } from '../../store/records/record.ts';
+import { checkExportName } from '../store/records/record.ts';
 import { childrenOf, escapeXml, find, parseXml, type XmlElement } from './xml-tree.ts';
 
 /** Namespace and key of our metadata in a domain. */

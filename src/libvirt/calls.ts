@@ -1,6 +1,6 @@
 /** The few calls of libvirt that we make, over libvirt-dbus. Each has a deadline: libvirt blocks calls about a domain while one of its hooks runs. */
 import type { Variant } from 'dbus-next';
-import type { Bus } from '../../system/bus.ts';
+import type { Bus } from '../system/bus.ts';
 import { originKey, originNamespace } from './domain-xml.ts';
 
 /** libvirt-dbus's word for a connection: QEMU is qemu:///system, Xen xen:///system, Test test:///default. */

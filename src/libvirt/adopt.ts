@@ -8,10 +8,10 @@
 import { open, readdir, realpath, stat } from 'node:fs/promises';
 import { connect } from 'node:net';
 import { isAbsolute, join } from 'node:path';
-import type { Config } from '../../config/config.ts';
-import { removeDurably } from '../../store/directory.ts';
-import { checkExportName, newRecord, readRecord, writeRecord } from '../../store/records/record.ts';
-import { lseek, Seek } from '../../system/syscalls.ts';
+import type { Config } from '../config/config.ts';
+import { removeDurably } from '../store/directory.ts';
+import { checkExportName, newRecord, readRecord, writeRecord } from '../store/records/record.ts';
+import { lseek, Seek } from '../system/syscalls.ts';
 import { readDomain } from './domain-xml.ts';
 import type { ShutOffDomain } from './shut-off-domain.ts';
 import { unifiedDiff } from './unified-diff.ts';
