@@ -1,8 +1,8 @@
 /** What the demo prints: one line a step, a live line while the disk is on its way, a table at the end. */
 import { SingleBar } from 'cli-progress';
 import Table from 'cli-table3';
-import { formatShare } from '../src/host/command/format.ts';
-import { type Progress, progressText } from '../src/host/command/progress.ts';
+import { formatShare } from '../src/xnbdctl/format.ts';
+import { type Progress, progressText } from '../src/xnbdctl/progress.ts';
 
 const out = process.stdout;
 const WIDTH = 14;

@@ -8,6 +8,7 @@
 import { existsSync } from 'node:fs';
 import { readdir, rm } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { type ExportPlace, type HostPaths, placeOf } from '../config/export-paths.ts';
 import type { ControlMethod, ExportStatus } from '../control/protocol.ts';
 import { log } from '../log/log.ts';
 import { checkExportName, type ExportRecord, readRecord } from '../store/records/record.ts';
@@ -20,7 +21,6 @@ import {
   recordArguments,
   startExport,
 } from './export-process.ts';
-import { type ExportPlace, type HostPaths, placeOf } from './places.ts';
 
 const firstPauseMs = 200;
 const longestPauseMs = 15_000;

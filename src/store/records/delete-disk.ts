@@ -1,7 +1,7 @@
 /** Deleting what is left of a disk on a host that it has left for good. */
 import { lstat } from 'node:fs/promises';
 import { dirname } from 'node:path';
-import { type HostPaths, placeOf } from '../../host/places.ts';
+import { type HostPaths, placeOf } from '../../config/export-paths.ts';
 import { removeDurably } from '../directory.ts';
 import { rememberDeparted } from './departed.ts';
 import type { ExportRecord } from './record.ts';

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import type { ExportStatus } from '../../../src/control/protocol.ts';
-import { ProgressMeter, progressLine } from '../../../src/host/command/progress.ts';
+import { ProgressMeter, progressLine } from '../../../src/xnbdctl/progress.ts';
 
 const MIB = 1024 * 1024;
 

@@ -5,8 +5,8 @@ import { join } from 'node:path';
 import { loadConfig } from '../../../src/config/config.ts';
 import { type Gateway, startGateway } from '../../../src/gateway/gateway.ts';
 import { listenPlain } from '../../../src/gateway/transport.ts';
-import { reclaim } from '../../../src/host/command/reclaim.ts';
 import { type ExportRecord, newRecord, readRecord, writeRecord } from '../../../src/store/records/record.ts';
+import { reclaim } from '../../../src/xnbdctl/reclaim.ts';
 import { temporaryDirectory } from '../../support/temporary-directory.ts';
 
 describe('reclaim', () => {

@@ -5,8 +5,8 @@ import { mkdir, mkdtemp, rm, truncate, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
-import type { KnownExport } from '../../../src/host/command/known-exports.ts';
 import { newRecord, writeRecord } from '../../../src/store/records/record.ts';
+import type { KnownExport } from '../../../src/xnbdctl/known-exports.ts';
 
 const program = (name: string): string => new URL(`../../../src/bin/${name}.ts`, import.meta.url).pathname;
 const MIB = 1024 * 1024;

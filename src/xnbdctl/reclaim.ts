@@ -3,15 +3,15 @@
  * up, so this tells what that is, asks that host, and does nothing while it is alive or without --force.
  */
 import { randomUUID } from 'node:crypto';
-import { OriginConnection } from '../../client/connection.ts';
-import type { Config } from '../../config/config.ts';
-import { OriginRetired } from '../../nbd/client-handshake.ts';
-import { parseNbdUri } from '../../nbd/uri.ts';
-import { hostParty } from '../../pki/host-party.ts';
-import { type ExportRecord, readRecord, writeRecord } from '../../store/records/record.ts';
-import { lockState } from '../../store/records/state-lock.ts';
-import { takenBack } from '../../store/records/void-leases.ts';
-import { placeOf } from '../places.ts';
+import { OriginConnection } from '../client/connection.ts';
+import type { Config } from '../config/config.ts';
+import { placeOf } from '../config/export-paths.ts';
+import { OriginRetired } from '../nbd/client-handshake.ts';
+import { parseNbdUri } from '../nbd/uri.ts';
+import { hostParty } from '../pki/host-party.ts';
+import { type ExportRecord, readRecord, writeRecord } from '../store/records/record.ts';
+import { lockState } from '../store/records/state-lock.ts';
+import { takenBack } from '../store/records/void-leases.ts';
 import { connectIfRunning, type KnownExport, knownExport } from './known-exports.ts';
 
 export interface ReclaimOptions {

@@ -1,14 +1,14 @@
 /** The commands of `xnbdctl`: what may be written, and what is then done. */
 import { Command, CommanderError } from 'commander';
-import { defaultConfigPath, loadConfig } from '../../config/config.ts';
-import { parseOriginTimeout } from '../../control/origin-timeout.ts';
-import type { OriginTimeout } from '../../control/protocol.ts';
-import { checkExportName } from '../../store/records/record.ts';
-import { type HostPaths, placeOf } from '../places.ts';
+import { defaultConfigPath, loadConfig } from '../config/config.ts';
+import { type HostPaths, placeOf } from '../config/export-paths.ts';
+import { parseOriginTimeout } from '../control/origin-timeout.ts';
+import type { OriginTimeout } from '../control/protocol.ts';
+import { checkExportName } from '../store/records/record.ts';
 import { deleteLeft } from './delete.ts';
 import { connectRunning, exportNames, type KnownExport, knownExport, knownExports } from './known-exports.ts';
-import { abandon, setOriginTimeout, takeOver } from './orders.ts';
 import { listTable, statusDetails, statusTable } from './table.ts';
+import { abandon, setOriginTimeout, takeOver } from './takeover-abandon-timeout.ts';
 import { accept, verify } from './verify.ts';
 import { watch } from './watch.ts';
 
@@ -141,7 +141,7 @@ function program(): Command {
     .action(async () => {
       const { gateway, tls } = await loadConfig(options().config);
       // TLS costs every other command time that it has no use for.
-      const { checkPki } = await import('../../pki/check.ts');
+      const { checkPki } = await import('../pki/check.ts');
       const { faults, notes } = await checkPki({ gateway, tls });
       process.stdout.write(
         [...notes, ...faults.map((fault) => `WRONG: ${fault}`)].map((line) => `${line}\n`).join(''),
@@ -162,7 +162,7 @@ function program(): Command {
       .action(async (domain: string, { yes = false }: { yes?: boolean }) => {
         const config = await loadConfig(options().config);
         // D-Bus and XML cost every other command time that it has no use for.
-        const { changeDefinition } = await import('./definition.ts');
+        const { changeDefinition } = await import('./adopt-release.ts');
         await changeDefinition(change, domain, yes, config, { input: process.stdin, output: process.stdout });
       });
   }

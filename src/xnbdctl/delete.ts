@@ -1,9 +1,9 @@
 /** `xnbdctl delete`: deletes what is left here of a disk that is this host's no more. */
 import { setTimeout as sleep } from 'node:timers/promises';
-import { deleteLeftovers } from '../../store/records/delete-disk.ts';
-import { readRecord } from '../../store/records/record.ts';
-import { lockState } from '../../store/records/state-lock.ts';
-import { type HostPaths, placeOf } from '../places.ts';
+import { type HostPaths, placeOf } from '../config/export-paths.ts';
+import { deleteLeftovers } from '../store/records/delete-disk.ts';
+import { readRecord } from '../store/records/record.ts';
+import { lockState } from '../store/records/state-lock.ts';
 import { connectIfRunning, knownExport } from './known-exports.ts';
 
 const END_LIMIT_MS = 10_000;

@@ -1,7 +1,7 @@
 /** `xnbdctl verify`: has a disk compared with its origin, shows how far that is, and says what came of it. */
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { ControlClient } from '../../control/client.ts';
-import type { ExportStatus, VerificationStatus } from '../../control/protocol.ts';
+import type { ControlClient } from '../control/client.ts';
+import type { ExportStatus, VerificationStatus } from '../control/protocol.ts';
 import { formatBytes, formatShare } from './format.ts';
 import { connectRunning } from './known-exports.ts';
 

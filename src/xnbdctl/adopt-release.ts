@@ -1,14 +1,8 @@
 /** `xnbdctl adopt` and `release`: shows what would change in a domain's definition, asks, and changes it. */
 import { createInterface } from 'node:readline/promises';
-import type { Config } from '../../config/config.ts';
-import {
-  applyAdopt,
-  applyRelease,
-  type DefinitionPlan,
-  planAdopt,
-  planRelease,
-} from '../../libvirt/adopt.ts';
-import { openShutOffDomain } from '../../libvirt/shut-off-domain.ts';
+import type { Config } from '../config/config.ts';
+import { applyAdopt, applyRelease, type DefinitionPlan, planAdopt, planRelease } from '../libvirt/adopt.ts';
+import { openShutOffDomain } from '../libvirt/shut-off-domain.ts';
 import { formatBytes } from './format.ts';
 
 const changes = {

@@ -4,15 +4,15 @@
  */
 import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
-import { type ControlClient, connectControl } from '../../control/client.ts';
-import type { ExportStatus } from '../../control/protocol.ts';
+import { type HostPaths, placeOf } from '../config/export-paths.ts';
+import { type ControlClient, connectControl } from '../control/client.ts';
+import type { ExportStatus } from '../control/protocol.ts';
 import {
   checkExportName,
   type ExportRecord,
   readRecord,
   secondsSinceTakeover,
-} from '../../store/records/record.ts';
-import { type HostPaths, placeOf } from '../places.ts';
+} from '../store/records/record.ts';
 
 /** As `ExportStatus`; `pid` is null where no process serves the export now. */
 export type KnownExport = Omit<ExportStatus, 'pid'> & { pid: number | null };

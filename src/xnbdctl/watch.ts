@@ -6,8 +6,8 @@
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { MultiBar, type SingleBar } from 'cli-progress';
-import type { ControlClient } from '../../control/client.ts';
-import type { ExportStatus } from '../../control/protocol.ts';
+import type { ControlClient } from '../control/client.ts';
+import type { ExportStatus } from '../control/protocol.ts';
 import { formatShare } from './format.ts';
 import { connectIfRunning, connectRunning } from './known-exports.ts';
 import { isArriving, type Progress, ProgressMeter, progressLine, progressText } from './progress.ts';
