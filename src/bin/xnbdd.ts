@@ -1,8 +1,8 @@
 /** `xnbdd [--config FILE]`: the resident daemon of a host. It may be stopped and started at any time: the exports go on without it. */
 import { parseArgs } from 'node:util';
 import { loadConfig } from '../config/config.ts';
-import { startDaemon } from '../host/daemon.ts';
-import { exportProgram } from '../host/export-process.ts';
+import { startDaemon } from '../daemon/daemon.ts';
+import { exportProgram } from '../daemon/exports/export-process.ts';
 import { log } from '../log/log.ts';
 import { startResidentLog } from '../log/resident.ts';
 import { tellServiceManager } from '../system/service-manager.ts';

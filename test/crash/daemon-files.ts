@@ -6,16 +6,16 @@
  */
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
-import type { Host } from '../../src/host/host.ts';
-import { setAside as setOlderAside, settleName } from '../../src/host/older.ts';
+import { setAside as setOlderAside, settleName } from '../../src/daemon/disks/older-generations.ts';
+import type { Host } from '../../src/daemon/host.ts';
+import { Turns } from '../../src/daemon/keyed-queue.ts';
 import {
   deleteRelocation,
   newRelocation,
   type RelocationRecord,
   readRelocations,
   writeRelocation,
-} from '../../src/host/relocation.ts';
-import { Turns } from '../../src/host/turns.ts';
+} from '../../src/daemon/registry/move-file.ts';
 import { type ExportRecord, newRecord, readRecord } from '../../src/store/records/record.ts';
 import { bytesFrom } from '../relocation/support/actions.ts';
 import { type Crash, leftBy } from './lost-power.ts';

@@ -3,7 +3,7 @@ import { spawn, spawnSync } from 'node:child_process';
 import { readdir, readFile, utimes, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { connectControl } from '../../src/control/client.ts';
-import { killExport } from '../../src/host/export-process.ts';
+import { killExport } from '../../src/daemon/exports/export-process.ts';
 import { eventually, exists, MIB, type TestDomain, type TestHost } from './test-host.ts';
 import { TwoHosts } from './two-hosts.ts';
 

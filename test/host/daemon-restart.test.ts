@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
 import { randomUUID } from 'node:crypto';
 import { once } from 'node:events';
-import { killExport } from '../../src/host/export-process.ts';
+import { killExport } from '../../src/daemon/exports/export-process.ts';
 import { eventually, type TestDomain, TestHost } from './test-host.ts';
 
 describe('the daemon dies and comes back', function () {

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
 import { readFile, stat } from 'node:fs/promises';
 import { join } from 'node:path';
-import { killExport } from '../../src/host/export-process.ts';
+import { killExport } from '../../src/daemon/exports/export-process.ts';
 import { connectClient } from '../support/client.ts';
 import { domainXml, eventually, type TestDomain, TestHost } from './test-host.ts';
 

@@ -4,7 +4,7 @@ import { mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { ExportState } from '../../src/control/protocol.ts';
-import { Relocations } from '../../src/host/relocations.ts';
+import { Relocations } from '../../src/daemon/registry/moves.ts';
 import { type ExportRecord, newRecord } from '../../src/store/records/record.ts';
 
 describe('the book of relocations', () => {

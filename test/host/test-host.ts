@@ -6,8 +6,8 @@ import { createWriteStream } from 'node:fs';
 import { chmod, mkdir, mkdtemp, readdir, readFile, rm, stat, truncate, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { askStatus } from '../../src/host/export-link.ts';
-import { exportRuns, killExport } from '../../src/host/export-process.ts';
+import { askStatus } from '../../src/daemon/exports/export-link.ts';
+import { exportRuns, killExport } from '../../src/daemon/exports/export-process.ts';
 import { type ExportRecord, newRecord, readRecord, writeRecord } from '../../src/store/records/record.ts';
 
 const top = join(import.meta.dirname, '../..');

@@ -5,7 +5,7 @@ import { readFile, writeFile } from 'node:fs/promises';
 import { connect } from 'node:net';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { exportUri } from '../../src/host/peers.ts';
+import { exportUri } from '../../src/daemon/disks/peers.ts';
 import { TestCa } from '../support/certificates.ts';
 import { freePort } from '../support/free-port.ts';
 import { installed } from '../support/installed.ts';

@@ -1,8 +1,8 @@
 /** What becomes of a disk on the host that it has left for good: every block is at the next host, and nobody is served from here. */
-import { log } from '../log/log.ts';
-import { deleteLeftovers } from '../store/records/delete-disk.ts';
-import type { ExportRecord } from '../store/records/record.ts';
-import type { Host } from './host.ts';
+import { log } from '../../log/log.ts';
+import { deleteLeftovers } from '../../store/records/delete-disk.ts';
+import type { ExportRecord } from '../../store/records/record.ts';
+import type { Host } from '../host.ts';
 
 /** Ends the export's process; keeps or deletes image and record, as configured. */
 export function retire(host: Host, name: string): Promise<void> {

@@ -1,11 +1,11 @@
 /** Exports at the gateways of other hosts: how they are named, and which of the `[peers]` serves one whose domain does not tell. */
 
-import { OriginConnection } from '../client/connection.ts';
-import { type Address, type Config, formatAddress, type Peer } from '../config/config.ts';
-import { log } from '../log/log.ts';
-import { parseNbdUri } from '../nbd/uri.ts';
-import { hostParty } from '../pki/host-party.ts';
-import type { TlsParty } from '../pki/tls.ts';
+import { OriginConnection } from '../../client/connection.ts';
+import { type Address, type Config, formatAddress, type Peer } from '../../config/config.ts';
+import { log } from '../../log/log.ts';
+import { parseNbdUri } from '../../nbd/uri.ts';
+import { hostParty } from '../../pki/host-party.ts';
+import type { TlsParty } from '../../pki/tls.ts';
 
 type Tls = Config['gateway']['tls'];
 

@@ -11,9 +11,9 @@ import { randomUUID } from 'node:crypto';
 import { readdir, readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import * as v from 'valibot';
-import { log } from '../log/log.ts';
-import { makeDirectory, replaceFile, syncDirectory } from '../store/directory.ts';
-import { bootId } from '../system/boot-id.ts';
+import { log } from '../../log/log.ts';
+import { makeDirectory, replaceFile, syncDirectory } from '../../store/directory.ts';
+import { bootId } from '../../system/boot-id.ts';
 
 const Count = v.pipe(v.number(), v.minValue(0));
 const Uuid = v.pipe(v.string(), v.uuid());

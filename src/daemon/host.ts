@@ -1,10 +1,10 @@
 /** What the daemon's parts work on, in one hand: nothing but the list. */
 import type { Config } from '../config/config.ts';
-import type { Domains } from './domains.ts';
-import type { Exports } from './exports.ts';
-import type { Idle } from './idle.ts';
-import type { Relocations } from './relocations.ts';
-import type { Turns } from './turns.ts';
+import type { Exports } from './exports/exports.ts';
+import type { Idle } from './exports/unused-exports.ts';
+import type { Turns } from './keyed-queue.ts';
+import type { Domains } from './registry/domains.ts';
+import type { Relocations } from './registry/moves.ts';
 
 export interface Host {
   config: Config;

@@ -3,11 +3,11 @@
 import type { DomainInfo } from '../../libvirt/domain-xml.ts';
 import { log } from '../../log/log.ts';
 import type { ExportRecord } from '../../store/records/record.ts';
-import { takeAnnouncement } from '../announced.ts';
-import { arrive } from '../arrival.ts';
-import { usingDomain } from '../domains.ts';
-import type { HookCall } from '../hook-server.ts';
+import { arrive } from '../disks/arrival.ts';
 import type { Host } from '../host.ts';
+import { usingDomain } from '../registry/domains.ts';
+import { takeAnnouncement } from './libxl-announcements.ts';
+import type { HookCall } from './server.ts';
 
 /** @throws Error with the line that the administrator sees in virsh. */
 export async function prepare(

@@ -1,7 +1,7 @@
 /** Is there room for a disk that arrives? Asked before the migration begins, while saying no costs nothing. */
 import { statfs } from 'node:fs/promises';
-import type { ExportStatus } from '../control/protocol.ts';
-import type { Host } from './host.ts';
+import type { ExportStatus } from '../../control/protocol.ts';
+import type { Host } from '../host.ts';
 
 /**
  * What an arriving disk needs at most is the data at its origin, as far as that tells, else its size.

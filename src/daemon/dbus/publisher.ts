@@ -2,14 +2,14 @@
  * Keeps org.xnbd1 on the bus in step with the exports and relocations of this host. The daemon serves hooks with or without a bus: where
  * there is none, or it goes away, this tries again and then shows everything anew.
  */
-import type { ExportStatus } from '../control/protocol.ts';
-import { log } from '../log/log.ts';
-import type { CompletedDisk, RelocationStatus } from './dbus/interfaces.ts';
-import { DBusService } from './dbus/service.ts';
-import type { Domains } from './domains.ts';
-import type { Exports } from './exports.ts';
-import type { RelocationRecord } from './relocation.ts';
-import type { Relocations } from './relocations.ts';
+import type { ExportStatus } from '../../control/protocol.ts';
+import { log } from '../../log/log.ts';
+import type { Exports } from '../exports/exports.ts';
+import type { Domains } from '../registry/domains.ts';
+import type { RelocationRecord } from '../registry/move-file.ts';
+import type { Relocations } from '../registry/moves.ts';
+import type { CompletedDisk, RelocationStatus } from './interfaces.ts';
+import { DBusService } from './service.ts';
 
 const retryMs = 15_000;
 

@@ -5,7 +5,7 @@
 import { mkdir, readdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import * as v from 'valibot';
-import { log } from '../log/log.ts';
+import { log } from '../../log/log.ts';
 
 const DomainSchema = v.object({
   uuid: v.pipe(v.string(), v.uuid()),

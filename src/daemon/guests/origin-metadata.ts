@@ -4,14 +4,14 @@
  * libvirt blocks every call about a domain while one of that domain's hooks waits, and refuses changes while the domain migrates. So this
  * runs beside everything else and is waited for by nobody: soon after its cause, and again with growing pauses until it is done or pointless.
  */
-import type { Config } from '../config/config.ts';
-import type { ExportState } from '../control/protocol.ts';
-import { originMetadata } from '../libvirt/domain-xml.ts';
-import { log } from '../log/log.ts';
-import type { Domains } from './domains.ts';
-import type { Exports } from './exports.ts';
-import { exportUri } from './peers.ts';
-import type { Relocations } from './relocations.ts';
+import type { Config } from '../../config/config.ts';
+import type { ExportState } from '../../control/protocol.ts';
+import { originMetadata } from '../../libvirt/domain-xml.ts';
+import { log } from '../../log/log.ts';
+import { exportUri } from '../disks/peers.ts';
+import type { Exports } from '../exports/exports.ts';
+import type { Domains } from '../registry/domains.ts';
+import type { Relocations } from '../registry/moves.ts';
 
 const pausesMs = [300, 1000, 2000, 5000, 10_000, 30_000, 60_000];
 

@@ -4,8 +4,8 @@
  */
 import { mkdir, readdir, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
-import type { Config } from '../config/config.ts';
-import type { HookCall } from './hook-server.ts';
+import type { Config } from '../../config/config.ts';
+import type { HookCall } from './server.ts';
 
 function directory(config: Config): string {
   return join(config.paths.run, 'announced');

@@ -6,10 +6,10 @@
  */
 import { existsSync } from 'node:fs';
 import { readdir, rename } from 'node:fs/promises';
-import { log } from '../log/log.ts';
-import { removeDurably, syncDirectory } from '../store/directory.ts';
-import { diskName, type ExportRecord, olderName, writeRecord } from '../store/records/record.ts';
-import type { Host } from './host.ts';
+import { log } from '../../log/log.ts';
+import { removeDurably, syncDirectory } from '../../store/directory.ts';
+import { diskName, type ExportRecord, olderName, writeRecord } from '../../store/records/record.ts';
+import type { Host } from '../host.ts';
 import { deleteRetired } from './retirement.ts';
 
 /** Makes the name free: what an earlier stay left is deleted (if it is retired, and configured so) or set aside, and served on if it is fenced. */

@@ -2,8 +2,8 @@
  * The daemon's line to one export: its control socket, watched for as long as the export lives. The export is the one who knows its
  * state; the daemon only hears of it here.
  */
-import { connectControl } from '../control/client.ts';
-import type { ControlMethod, ExportStatus } from '../control/protocol.ts';
+import { connectControl } from '../../control/client.ts';
+import type { ControlMethod, ExportStatus } from '../../control/protocol.ts';
 
 /** Shorter than the time that a hook has. */
 const callLimitMs = 20_000;

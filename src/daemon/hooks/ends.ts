@@ -3,9 +3,9 @@
  * both twice, and does not care what they answer; so each looks at where its disks stand, and nothing here fails the hook.
  */
 import { log } from '../../log/log.ts';
-import { discard, giveUp } from '../arrival.ts';
-import type { UsingDomain } from '../domains.ts';
+import { discard, giveUp } from '../disks/arrival.ts';
 import type { Host } from '../host.ts';
+import type { UsingDomain } from '../registry/domains.ts';
 
 /** The guest's process is gone: whoever holds a lease on its disks may take them over. */
 export async function stopped(host: Host, domain: UsingDomain): Promise<void> {

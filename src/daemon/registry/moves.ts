@@ -2,17 +2,17 @@
  * The relocations that arrive on this host, moved on by what their exports say. Nothing here acts on an export: it learns, writes down,
  * and tells (`RelocationsEvents`), each telling once, also when the daemon was away while it happened.
  */
-import type { ExportStatus } from '../control/protocol.ts';
-import { log } from '../log/log.ts';
-import type { ExportRecord } from '../store/records/record.ts';
-import { bootId } from '../system/boot-id.ts';
+import type { ExportStatus } from '../../control/protocol.ts';
+import { log } from '../../log/log.ts';
+import type { ExportRecord } from '../../store/records/record.ts';
+import { bootId } from '../../system/boot-id.ts';
 import {
   deleteRelocation,
   newRelocation,
   type RelocationRecord,
   readRelocations,
   writeRelocation,
-} from './relocation.ts';
+} from './move-file.ts';
 
 type State = RelocationRecord['state'];
 

@@ -3,12 +3,12 @@
  * hooks tell who ends. But a guest that only reads arrives silently, and hooks are missed while the daemon is away.
  */
 
-import { type ActiveDomain, type DomainEvent, LibvirtClient } from '../libvirt/client.ts';
-import { log } from '../log/log.ts';
-import { type Announcer, announcer } from './announce.ts';
-import type { UsingDomain } from './domains.ts';
-import { release, stopped } from './hooks/ends.ts';
-import type { Host } from './host.ts';
+import { type ActiveDomain, type DomainEvent, LibvirtClient } from '../../libvirt/client.ts';
+import { log } from '../../log/log.ts';
+import { release, stopped } from '../hooks/ends.ts';
+import type { Host } from '../host.ts';
+import type { UsingDomain } from '../registry/domains.ts';
+import { type Announcer, announcer } from './origin-metadata.ts';
 
 /** virDomainEventType. */
 const eventStarted = 2;

@@ -4,8 +4,8 @@
  * An export that was lent a moment ago is kept a while longer: its guest may have left while the link of the host that it went to was
  * broken, and that host must find the disk when it comes back. Nobody else would start it again.
  */
-import { log } from '../log/log.ts';
-import type { Domains } from './domains.ts';
+import { log } from '../../log/log.ts';
+import type { Domains } from '../registry/domains.ts';
 import type { Exports } from './exports.ts';
 
 /** So long after it was lent the next host may still believe that it is. */

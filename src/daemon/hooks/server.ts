@@ -4,8 +4,8 @@
  */
 import { createServer, type Server, type Socket } from 'node:net';
 import * as v from 'valibot';
-import { log } from '../log/log.ts';
-import { listenOnUnixSocket } from '../system/unix-socket.ts';
+import { log } from '../../log/log.ts';
+import { listenOnUnixSocket } from '../../system/unix-socket.ts';
 
 const HookCallSchema = v.object({
   driver: v.picklist(['qemu', 'libxl']),

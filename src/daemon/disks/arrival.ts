@@ -3,15 +3,15 @@
  * of the domain or none: whatever goes wrong, what has been set up so far is given back, and the guest runs on at the source.
  */
 import { lstat, rm } from 'node:fs/promises';
-import type { DomainInfo } from '../libvirt/domain-xml.ts';
-import { log } from '../log/log.ts';
-import { formatNbdUri, parseNbdUri } from '../nbd/uri.ts';
-import { removeDurably } from '../store/directory.ts';
-import type { Host } from './host.ts';
-import { putBack, setAside } from './older.ts';
+import type { DomainInfo } from '../../libvirt/domain-xml.ts';
+import { log } from '../../log/log.ts';
+import { formatNbdUri, parseNbdUri } from '../../nbd/uri.ts';
+import { removeDurably } from '../../store/directory.ts';
+import type { Host } from '../host.ts';
+import type { RelocationRecord } from '../registry/move-file.ts';
+import { checkRoom } from './check-free-space.ts';
+import { putBack, setAside } from './older-generations.ts';
 import { exportUri, findAtPeers } from './peers.ts';
-import type { RelocationRecord } from './relocation.ts';
-import { checkRoom } from './room.ts';
 
 /**
  * Sets up every disk of the domain.

@@ -8,10 +8,10 @@
 import { existsSync } from 'node:fs';
 import { readdir, rm } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { type ExportPlace, type HostPaths, placeOf } from '../config/export-paths.ts';
-import type { ControlMethod, ExportStatus } from '../control/protocol.ts';
-import { log } from '../log/log.ts';
-import { checkExportName, type ExportRecord, readRecord } from '../store/records/record.ts';
+import { type ExportPlace, type HostPaths, placeOf } from '../../config/export-paths.ts';
+import type { ControlMethod, ExportStatus } from '../../control/protocol.ts';
+import { log } from '../../log/log.ts';
+import { checkExportName, type ExportRecord, readRecord } from '../../store/records/record.ts';
 import { type ExportLink, watchExport } from './export-link.ts';
 import {
   arrivalArguments,

@@ -7,9 +7,9 @@ import { once } from 'node:events';
 import { open, readdir, readFile, readlink, rename, stat } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { ExportPlace } from '../config/export-paths.ts';
-import type { ExportStatus } from '../control/protocol.ts';
-import type { ExportRecord } from '../store/records/record.ts';
+import type { ExportPlace } from '../../config/export-paths.ts';
+import type { ExportStatus } from '../../control/protocol.ts';
+import type { ExportRecord } from '../../store/records/record.ts';
 import { askStatus } from './export-link.ts';
 
 /** A log longer than this is set aside (one older is kept) when its export starts again. */

@@ -6,14 +6,14 @@
  * all: libvirt kills the running guest when it fails.
  */
 
-import { type DomainInfo, readDomain } from '../libvirt/domain-xml.ts';
-import { log } from '../log/log.ts';
-import { arrive } from './arrival.ts';
-import { usingDomain } from './domains.ts';
-import type { HookAnswer, HookCall } from './hook-server.ts';
-import { release, stopped } from './hooks/ends.ts';
-import { prepare } from './hooks/prepare.ts';
-import type { Host } from './host.ts';
+import { type DomainInfo, readDomain } from '../../libvirt/domain-xml.ts';
+import { log } from '../../log/log.ts';
+import { arrive } from '../disks/arrival.ts';
+import type { Host } from '../host.ts';
+import { usingDomain } from '../registry/domains.ts';
+import { release, stopped } from './ends.ts';
+import { prepare } from './prepare.ts';
+import type { HookAnswer, HookCall } from './server.ts';
 
 const done: HookAnswer = { exit: 0, stdout: '', stderr: '' };
 
