@@ -1,6 +1,6 @@
 /** What a relocation counts, over every process that had a part in it. */
 import type { ExportRecord } from '../store/records/record.ts';
-import type { Copying } from './copying.ts';
+import type { Copying } from './disk-copy.ts';
 
 export type Counters = Pick<ExportRecord, 'onDemandBytes' | 'backgroundBytes' | 'skippedBytes'>;
 

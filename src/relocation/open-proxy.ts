@@ -18,7 +18,7 @@ import {
   writeRecord,
 } from '../store/records/record.ts';
 import { RecordKeeper } from '../store/records/record-keeper.ts';
-import { OriginLink } from './origin/origin-link.ts';
+import { OriginLink } from './origin/link.ts';
 
 /** What a present map can tell of: 2^32 blocks. */
 const LARGEST_DISK = 2 ** 32 * BLOCK_SIZE;

@@ -2,7 +2,7 @@
 
 import type { Image } from '../store/image/image.ts';
 import type { RecordKeeper } from '../store/records/record-keeper.ts';
-import type { OriginLink } from './origin/origin-link.ts';
+import type { OriginLink } from './origin/link.ts';
 
 export interface RelocationOptions {
   keeper: RecordKeeper;

@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { HandshakeError, OriginRetired } from '../../src/nbd/client-handshake.ts';
 import { OptionReply } from '../../src/nbd/constants.ts';
-import { Refusals } from '../../src/relocation/let-go.ts';
+import { Refusals } from '../../src/relocation/lease/retire-origin.ts';
 
 const MINUTE = 60_000;
 const refusal = (answer: number) => new HandshakeError('no', true, answer);

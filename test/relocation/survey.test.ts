@@ -5,7 +5,7 @@ import { AllocationFlag } from '../../src/nbd/constants.ts';
 import { HoleSkipper, type HoleSkipperOptions } from '../../src/relocation/copy/hole-skipper.ts';
 import { Survey } from '../../src/relocation/copy/survey.ts';
 import { BlockLocks } from '../../src/relocation/fetch/block-locks.ts';
-import type { OriginLink } from '../../src/relocation/origin/origin-link.ts';
+import type { OriginLink } from '../../src/relocation/origin/link.ts';
 import type { Extent, ExtentsCompletion } from '../../src/store/completion.ts';
 import type { PresentMap } from '../../src/store/maps/present-map.ts';
 

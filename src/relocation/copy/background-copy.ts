@@ -14,10 +14,10 @@ import { BLOCK_SIZE, type PresentMap } from '../../store/maps/present-map.ts';
 import type { BadBlocks } from '../fetch/bad-blocks.ts';
 import type { BlockLocks } from '../fetch/block-locks.ts';
 import type { Fetcher } from '../fetch/fetcher.ts';
-import type { OriginLink } from '../origin/origin-link.ts';
+import type { Room } from '../fetch/image-space.ts';
+import type { OriginLink } from '../origin/link.ts';
 import { BackgroundWindow } from './background-window.ts';
 import { HoleSkipper } from './hole-skipper.ts';
-import type { Room } from './room.ts';
 import { Survey } from './survey.ts';
 
 const FIRST_RETRY_MS = 1000;

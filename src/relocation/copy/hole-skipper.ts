@@ -11,7 +11,7 @@ import type { Image } from '../../store/image/image.ts';
 import { BLOCK_SIZE, type PresentMap } from '../../store/maps/present-map.ts';
 import type { BadBlocks } from '../fetch/bad-blocks.ts';
 import type { BlockLocks } from '../fetch/block-locks.ts';
-import type { Room } from './room.ts';
+import type { Room } from '../fetch/image-space.ts';
 
 /** Blocks of a piece: 128 MiB. */
 const PIECE = 32 * 1024;

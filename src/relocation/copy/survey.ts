@@ -8,7 +8,7 @@
 import { AllocationFlag, Errno } from '../../nbd/constants.ts';
 import type { Extent } from '../../store/completion.ts';
 import { BLOCK_SIZE, type PresentMap } from '../../store/maps/present-map.ts';
-import type { OriginLink } from '../origin/origin-link.ts';
+import type { OriginLink } from '../origin/link.ts';
 
 /** Blocks whose allocation is asked for at once: 2 GiB. */
 const STRETCH = (2 * 1024 ** 3) / BLOCK_SIZE;

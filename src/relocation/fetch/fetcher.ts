@@ -15,11 +15,11 @@ import { Countdown } from '../../store/countdown.ts';
 import type { Image } from '../../store/image/image.ts';
 import { Bitmap } from '../../store/maps/bitmap.ts';
 import { BLOCK_SIZE, type PresentMap } from '../../store/maps/present-map.ts';
-import type { Room } from '../copy/room.ts';
-import type { OriginLink } from '../origin/origin-link.ts';
+import type { OriginLink } from '../origin/link.ts';
 import type { BadBlocks } from './bad-blocks.ts';
 import type { BlockLocks } from './block-locks.ts';
 import { Fetch, type Keeper, type Reader } from './fetch.ts';
+import type { Room } from './image-space.ts';
 import { salvage } from './salvage.ts';
 
 export type { Keeper, Reader };

@@ -6,7 +6,7 @@
 import { Errno } from '../../nbd/constants.ts';
 import { Countdown } from '../../store/countdown.ts';
 import { BLOCK_SIZE } from '../../store/maps/present-map.ts';
-import type { OriginLink } from '../origin/origin-link.ts';
+import type { OriginLink } from '../origin/link.ts';
 import type { Fetch } from './fetch.ts';
 
 const PIECES = 16;

@@ -6,7 +6,7 @@
 import type { Extent, ExtentsCompletion } from '../../store/completion.ts';
 import type { Image } from '../../store/image/image.ts';
 import { BLOCK_SIZE, type PresentMap } from '../../store/maps/present-map.ts';
-import { type OriginMap, STRETCH } from '../origin/origin-map.ts';
+import { type OriginMap, STRETCH } from '../origin/allocation.ts';
 
 /** The most extents that one answer gives. */
 const MAX_EXTENTS = 4096;

@@ -16,7 +16,7 @@ import type { Completion } from '../../store/completion.ts';
 import type { Image } from '../../store/image/image.ts';
 import { BLOCK_SIZE, type PresentMap } from '../../store/maps/present-map.ts';
 import { BackgroundWindow } from '../copy/background-window.ts';
-import type { OriginLink } from '../origin/origin-link.ts';
+import type { OriginLink } from '../origin/link.ts';
 import { cutHoles, type Run } from './comparable-runs.ts';
 
 /** Runs compared at once: on a long line the origin has always something to do. */

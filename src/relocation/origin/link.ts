@@ -18,13 +18,7 @@ import type { NbdAddress } from '../../nbd/uri.ts';
 import type { TlsParty } from '../../pki/tls.ts';
 import type { Completion, Extent, ExtentsCompletion } from '../../store/completion.ts';
 import { Countdown } from '../../store/countdown.ts';
-import {
-  attachRequest,
-  checkIdentity,
-  describeOrigin,
-  identityOf,
-  type OriginIdentity,
-} from './origin-identity.ts';
+import { attachRequest, checkIdentity, describeOrigin, identityOf, type OriginIdentity } from './identity.ts';
 import { Outage } from './outage.ts';
 
 export interface OriginLinkOptions {

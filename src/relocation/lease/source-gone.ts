@@ -1,5 +1,5 @@
 /** Standby: waits for the origin's word that the source's guest is gone. */
-import type { OriginLink } from './origin/origin-link.ts';
+import type { OriginLink } from '../origin/link.ts';
 
 const ASK_AGAIN_MS = 1000;
 

@@ -4,13 +4,13 @@ import { log } from '../log/log.ts';
 import type { Image } from '../store/image/image.ts';
 import type { PresentMap } from '../store/maps/present-map.ts';
 import { BackgroundCopy } from './copy/background-copy.ts';
-import { Room } from './copy/room.ts';
 import { BadBlocks } from './fetch/bad-blocks.ts';
 import type { BlockLocks } from './fetch/block-locks.ts';
 import { Fetcher } from './fetch/fetcher.ts';
+import { Room } from './fetch/image-space.ts';
 import { UnreadableBlocks } from './fetch/unreadable-blocks.ts';
-import type { OriginLink } from './origin/origin-link.ts';
-import { OriginMap } from './origin/origin-map.ts';
+import { OriginMap } from './origin/allocation.ts';
+import type { OriginLink } from './origin/link.ts';
 import type { Keeping } from './proxy/proxy-disk.ts';
 
 /** How much may be fetched again after a loss of power. */

@@ -7,12 +7,12 @@
  * (its answer was lost; the disk may be deleted there by now), that another lease holds it, or, for UNKNOWN_MS, that there is no such disk on its host.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
-import { log } from '../log/log.ts';
-import { type HandshakeError, LeaseVoid, OriginRetired } from '../nbd/client-handshake.ts';
-import { Command, Errno, OptionReply } from '../nbd/constants.ts';
-import { PresentMap } from '../store/maps/present-map.ts';
-import type { RecordKeeper } from '../store/records/record-keeper.ts';
-import type { OriginLink } from './origin/origin-link.ts';
+import { log } from '../../log/log.ts';
+import { type HandshakeError, LeaseVoid, OriginRetired } from '../../nbd/client-handshake.ts';
+import { Command, Errno, OptionReply } from '../../nbd/constants.ts';
+import { PresentMap } from '../../store/maps/present-map.ts';
+import type { RecordKeeper } from '../../store/records/record-keeper.ts';
+import type { OriginLink } from '../origin/link.ts';
 
 /** A host that starts may not have its disks yet. */
 const UNKNOWN_MS = 600_000;

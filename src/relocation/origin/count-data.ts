@@ -5,7 +5,7 @@
  * once, and there is an end to it.
  */
 import { AllocationFlag } from '../../nbd/constants.ts';
-import type { OriginLink } from './origin-link.ts';
+import type { OriginLink } from './link.ts';
 
 /** Bytes that are asked for at once; BLOCK_STATUS takes less than 4 GiB. */
 const STRETCH = 2 ** 31;

@@ -7,7 +7,7 @@
 import { AllocationFlag, Errno } from '../../nbd/constants.ts';
 import type { Extent } from '../../store/completion.ts';
 import { BLOCK_SIZE } from '../../store/maps/present-map.ts';
-import type { OriginLink } from './origin-link.ts';
+import type { OriginLink } from './link.ts';
 
 /** Bytes whose allocation is asked for at once. */
 export const STRETCH = 128 * 1024 * 1024;

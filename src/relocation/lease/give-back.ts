@@ -6,8 +6,8 @@
  * from then on, so that a restart here must not go on from it, nor fence the origin again.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { RecordKeeper } from '../store/records/record-keeper.ts';
-import type { OriginLink } from './origin/origin-link.ts';
+import type { RecordKeeper } from '../../store/records/record-keeper.ts';
+import type { OriginLink } from '../origin/link.ts';
 
 /** How long an origin that cannot be reached is waited for. */
 const PATIENCE_MS = 5000;

@@ -1,6 +1,6 @@
 /** What is asked of an origin a few times in a disk's life, as promises. */
 import { Command, Errno } from '../../nbd/constants.ts';
-import type { OriginLink } from './origin-link.ts';
+import type { OriginLink } from '../origin/link.ts';
 
 /** @throws Error with the errno. */
 export function completed(start: (done: { complete(errno: number): void }) => void): Promise<void> {

@@ -4,8 +4,8 @@
  * and delete; but nobody is served from it again.
  */
 
-import { log } from '../log/log.ts';
-import type { RecordKeeper } from '../store/records/record-keeper.ts';
+import { log } from '../../log/log.ts';
+import type { RecordKeeper } from '../../store/records/record-keeper.ts';
 
 /** @param takenOver the disk was ours. Resolves when the record says that it is void. */
 export async function endVoid(keeper: RecordKeeper, takenOver: boolean, reason: string): Promise<void> {
