@@ -1,5 +1,5 @@
 /** Valid dialogues, message by message: what a client sends to a server, and what a server sends to a client. */
-import { encodeAttached, encodeAttachRequest } from '../src/nbd/attach.ts';
+
 import {
   Command,
   CommandFlag,
@@ -9,8 +9,9 @@ import {
   Option,
   OptionReply,
 } from '../src/nbd/constants.ts';
-import { encodeGreeting, encodeOption, encodeOptionReply } from '../src/nbd/option-framing.ts';
-import { encodeExtendedRequest, encodeRequest } from '../src/nbd/request-encoder.ts';
+import { encodeAttached, encodeAttachRequest } from '../src/nbd/handshake/attach.ts';
+import { encodeGreeting, encodeOption, encodeOptionReply } from '../src/nbd/handshake/option-framing.ts';
+import { encodeExtendedRequest, encodeRequest } from '../src/nbd/transmission/request-encoder.ts';
 import {
   type Answered,
   blockStatusLength,
@@ -20,7 +21,7 @@ import {
   writeBlockStatus,
   writeDataHeader,
   writeStatus,
-} from '../src/nbd/server-replies.ts';
+} from '../src/nbd/transmission/server-replies.ts';
 
 export interface Seed {
   /** Who is under fire. */

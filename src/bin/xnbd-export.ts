@@ -9,7 +9,7 @@ import { type ServeOptions, serve, serveUntilStopped } from '../export/serve.ts'
 import type { TcpAddress } from '../export/session/listener.ts';
 import { openTarget } from '../export/target.ts';
 import { log } from '../log/log.ts';
-import { isHolder } from '../nbd/attach.ts';
+import { isHolder } from '../nbd/handshake/attach.ts';
 import { certificatesIn } from '../pki/certificate-files.ts';
 import { Credentials } from '../pki/credentials.ts';
 import type { TlsParty } from '../pki/tls.ts';

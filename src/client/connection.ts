@@ -7,10 +7,10 @@
  */
 import type { Socket } from 'node:net';
 import { ByteDriver } from '../nbd/byte-coroutine.ts';
-import type { ServerOffer } from '../nbd/client-handshake.ts';
 import { Command, CommandFlag, TransmissionFlag } from '../nbd/constants.ts';
-import { parseReplies } from '../nbd/reply-parser.ts';
-import { encodeExtendedRequest, encodeRequest } from '../nbd/request-encoder.ts';
+import type { ServerOffer } from '../nbd/handshake/client-handshake.ts';
+import { parseReplies } from '../nbd/transmission/reply-parser.ts';
+import { encodeExtendedRequest, encodeRequest } from '../nbd/transmission/request-encoder.ts';
 import type { Completion, ExtentsCompletion } from '../store/completion.ts';
 import { type ConnectOptions, dialOrigin } from './dial.ts';
 import { type Awaiting, RequestTable } from './request-table.ts';

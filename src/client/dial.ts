@@ -4,9 +4,14 @@
  * The socket is read into one buffer for good (`onread`). Inside TLS that is not to be had: there node:tls hands over a chunk a record.
  */
 import { connect, type Socket } from 'node:net';
-import type { AttachRequest } from '../nbd/attach.ts';
 import { type ByteCoroutine, ByteDriver } from '../nbd/byte-coroutine.ts';
-import { clientHandshake, HandshakeError, type ServerOffer, startTls } from '../nbd/client-handshake.ts';
+import type { AttachRequest } from '../nbd/handshake/attach.ts';
+import {
+  clientHandshake,
+  HandshakeError,
+  type ServerOffer,
+  startTls,
+} from '../nbd/handshake/client-handshake.ts';
 import type { NbdAddress } from '../nbd/uri.ts';
 import { connectTls, type TlsParty, TlsRefused } from '../pki/tls.ts';
 

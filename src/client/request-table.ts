@@ -2,7 +2,7 @@
 import { log } from '../log/log.ts';
 import { Errno } from '../nbd/constants.ts';
 import type { Extent } from '../nbd/extent.ts';
-import { ReplyError, type ReplyReceiver } from '../nbd/reply-parser.ts';
+import { ReplyError, type ReplyReceiver } from '../nbd/transmission/reply-parser.ts';
 import type { Completion, ExtentsCompletion } from '../store/completion.ts';
 
 /** Who waits for a request, and, for one that brings data, for what. */

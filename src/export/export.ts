@@ -1,7 +1,7 @@
 /** One disk as its clients see it: the disk, who lends it, the sessions, and the count of what is under way. */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { NBD_MAX_PAYLOAD, TransmissionFlag } from '../nbd/constants.ts';
-import type { OfferedExport, Refusal } from '../nbd/server-handshake.ts';
+import type { OfferedExport, Refusal } from '../nbd/handshake/server-handshake.ts';
 import type { Completion } from '../store/completion.ts';
 import type { ExportRecord } from '../store/records/record.ts';
 import { Digests } from './digests.ts';

@@ -1,7 +1,7 @@
 /** Options as they come from a client, each whole and none absurd. */
 import type { Socket } from 'node:net';
 import { OPTION_HEADER_LENGTH, OptionReply } from '../nbd/constants.ts';
-import { decodeOptionHeader, encodeOptionReply } from '../nbd/option-framing.ts';
+import { decodeOptionHeader, encodeOptionReply } from '../nbd/handshake/option-framing.ts';
 import { readExactly } from './read-exactly.ts';
 
 /** The data of an honest option is far shorter: a name of 4096 bytes and a few contexts. */

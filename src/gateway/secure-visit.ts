@@ -7,7 +7,7 @@
  */
 import { log } from '../log/log.ts';
 import { Option, OptionReply } from '../nbd/constants.ts';
-import { encodeOptionReply } from '../nbd/option-framing.ts';
+import { encodeOptionReply } from '../nbd/handshake/option-framing.ts';
 import { acceptTls, type TlsParty } from '../pki/tls.ts';
 import { BadClient, readOption } from './read-option.ts';
 import type { Visitor } from './transport.ts';

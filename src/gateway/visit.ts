@@ -10,8 +10,8 @@
  */
 import type { Socket } from 'node:net';
 import { log } from '../log/log.ts';
-import { decodeAttachRequest } from '../nbd/attach.ts';
 import { HandshakeFlag, OPTION_REPLY_HEADER_LENGTH, Option, OptionReply } from '../nbd/constants.ts';
+import { decodeAttachRequest } from '../nbd/handshake/attach.ts';
 import {
   CLIENT_FLAGS_LENGTH,
   decodeOptionReplyHeader,
@@ -21,7 +21,7 @@ import {
   encodeOptionReply,
   exportNameIn,
   HANDSHAKE_FLAGS,
-} from '../nbd/option-framing.ts';
+} from '../nbd/handshake/option-framing.ts';
 import type { TlsParty } from '../pki/tls.ts';
 import {
   dialExport,

@@ -13,8 +13,8 @@
  * | retired, origin known | moved on before it was complete | tells its own origin to retire |
  */
 import { log } from '../log/log.ts';
-import { LeaseVoid } from '../nbd/client-handshake.ts';
 import { Command } from '../nbd/constants.ts';
+import { LeaseVoid } from '../nbd/handshake/client-handshake.ts';
 import { removeDurably } from '../store/directory.ts';
 import { PresentMap } from '../store/maps/present-map.ts';
 import { type ExportRecord, secondsSinceTakeover } from '../store/records/record.ts';

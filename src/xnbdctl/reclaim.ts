@@ -6,7 +6,7 @@ import { randomUUID } from 'node:crypto';
 import { OriginConnection } from '../client/connection.ts';
 import type { Config } from '../config/config.ts';
 import { placeOf } from '../config/export-paths.ts';
-import { OriginRetired } from '../nbd/client-handshake.ts';
+import { OriginRetired } from '../nbd/handshake/client-handshake.ts';
 import { parseNbdUri } from '../nbd/uri.ts';
 import { hostParty } from '../pki/host-party.ts';
 import { type ExportRecord, readRecord, writeRecord } from '../store/records/record.ts';

@@ -1,12 +1,6 @@
 /** An NBD client without manners: it sends what a test wants sent, byte by byte, and decodes what comes back. */
 import { connect, type Socket } from 'node:net';
 import {
-  type Attached,
-  type AttachRequest,
-  decodeAttached,
-  encodeAttachRequest,
-} from '../../src/nbd/attach.ts';
-import {
   Command,
   CommandFlag,
   NBD_EXTENDED_REPLY_MAGIC,
@@ -18,7 +12,13 @@ import {
   OptionReply,
   ReplyChunk,
 } from '../../src/nbd/constants.ts';
-import { encodeOption } from '../../src/nbd/option-framing.ts';
+import {
+  type Attached,
+  type AttachRequest,
+  decodeAttached,
+  encodeAttachRequest,
+} from '../../src/nbd/handshake/attach.ts';
+import { encodeOption } from '../../src/nbd/handshake/option-framing.ts';
 
 export interface RawReply {
   structured: boolean;

@@ -13,14 +13,14 @@ import { type Gateway, type GatewayOptions, startGateway } from '../../src/gatew
 import { readExactly } from '../../src/gateway/read-exactly.ts';
 import { listenPlain } from '../../src/gateway/transport.ts';
 import { configureLog } from '../../src/log/log.ts';
-import { decodeAttached, encodeAttachRequest } from '../../src/nbd/attach.ts';
 import { HandshakeFlag, NBD_OPTS_MAGIC, Option, OptionReply } from '../../src/nbd/constants.ts';
+import { decodeAttached, encodeAttachRequest } from '../../src/nbd/handshake/attach.ts';
 import {
   decodeGreeting,
   decodeOptionReplyHeader,
   encodeOption,
   GREETING_LENGTH,
-} from '../../src/nbd/option-framing.ts';
+} from '../../src/nbd/handshake/option-framing.ts';
 import { rememberDeparted, sweepDeparted } from '../../src/store/records/departed.ts';
 import { newRecord, writeRecord } from '../../src/store/records/record.ts';
 import { connectClient } from '../support/client.ts';

@@ -10,14 +10,14 @@ import { readExactly } from '../../src/gateway/read-exactly.ts';
 import { listenPlain } from '../../src/gateway/transport.ts';
 import { writeLine } from '../../src/log/line.ts';
 import { configureLog } from '../../src/log/log.ts';
-import { encodeAttachRequest } from '../../src/nbd/attach.ts';
 import { NBD_OPTS_MAGIC, Option, OptionReply } from '../../src/nbd/constants.ts';
+import { encodeAttachRequest } from '../../src/nbd/handshake/attach.ts';
 import {
   decodeGreeting,
   decodeOptionReplyHeader,
   encodeOption,
   GREETING_LENGTH,
-} from '../../src/nbd/option-framing.ts';
+} from '../../src/nbd/handshake/option-framing.ts';
 import { certificatesIn } from '../../src/pki/certificate-files.ts';
 import { Credentials } from '../../src/pki/credentials.ts';
 import { TestCa } from '../support/certificates.ts';

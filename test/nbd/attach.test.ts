@@ -1,17 +1,17 @@
 /** The attach option, of our version and of the one before. */
 import assert from 'node:assert/strict';
 import fc from 'fast-check';
+import { ByteDriver } from '../../src/nbd/byte-coroutine.ts';
+import { HandshakeFlag, Option, OptionReply } from '../../src/nbd/constants.ts';
 import {
   type AttachRequest,
   decodeAttached,
   decodeAttachRequest,
   encodeAttached,
   encodeAttachRequest,
-} from '../../src/nbd/attach.ts';
-import { ByteDriver } from '../../src/nbd/byte-coroutine.ts';
-import { clientHandshake, LeaseVoid } from '../../src/nbd/client-handshake.ts';
-import { HandshakeFlag, Option, OptionReply } from '../../src/nbd/constants.ts';
-import { encodeGreeting, encodeOptionReply } from '../../src/nbd/option-framing.ts';
+} from '../../src/nbd/handshake/attach.ts';
+import { clientHandshake, LeaseVoid } from '../../src/nbd/handshake/client-handshake.ts';
+import { encodeGreeting, encodeOptionReply } from '../../src/nbd/handshake/option-framing.ts';
 
 const lease = '11111111-2222-4333-8444-555555555555';
 const uuid = '21111111-2222-4333-8444-555555555555';

@@ -1,11 +1,6 @@
 import { strict as assert } from 'node:assert';
 import { ByteDriver } from '../../src/nbd/byte-coroutine.ts';
 import {
-  type ClientHandshakeOptions,
-  clientHandshake,
-  HandshakeError,
-} from '../../src/nbd/client-handshake.ts';
-import {
   Info,
   NBD_MAGIC,
   NBD_MAX_PAYLOAD,
@@ -14,9 +9,14 @@ import {
   OptionReply,
   TransmissionFlag,
 } from '../../src/nbd/constants.ts';
-import { encodeGreeting, encodeOptionReply } from '../../src/nbd/option-framing.ts';
+import {
+  type ClientHandshakeOptions,
+  clientHandshake,
+  HandshakeError,
+} from '../../src/nbd/handshake/client-handshake.ts';
+import { encodeGreeting, encodeOptionReply } from '../../src/nbd/handshake/option-framing.ts';
+import { type HandshakeHost, ServerHandshake } from '../../src/nbd/handshake/server-handshake.ts';
 import { ReceiveBuffer } from '../../src/nbd/receive-buffer.ts';
-import { type HandshakeHost, ServerHandshake } from '../../src/nbd/server-handshake.ts';
 
 const SIZE = 2 ** 40 + 512;
 const FLAGS = TransmissionFlag.HAS_FLAGS | TransmissionFlag.SEND_FLUSH;

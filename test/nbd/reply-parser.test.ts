@@ -8,7 +8,7 @@ import {
   NBD_STRUCTURED_REPLY_MAGIC,
   ReplyChunk,
 } from '../../src/nbd/constants.ts';
-import { parseReplies, ReplyError } from '../../src/nbd/reply-parser.ts';
+import { parseReplies, ReplyError } from '../../src/nbd/transmission/reply-parser.ts';
 import type { Extent } from '../../src/store/completion.ts';
 
 const DONE = 1;

@@ -2,7 +2,7 @@ import { strict as assert } from 'node:assert';
 import fc from 'fast-check';
 import { Command, NBD_MAX_PAYLOAD } from '../../src/nbd/constants.ts';
 import { ReceiveBuffer } from '../../src/nbd/receive-buffer.ts';
-import { RequestParser } from '../../src/nbd/request-parser.ts';
+import { RequestParser } from '../../src/nbd/transmission/request-parser.ts';
 import { encodeRawRequest, type RawRequest } from '../export/raw-client.ts';
 
 const request = fc.record({

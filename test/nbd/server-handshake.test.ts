@@ -1,10 +1,10 @@
 import { strict as assert } from 'node:assert';
 import fc from 'fast-check';
-import { decodeAttached, encodeAttachRequest } from '../../src/nbd/attach.ts';
 import { Info, Option, OptionReply, TransmissionFlag } from '../../src/nbd/constants.ts';
-import { encodeOption } from '../../src/nbd/option-framing.ts';
+import { decodeAttached, encodeAttachRequest } from '../../src/nbd/handshake/attach.ts';
+import { encodeOption } from '../../src/nbd/handshake/option-framing.ts';
+import { type HandshakeHost, ServerHandshake } from '../../src/nbd/handshake/server-handshake.ts';
 import { ReceiveBuffer } from '../../src/nbd/receive-buffer.ts';
-import { type HandshakeHost, ServerHandshake } from '../../src/nbd/server-handshake.ts';
 import { infoRequest, metaContext } from '../export/raw-client.ts';
 
 const SIZE = 2 ** 40 + 512;

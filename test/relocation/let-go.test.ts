@@ -1,7 +1,7 @@
 /** The last word to an origin is said until it is heard: only an origin that cannot hear it any more ends that. */
 import assert from 'node:assert/strict';
-import { HandshakeError, OriginRetired } from '../../src/nbd/client-handshake.ts';
 import { OptionReply } from '../../src/nbd/constants.ts';
+import { HandshakeError, OriginRetired } from '../../src/nbd/handshake/client-handshake.ts';
 import { Refusals } from '../../src/relocation/lease/retire-origin.ts';
 
 const MINUTE = 60_000;

@@ -15,7 +15,7 @@ import { listenPlain } from '../../src/gateway/transport.ts';
 import { writeLine } from '../../src/log/line.ts';
 import { configureLog } from '../../src/log/log.ts';
 import { Option, OptionReply } from '../../src/nbd/constants.ts';
-import { encodeGreeting, encodeOptionReply } from '../../src/nbd/option-framing.ts';
+import { encodeGreeting, encodeOptionReply } from '../../src/nbd/handshake/option-framing.ts';
 import { parseNbdUri } from '../../src/nbd/uri.ts';
 import { certificatesIn } from '../../src/pki/certificate-files.ts';
 import { Credentials } from '../../src/pki/credentials.ts';

@@ -19,9 +19,9 @@
  * A link that breaks before the fence is durable ends the lease: the holder cannot have seen an answer, so it has kept nothing.
  */
 import { log } from '../../log/log.ts';
-import type { Attached, AttachRequest } from '../../nbd/attach.ts';
 import { Errno, OptionReply } from '../../nbd/constants.ts';
-import type { Refusal } from '../../nbd/server-handshake.ts';
+import type { Attached, AttachRequest } from '../../nbd/handshake/attach.ts';
+import type { Refusal } from '../../nbd/handshake/server-handshake.ts';
 import type { Completion } from '../../store/completion.ts';
 import type { ExportRecord } from '../../store/records/record.ts';
 import type { RecordChange } from '../../store/records/record-keeper.ts';

@@ -1,8 +1,8 @@
 /** One request under way: its fields, where its reply is being built, and the completion that the disk answers to. */
 
 import { Command, HASH_LENGTH, NBD_MAX_PAYLOAD } from '../../nbd/constants.ts';
-import type { RequestParser } from '../../nbd/request-parser.ts';
-import type { Answered } from '../../nbd/server-replies.ts';
+import type { RequestParser } from '../../nbd/transmission/request-parser.ts';
+import type { Answered } from '../../nbd/transmission/server-replies.ts';
 import type { Extent } from '../../store/completion.ts';
 import type { RequestFields } from './check-request.ts';
 import type { Slab } from './slabs.ts';

@@ -9,9 +9,9 @@
 import type { Socket } from 'node:net';
 import { log } from '../../log/log.ts';
 import { Command, CommandFlag, Errno, NBD_MAX_PAYLOAD } from '../../nbd/constants.ts';
+import { ALLOCATION_CONTEXT_ID, type ServerHandshake } from '../../nbd/handshake/server-handshake.ts';
 import { ReceiveBuffer } from '../../nbd/receive-buffer.ts';
-import { ProtocolError, RequestParser } from '../../nbd/request-parser.ts';
-import { ALLOCATION_CONTEXT_ID, type ServerHandshake } from '../../nbd/server-handshake.ts';
+import { ProtocolError, RequestParser } from '../../nbd/transmission/request-parser.ts';
 import {
   blockStatusLength,
   dataHeaderLength,
@@ -21,7 +21,7 @@ import {
   writeBlockStatus,
   writeDataHeader,
   writeStatus,
-} from '../../nbd/server-replies.ts';
+} from '../../nbd/transmission/server-replies.ts';
 import type { Extent } from '../../store/completion.ts';
 import { type Descriptor, descriptorOf } from '../../system/descriptor.ts';
 import type { Client, Export } from '../export.ts';

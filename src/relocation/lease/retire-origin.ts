@@ -8,8 +8,8 @@
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { log } from '../../log/log.ts';
-import { type HandshakeError, LeaseVoid, OriginRetired } from '../../nbd/client-handshake.ts';
 import { Command, Errno, OptionReply } from '../../nbd/constants.ts';
+import { type HandshakeError, LeaseVoid, OriginRetired } from '../../nbd/handshake/client-handshake.ts';
 import { PresentMap } from '../../store/maps/present-map.ts';
 import type { RecordKeeper } from '../../store/records/record-keeper.ts';
 import type { OriginLink } from '../origin/link.ts';

@@ -1,8 +1,8 @@
 /** What makes an origin the one that we know: rule 9, and what it takes to never mix two disks. */
 
 import { describeAddress } from '../../client/dial.ts';
-import type { AttachRequest } from '../../nbd/attach.ts';
-import { HandshakeError, type ServerOffer } from '../../nbd/client-handshake.ts';
+import type { AttachRequest } from '../../nbd/handshake/attach.ts';
+import { HandshakeError, type ServerOffer } from '../../nbd/handshake/client-handshake.ts';
 import type { NbdAddress } from '../../nbd/uri.ts';
 
 export interface OriginIdentity {

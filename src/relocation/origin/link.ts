@@ -12,8 +12,8 @@
  */
 
 import { OriginConnection, Stalled } from '../../client/connection.ts';
-import { HandshakeError } from '../../nbd/client-handshake.ts';
 import { Command, Errno } from '../../nbd/constants.ts';
+import { HandshakeError } from '../../nbd/handshake/client-handshake.ts';
 import type { NbdAddress } from '../../nbd/uri.ts';
 import type { TlsParty } from '../../pki/tls.ts';
 import type { Completion, Extent, ExtentsCompletion } from '../../store/completion.ts';

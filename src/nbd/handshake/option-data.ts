@@ -1,5 +1,5 @@
 /** What the data of the longer handshake options hold. Every length in them is checked; undefined means malformed. */
-import { NBD_MAX_STRING } from './constants.ts';
+import { NBD_MAX_STRING } from '../constants.ts';
 
 export interface InfoRequest {
   name: string;

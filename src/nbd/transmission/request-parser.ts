@@ -7,8 +7,8 @@ import {
   NBD_MAX_PAYLOAD,
   NBD_REQUEST_MAGIC,
   REQUEST_HEADER_LENGTH,
-} from './constants.ts';
-import type { ReceiveBuffer } from './receive-buffer.ts';
+} from '../constants.ts';
+import type { ReceiveBuffer } from '../receive-buffer.ts';
 
 const EMPTY = Buffer.alloc(0);
 

@@ -7,7 +7,7 @@
  *
  * Specification: "Simple reply message", "Structured reply chunk message", "Extended reply chunk message".
  */
-import type { ByteCoroutine } from './byte-coroutine.ts';
+import type { ByteCoroutine } from '../byte-coroutine.ts';
 import {
   AllocationFlag,
   Errno,
@@ -21,8 +21,8 @@ import {
   ReplyFlag,
   SIMPLE_REPLY_LENGTH,
   STRUCTURED_CHUNK_HEADER_LENGTH,
-} from './constants.ts';
-import type { Extent } from './extent.ts';
+} from '../constants.ts';
+import type { Extent } from '../extent.ts';
 
 export class ReplyError extends Error {}
 

@@ -11,8 +11,8 @@
  * With TLS it has two halves, and `startTls` is the first: greeting and STARTTLS, in the clear. A server, or whoever stands between, that cannot or
  * will not do TLS ends it there; nothing is ever asked for in the clear. The rest is as without TLS.
  */
-import { type Attached, type AttachRequest, decodeAttached, encodeAttachRequest } from './attach.ts';
-import type { ByteCoroutine } from './byte-coroutine.ts';
+
+import type { ByteCoroutine } from '../byte-coroutine.ts';
 import {
   BASE_ALLOCATION,
   HandshakeFlag,
@@ -27,7 +27,8 @@ import {
   OPTION_REPLY_HEADER_LENGTH,
   Option,
   OptionReply,
-} from './constants.ts';
+} from '../constants.ts';
+import { type Attached, type AttachRequest, decodeAttached, encodeAttachRequest } from './attach.ts';
 
 export interface ClientHandshakeOptions {
   exportName: string;

@@ -8,8 +8,7 @@
  * An option that is not known, or not allowed, is answered with an error and haggling goes on. Nothing here trusts a length: an option of
  * more than MAX_OPTION_DATA bytes, or more than MAX_OPTIONS options, ends the connection.
  */
-import type { Attached, AttachRequest } from './attach.ts';
-import { decodeAttachRequest, encodeAttached } from './attach.ts';
+
 import {
   BASE_ALLOCATION,
   HandshakeFlag,
@@ -21,7 +20,10 @@ import {
   Option,
   OptionReply,
   TransmissionFlag,
-} from './constants.ts';
+} from '../constants.ts';
+import type { ReceiveBuffer } from '../receive-buffer.ts';
+import type { Attached, AttachRequest } from './attach.ts';
+import { decodeAttachRequest, encodeAttached } from './attach.ts';
 import { parseInfoRequest, parseMetaContextRequest } from './option-data.ts';
 import {
   decodeOptionHeader,
@@ -30,7 +32,6 @@ import {
   encodeOptionReply,
   HANDSHAKE_FLAGS,
 } from './option-framing.ts';
-import type { ReceiveBuffer } from './receive-buffer.ts';
 
 const MAX_OPTION_DATA = 3 * NBD_MAX_STRING;
 const MAX_OPTIONS = 128;

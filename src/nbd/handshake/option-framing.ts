@@ -2,7 +2,7 @@
  * Option haggling as bytes ("Option negotiation" of the specification): the greeting, options, and replies to them. What is said in
  * them is elsewhere; here only where a message begins and ends, and what it carries at which place.
  */
-import { decodeAttachRequest } from './attach.ts';
+
 import {
   HandshakeFlag,
   NBD_MAGIC,
@@ -13,7 +13,8 @@ import {
   OPTION_REPLY_HEADER_LENGTH,
   Option,
   OptionReply,
-} from './constants.ts';
+} from '../constants.ts';
+import { decodeAttachRequest } from './attach.ts';
 
 export const GREETING_LENGTH = 18;
 export const CLIENT_FLAGS_LENGTH = 4;

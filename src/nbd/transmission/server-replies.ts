@@ -8,9 +8,9 @@ import {
   ReplyFlag,
   SIMPLE_REPLY_LENGTH,
   STRUCTURED_CHUNK_HEADER_LENGTH,
-} from './constants.ts';
-import type { Extent } from './extent.ts';
-import type { Agreement } from './server-handshake.ts';
+} from '../constants.ts';
+import type { Extent } from '../extent.ts';
+import type { Agreement } from '../handshake/server-handshake.ts';
 
 /** What a connection has agreed on; each style can do all that those before it can. */
 export const ReplyStyle = { SIMPLE: 0, STRUCTURED: 1, EXTENDED: 2 } as const;

@@ -6,7 +6,7 @@ import {
   NBD_EXTENDED_REQUEST_MAGIC,
   NBD_REQUEST_MAGIC,
   REQUEST_HEADER_LENGTH,
-} from './constants.ts';
+} from '../constants.ts';
 
 /** @param offset, length in bytes. @param flags CommandFlag bits. A WRITE's payload follows the header. */
 export function encodeRequest(
