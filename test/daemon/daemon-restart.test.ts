@@ -1,0 +1,105 @@
+import assert from 'node:assert/strict';
+import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
+import { randomUUID } from 'node:crypto';
+import { once } from 'node:events';
+import { killExport } from '../../src/daemon/exports/export-process.ts';
+import { eventually, type TestDomain, TestHost } from '../host/test-host.ts';
+
+describe('the daemon dies and comes back', function () {
+  this.timeout(60_000);
+  let host: TestHost;
+  let vm: TestDomain;
+  let guest: ChildProcess | undefined;
+
+  before(function () {
+    if (spawnSync('qemu-io', ['--version']).error === undefined) return;
+    console.log('      skipped: qemu-io is missing (apt install qemu-utils)');
+    this.skip();
+  });
+  beforeEach(async () => {
+    vm = { name: 'vm1', uuid: randomUUID(), disks: ['vm1-vda'] };
+    host = await TestHost.make();
+    await host.addDisk('vm1-vda');
+    await host.start();
+    await host.succeeds('prepare', vm);
+  });
+  afterEach(async () => {
+    if (guest?.exitCode === null && guest.signalCode === null) {
+      guest.kill('SIGKILL');
+      await once(guest, 'exit');
+    }
+    guest = undefined;
+    await host.remove();
+  });
+
+  it('kill -9: the guest goes on, and the next daemon has the same exports', async () => {
+    const { pid } = await host.status('vm1-vda');
+    guest = spawn('stdbuf', ['-o0', 'qemu-io', '-f', 'raw', host.uri('vm1-vda')], {
+      stdio: ['pipe', 'pipe', 'pipe'],
+    });
+    let said = '';
+    guest.stdout!.on('data', (chunk: Buffer) => (said += chunk.toString()));
+    guest.stderr!.on('data', (chunk: Buffer) => (said += chunk.toString()));
+    let rounds = 0;
+    // One at a time: qemu-io looks at its input again only when more of it comes.
+    const command = async (line: string, answer: string): Promise<void> => {
+      const before = said.length;
+      guest!.stdin!.write(`${line}\n`);
+      await eventually(`the answer to '${line}'`, () => said.slice(before).includes(answer));
+    };
+    const round = async (): Promise<void> => {
+      rounds += 1;
+      await command(`write -P ${rounds} 4k 8k`, 'wrote 8192/8192');
+      await command(`read -P ${rounds} 4k 8k`, 'read 8192/8192');
+    };
+    await round();
+    await host.stop('SIGKILL');
+    await round();
+    await host.start();
+    await round();
+    assert.doesNotMatch(said, /verification failed|error/i);
+    assert.equal((await host.status('vm1-vda')).pid, pid, 'it is another process');
+    assert.match(await host.log(), new RegExp(`export vm1-vda is up: serving, pid ${pid}`));
+    guest.stdin!.end();
+    await once(guest, 'exit');
+    await host.succeeds('stopped', vm);
+    await host.succeeds('release', vm);
+    await eventually('the export has ended', async () => (await host.state('vm1-vda')) === undefined);
+  });
+
+  it('SIGTERM ends the daemon and no export', async () => {
+    const { pid } = await host.status('vm1-vda');
+    await host.stop('SIGTERM');
+    assert.equal((await host.status('vm1-vda')).pid, pid);
+  });
+
+  it('an export that died meanwhile is started again, for its guest still runs', async () => {
+    await host.stop('SIGKILL');
+    const { pid } = await host.status('vm1-vda');
+    await killExport(pid, 'vm1-vda');
+    await host.start();
+    assert.equal(await host.state('vm1-vda'), 'serving');
+  });
+
+  it('an export that nobody uses is not started', async () => {
+    await host.succeeds('release', vm);
+    await host.stop();
+    await host.start();
+    assert.equal(await host.state('vm1-vda'), undefined);
+  });
+
+  it('origins that another host still reads are served again after a reboot', async () => {
+    await host.addDisk('vm2-vda', { state: 'fenced', lease: randomUUID() });
+    await host.stop();
+    await host.start();
+    assert.equal(await host.state('vm2-vda'), 'fenced');
+  });
+
+  it('a retired disk is not served, and its image is kept where the configuration says nothing else', async () => {
+    await host.addDisk('vm2-vda', { state: 'retired' });
+    await host.stop();
+    await host.start();
+    assert.equal(await host.state('vm2-vda'), undefined);
+    assert.equal((await host.record('vm2-vda'))?.state, 'retired');
+  });
+});

@@ -1,0 +1,256 @@
+import assert from 'node:assert/strict';
+import { spawn, spawnSync } from 'node:child_process';
+import { readdir, readFile, utimes, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { connectControl } from '../../../src/control/client.ts';
+import { killExport } from '../../../src/daemon/exports/export-process.ts';
+import { eventually, exists, MIB, type TestDomain, type TestHost } from '../../host/test-host.ts';
+import { TwoHosts } from '../../host/two-hosts.ts';
+
+/** Each move is played as libvirt's hooks come. */
+describe('a domain moves from host A to host B', function () {
+  this.timeout(120_000);
+  let two: TwoHosts;
+  let a: TestHost;
+  let b: TestHost;
+  let vm: TestDomain;
+
+  async function begin(config = '[relocation]\nretired = delete\n'): Promise<void> {
+    two = await TwoHosts.make({ config });
+    ({ a, b, vm } = two);
+  }
+
+  afterEach(() => two.remove());
+
+  const travelling = (from = a) => two.travelling(from);
+  const states = (host: TestHost) => two.states(host);
+  const become = (host: TestHost, state: string | undefined) => two.become(host, state);
+  const both = (state: string | undefined) => [state, state];
+
+  async function ctl(host: TestHost, name: string, method: 'takeover'): Promise<void> {
+    const client = await connectControl(join(host.run, `${name}.ctl`));
+    try {
+      await client.call(method);
+    } finally {
+      client.close();
+    }
+  }
+
+  async function relocations(host: TestHost) {
+    const dir = join(host.dir, 'relocations');
+    const files = (await readdir(dir)).filter((file) => file.endsWith('.json'));
+    return Promise.all(
+      files.map(
+        async (file) =>
+          JSON.parse(await readFile(join(dir, file), 'utf8')) as { state: string; reason: string },
+      ),
+    );
+  }
+
+  it('stands by, is told that the source has ended, follows, and leaves nothing at A', async () => {
+    await begin();
+    await b.succeeds('migrate', await travelling());
+    assert.deepEqual(await states(b), both('standby'));
+    assert.deepEqual(await states(a), both('lent'));
+    const { pid } = await b.status('vm1-vda');
+    await b.succeeds('prepare', await travelling());
+    await b.succeeds('start', await travelling());
+    await b.succeeds('started', await travelling());
+    assert.equal((await b.status('vm1-vda')).pid, pid);
+    // No guest runs at B in this test: what takes its disks over is the word that A's is gone.
+    await a.succeeds('stopped', vm);
+    await a.succeeds('release', vm);
+    await become(b, 'serving');
+    await eventually('nothing is left at A', async () => (await a.left()).length === 0);
+    assert.deepEqual(await states(a), both(undefined));
+    for (const name of vm.disks) {
+      const moved = await readFile(join(b.dir, 'images', `${name}.img`));
+      assert.equal(moved.length, 8 * MIB);
+      assert.ok(moved.subarray(MIB, 2 * MIB).equals(Buffer.alloc(MIB, name)));
+      assert.equal((await b.record(name))?.generation, 2);
+    }
+    await eventually('it is told', async () => (await relocations(b))[0]?.state === 'completed');
+    assert.match(await b.log(), /disk vm1-vdb of vm1 is here completely/);
+    // It runs on, and ends, as any other.
+    await b.succeeds('stopped', vm);
+    await b.succeeds('release', vm);
+    await become(b, undefined);
+    await b.succeeds('prepare', vm);
+    assert.deepEqual(await states(b), both('serving'));
+  });
+
+  it('moves back: what A had kept of the first stay is set aside, not served', async () => {
+    await begin('[relocation]\nretired = keep\n');
+    for (const [from, to] of [
+      [a, b],
+      [b, a],
+    ] as const) {
+      const domain = await travelling(from);
+      await to.succeeds('migrate', domain);
+      await to.succeeds('prepare', domain);
+      await to.succeeds('started', domain);
+      await from.succeeds('stopped', vm);
+      await from.succeeds('release', vm);
+      await become(to, 'serving');
+      await become(from, undefined);
+    }
+    assert.equal((await a.record('vm1-vda'))?.generation, 3);
+    assert.deepEqual(
+      (await a.left()).filter((file) => file.includes('@')),
+      ['vm1-vda@1', 'vm1-vda@1.img', 'vm1-vdb@1', 'vm1-vdb@1.img'],
+    );
+  });
+
+  it('fails after prepare: B gives everything back, twice told, and A has its disks again', async () => {
+    await begin();
+    await b.succeeds('migrate', await travelling());
+    await b.succeeds('prepare', await travelling());
+    for (const op of ['stopped', 'release', 'stopped', 'release']) await b.succeeds(op, await travelling());
+    assert.deepEqual(await b.left(), []);
+    assert.deepEqual(await states(b), both(undefined));
+    await become(a, 'serving');
+    assert.equal((await relocations(b))[0]?.state, 'failed');
+  });
+
+  it('is never prepared: the lease runs out, and B has nothing left', async () => {
+    await begin('[relocation]\nprepare-timeout = 2\n');
+    await b.succeeds('migrate', await travelling());
+    await eventually('B gave up', async () => (await b.left()).length === 0);
+    await become(a, 'serving');
+    await eventually('that is told', async () => (await relocations(b))[0]?.state === 'failed');
+    assert.match((await relocations(b))[0]!.reason, /within 2 s/);
+  });
+
+  it('one disk cannot come: the other is given back, and the line names the disk', async () => {
+    await begin();
+    const domain = await travelling();
+    domain.origin = domain.origin!.replace(`${a.run}/vm1-vdb.sock`, `${a.run}/nobody.sock`);
+    const refused = await b.hook('migrate', domain);
+    assert.equal(refused.exit, 1);
+    assert.match(refused.stderr, /nobody\.sock/);
+    assert.deepEqual(await b.left(), []);
+    await become(a, 'serving');
+    // And it may be tried again at once.
+    await b.succeeds('migrate', await travelling());
+    assert.deepEqual(await states(b), both('standby'));
+  });
+
+  it('no room: refused with the bytes that are needed and free, before anything is copied', async function () {
+    if (spawnSync('nbdkit', ['--version']).error !== undefined) {
+      console.log('      skipped: nbdkit is missing (apt install nbdkit)');
+      this.skip();
+    }
+    await begin();
+    vm.disks = ['vm1-vda'];
+    // 8 TiB, and it does not tell which of them hold data.
+    const socket = join(a.dir, 'vast.sock');
+    const vast = spawn('nbdkit', ['-f', '-U', socket, '--filter=noextents', 'memory', '8T'], {
+      stdio: 'ignore',
+    });
+    try {
+      await eventually('nbdkit listens', () => exists(socket));
+      const domain = await travelling();
+      domain.origin = domain.origin!.replace(/socket=[^"]*/, `socket=${socket}`);
+      const refused = await b.hook('migrate', domain);
+      assert.equal(refused.exit, 1);
+      assert.match(
+        refused.stderr,
+        /no room for the disks of vm1: 8796093022208 bytes needed in .*images, \d+ free/,
+      );
+      assert.deepEqual(await b.left(), []);
+    } finally {
+      vast.kill();
+    }
+  });
+
+  it('holes need no room', async () => {
+    await begin();
+    await a.succeeds('release', vm);
+    vm.disks = ['vm1-vda'];
+    await a.addDisk('vm1-vda', {}, 8 * 1024 * 1024 * MIB);
+    await a.succeeds('prepare', vm);
+    await b.succeeds('migrate', await travelling());
+    assert.deepEqual(await b.state('vm1-vda'), 'standby');
+  });
+
+  it('nobody tells where the disk is: refused, with both ways out', async () => {
+    await begin();
+    const refused = await b.hook('migrate', vm);
+    assert.equal(refused.exit, 1);
+    assert.match(refused.stderr, /where disk vm1-vda of vm1 is now.*metadata.*\[peers\]/);
+  });
+
+  it('a file in the way is neither used nor deleted', async () => {
+    await begin();
+    await writeFile(join(b.dir, 'images/vm1-vdb.img'), 'precious');
+    const refused = await b.hook('migrate', await travelling());
+    assert.equal(refused.exit, 1);
+    assert.match(refused.stderr, /images\/vm1-vdb\.img is in the way/);
+    assert.equal(await readFile(join(b.dir, 'images/vm1-vdb.img'), 'utf8'), 'precious');
+    assert.deepEqual(await b.left(), ['vm1-vdb.img']);
+  });
+
+  it('the disk is served at B already: refused', async () => {
+    await begin();
+    await b.addDisk('vm1-vda');
+    const refused = await b.hook('migrate', await travelling());
+    assert.equal(refused.exit, 1);
+    assert.match(refused.stderr, /disk vm1-vda is on this host already \(serving/);
+    assert.equal((await b.record('vm1-vda'))?.state, 'serving');
+  });
+
+  it('the domain of libxl, announced without XML, arrives in prepare; an old announcement is a plain start', async () => {
+    await begin();
+    await b.succeeds('migrate', vm, { driver: 'libxl', xml: '' });
+    await b.succeeds('prepare', await travelling(), { driver: 'libxl' });
+    assert.deepEqual(await states(b), both('standby'));
+    await b.succeeds('release', vm, { driver: 'libxl' });
+    await b.succeeds('migrate', vm, { driver: 'libxl', xml: '' });
+    const longAgo = new Date(Date.now() - 120_000);
+    await utimes(join(b.run, 'announced/libxl.vm1'), longAgo, longAgo);
+    const refused = await b.hook('prepare', await travelling(), { driver: 'libxl' });
+    assert.equal(refused.exit, 1);
+    assert.match(refused.stderr, /not known on this host/);
+  });
+
+  it('the daemon is killed while the disk follows: the next one goes on, and tells the end', async () => {
+    await begin();
+    await b.succeeds('migrate', await travelling());
+    await b.succeeds('prepare', await travelling());
+    await b.stop('SIGKILL');
+    // All of it happens while nobody looks; one of the exports dies, too.
+    await Promise.all(vm.disks.map((name) => ctl(b, name, 'takeover')));
+    await become(b, 'serving');
+    await killExport((await b.status('vm1-vda')).pid, 'vm1-vda');
+    assert.equal((await relocations(b))[0]?.state, 'preparing');
+    await b.start();
+    await eventually('it is told', async () => (await relocations(b))[0]?.state === 'completed');
+    assert.deepEqual(await states(b), both('serving'), await b.log());
+    await b.stop();
+    await b.start();
+    assert.equal((await relocations(b)).length, 1);
+  });
+
+  it('an export in standby that dies is there again for its guest', async () => {
+    await begin();
+    await b.succeeds('migrate', await travelling());
+    await b.succeeds('prepare', await travelling());
+    await killExport((await b.status('vm1-vda')).pid, 'vm1-vda');
+    await eventually('it stands by again', async () => (await b.state('vm1-vda')) === 'standby');
+    await a.succeeds('stopped', vm);
+    await become(b, 'serving');
+  });
+
+  it('the guest ends at B before its disks are there: they go on, and then nobody serves them', async () => {
+    await begin();
+    await b.succeeds('migrate', await travelling());
+    await b.succeeds('prepare', await travelling());
+    await a.succeeds('stopped', vm);
+    await a.succeeds('release', vm);
+    await become(b, 'serving');
+    await b.succeeds('stopped', vm);
+    await b.succeeds('release', vm);
+    await become(b, undefined);
+    assert.deepEqual(await b.left(), ['vm1-vda', 'vm1-vda.img', 'vm1-vdb', 'vm1-vdb.img']);
+  });
+});

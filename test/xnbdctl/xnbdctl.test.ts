@@ -1,0 +1,230 @@
+import assert from 'node:assert/strict';
+import { type ChildProcess, execFile, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdir, mkdtemp, rm, truncate, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { createInterface } from 'node:readline';
+import { newRecord, writeRecord } from '../../src/store/records/record.ts';
+import type { KnownExport } from '../../src/xnbdctl/known-exports.ts';
+
+const program = (name: string): string => new URL(`../../../src/bin/${name}.ts`, import.meta.url).pathname;
+const MIB = 1024 * 1024;
+
+interface Said {
+  code: number;
+  stdout: string;
+  stderr: string;
+}
+
+describe('xnbdctl', function () {
+  // Each case starts several programs.
+  this.timeout(60_000);
+  let dir: string;
+  let config: string;
+  const children: ChildProcess[] = [];
+
+  beforeEach(async () => {
+    dir = await mkdtemp(join(tmpdir(), 'xnbdctl-'));
+    config = join(dir, 'xnbd.conf');
+    await mkdir(join(dir, 'run'));
+    await writeFile(config, `[paths]\nrun = ${dir}/run\nexports = ${dir}/exports\nimages = ${dir}/images\n`);
+  });
+  afterEach(async () => {
+    for (const child of children.splice(0)) {
+      if (child.exitCode !== null || child.signalCode !== null) continue;
+      child.kill('SIGKILL');
+      await once(child, 'exit');
+    }
+    await rm(dir, { recursive: true });
+  });
+
+  function xnbdctl(...args: string[]): Promise<Said> {
+    return new Promise((resolve) => {
+      execFile(process.execPath, [program('xnbdctl'), ...args], (error, stdout, stderr) => {
+        resolve({ code: error === null ? 0 : Number(error.code), stdout, stderr });
+      });
+    });
+  }
+
+  const here = (...args: string[]): Promise<Said> => xnbdctl('--config', config, ...args);
+
+  async function json(...args: string[]): Promise<KnownExport[]> {
+    const { stdout, stderr, code } = await here(...args, '--json');
+    assert.equal(code, 0, stderr);
+    return JSON.parse(stdout) as KnownExport[];
+  }
+
+  /** Starts an export by hand and waits for its `ready` line. */
+  async function serve(kind: 'target' | 'proxy', name: string, ...args: string[]): Promise<ChildProcess> {
+    const child = spawn(
+      process.execPath,
+      [
+        program('xnbd-export'),
+        kind,
+        name,
+        '--socket',
+        join(dir, 'run', `${name}.sock`),
+        '--ctl',
+        join(dir, 'run', `${name}.ctl`),
+        '--state',
+        join(dir, 'exports', name),
+        ...args,
+      ],
+      { stdio: ['ignore', 'pipe', 'ignore'] },
+    );
+    children.push(child);
+    for await (const line of createInterface(child.stdout))
+      if (line.startsWith(`ready ${name} `)) return child;
+    throw new Error(`${name} does not start`);
+  }
+
+  async function image(name: string): Promise<string> {
+    const path = join(dir, name);
+    await writeFile(path, Buffer.alloc(3 * MIB, name));
+    await truncate(path, 8 * MIB);
+    return path;
+  }
+
+  it('shows exports that have a record and no process', async () => {
+    const record = newRecord('vm1-vda', '/images/vm1-vda.img', 8 * MIB);
+    await writeRecord(join(dir, 'exports', 'vm1-vda'), record);
+    await writeRecord(join(dir, 'exports', 'vm2-vda'), {
+      ...newRecord('vm2-vda', '/images/vm2-vda.img', 8 * MIB),
+      state: 'relocating',
+      complete: false,
+      origin: { uri: 'nbd://a.example/vm2-vda', uuid: null, generation: 0, lease: record.uuid },
+      backgroundBytes: 2 * MIB,
+      skippedBytes: MIB,
+    });
+    const [one, two] = await json('status');
+    assert.deepEqual(
+      [one!.name, one!.state, one!.pid, one!.sizeBytes, one!.presentBytes, one!.origin, one!.uuid],
+      ['vm1-vda', 'serving', null, 8 * MIB, 8 * MIB, null, record.uuid],
+    );
+    assert.deepEqual(
+      [
+        two!.name,
+        two!.state,
+        two!.pid,
+        two!.presentBytes,
+        two!.origin,
+        two!.backgroundBytes,
+        two!.skippedBytes,
+      ],
+      ['vm2-vda', 'relocating', null, 3 * MIB, 'nbd://a.example/vm2-vda', 2 * MIB, MIB],
+    );
+    assert.match((await here('status')).stdout, /^vm1-vda +serving +8\.0 MiB +100 % .*not running$/m);
+    assert.match(
+      (await here('list')).stdout,
+      /^NAME +STATE +SIZE +PRESENT +TROUBLE\nvm1-vda .*\nvm2-vda .*37\.5 %\n$/,
+    );
+    assert.match((await here('status', 'vm2-vda')).stdout, /^state +relocating, not running$/m);
+  });
+
+  it('tells what is wrong in one line, with exit code 1, and 2 for what is written wrongly', async () => {
+    assert.deepEqual(await here('list'), { code: 0, stdout: 'no disks\n', stderr: '' });
+    for (const [args, code, stderr] of [
+      [['status', 'nix'], 1, /^xnbdctl: no disk nix on this host: .*\n$/],
+      [['takeover', 'nix'], 1, /^xnbdctl: no export answers on .*nix.ctl: .*\n$/],
+      [['watch', 'nix'], 1, /^xnbdctl: no export answers on .*nix\.ctl: .*\n$/],
+      [['--ctl', '/nowhere.ctl', 'status'], 1, /^xnbdctl: no export answers on \/nowhere\.ctl: .*\n$/],
+      [['status', '../x'], 2, /^xnbdctl: export name '\.\.\/x' is not usable: .*\n$/],
+      [['takeover'], 2, /^xnbdctl: which disk\?.*\n$/],
+      [['dance'], 2, /unknown command 'dance'/],
+      [['status', '--wrong'], 2, /unknown option '--wrong'/],
+    ] as const) {
+      const said = await here(...args);
+      assert.deepEqual([said.code, said.stdout], [code, ''], args.join(' '));
+      assert.match(said.stderr, stderr);
+    }
+    const other = await xnbdctl('--config', join(dir, 'none.conf'), 'list');
+    assert.equal(other.code, 1);
+    assert.match(other.stderr, /none\.conf/);
+  });
+
+  it('takes a broken record for an error, not for no export', async () => {
+    await mkdir(join(dir, 'exports', 'vm1-vda'), { recursive: true });
+    await writeFile(join(dir, 'exports', 'vm1-vda', 'export.json'), '{');
+    const said = await here('status');
+    assert.equal(said.code, 1);
+    assert.match(said.stderr, /vm1-vda\/export\.json/);
+  });
+
+  it('shows a running export, by configuration and by its socket alone', async () => {
+    const child = await serve('target', 'disk', '--image', await image('disk.img'));
+    const [status] = await json('status', 'disk');
+    assert.deepEqual(
+      [status!.name, status!.state, status!.pid, status!.sizeBytes, status!.presentBytes, status!.origin],
+      ['disk', 'serving', child.pid, 8 * MIB, 8 * MIB, null],
+    );
+    const ctl = join(dir, 'run', 'disk.ctl');
+    const alone = await xnbdctl('--ctl', ctl, 'status', '--json');
+    assert.deepEqual((JSON.parse(alone.stdout) as KnownExport[])[0]!.uuid, status!.uuid);
+    const mistaken = await xnbdctl('--ctl', ctl, 'takeover', 'other');
+    assert.deepEqual(
+      [mistaken.code, mistaken.stderr],
+      [1, `xnbdctl: ${ctl} is the socket of disk, not other\n`],
+    );
+    const refused = await here('abandon', 'disk');
+    assert.equal(refused.code, 1);
+    assert.match(refused.stderr, /^xnbdctl: disk: .+\n$/);
+  });
+
+  it('takes over, watches until the disk is complete, and shows the counters', async () => {
+    await serve('target', 'a', '--image', await image('a.img'));
+    const origin = `nbd+unix:///a?socket=${dir}/run/a.sock`;
+    await serve('proxy', 'b', '--image', join(dir, 'b.img'), '--origin', origin);
+    assert.deepEqual(
+      (await json('status')).map(({ name, state }) => [name, state]),
+      [
+        ['a', 'lent'],
+        ['b', 'standby'],
+      ],
+    );
+    const done = await here('takeover', 'b');
+    assert.equal(done.code, 0, done.stderr);
+    assert.match(done.stdout, /^b: (relocating|serving); this host owns the disk\n$/);
+    const seen = await here('watch', 'b');
+    assert.equal(seen.code, 0, seen.stderr);
+    assert.match(seen.stdout, /^b {2}serving {2}100 % .*$/m);
+    const [a, b] = await json('status');
+    assert.deepEqual([a!.state, b!.state, b!.presentBytes], ['retired', 'serving', 8 * MIB]);
+    assert.equal(b!.onDemandBytes + b!.backgroundBytes + b!.skippedBytes, 8 * MIB);
+    assert.ok(b!.skippedBytes >= 5 * MIB - 4096 * 2, `${b!.skippedBytes} bytes were holes`);
+  });
+
+  it('shows since when and why an origin cannot be reached, and sets how long requests wait for it', async () => {
+    await serve('target', 'a', '--image', await image('a.img'));
+    const origin = `nbd+unix:///a?socket=${dir}/run/a.sock`;
+    await serve('proxy', 'b', '--image', join(dir, 'b.img'), '--origin', origin);
+    const [a] = children;
+    a!.kill('SIGKILL');
+    await once(a!, 'exit');
+    const list = await here('list');
+    assert.match(list.stdout, /^b +standby .* origin unreachable since \d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$/m);
+    const status = await here('status', 'b');
+    assert.match(status.stdout, /^unreachable since \d{4}-.*Z: .+$/m);
+    assert.match(status.stdout, /^timeout +requests wait for the origin for ever$/m);
+    const set = await here('origin-timeout', 'b', '30');
+    assert.equal(set.stdout, 'b: requests wait for the origin for 30 s, then they get EIO\n', set.stderr);
+    const wrong = await here('origin-timeout', 'b', 'soon');
+    assert.deepEqual([wrong.code, wrong.stdout], [2, '']);
+    assert.match(wrong.stderr, /allowed is a number of seconds from 1 to 86400, or none/);
+  });
+
+  it('gives up: the origin serves again, and nothing is left', async () => {
+    await serve('target', 'a', '--image', await image('a.img'));
+    const origin = `nbd+unix:///a?socket=${dir}/run/a.sock`;
+    const proxy = await serve('proxy', 'b', '--image', join(dir, 'b.img'), '--origin', origin);
+    const exit = once(proxy, 'exit');
+    const said = await here('abandon', 'b');
+    assert.equal(said.code, 0, said.stderr);
+    assert.match(said.stdout, /^b: given up; the disk stays with nbd\+unix:/);
+    await exit;
+    assert.deepEqual(
+      (await json('status')).map(({ name, state }) => [name, state]),
+      [['a', 'serving']],
+    );
+  });
+});
