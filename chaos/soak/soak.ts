@@ -19,9 +19,9 @@ import {
   signalsOf,
   wrongBytes,
 } from '../../test/e2e/sites.ts';
-import type { Guest } from '../../test/lab/guest.ts';
-import { labUnavailable } from '../../test/lab/lab.ts';
-import { waitFor } from '../../test/lab/processes.ts';
+import type { Guest } from '../../test/lab-libvirt/guest.ts';
+import { labUnavailable } from '../../test/lab-libvirt/lab.ts';
+import { waitFor } from '../../test/lab-libvirt/processes.ts';
 import { takeCensus } from './census.ts';
 import { growing, header, judgeMoves, type Move, moveLines, verdictTable } from './report.ts';
 

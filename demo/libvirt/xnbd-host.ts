@@ -2,9 +2,9 @@
 import { chmod, mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { newRecord, writeRecord } from '../../src/store/records/record.ts';
-import type { Lab } from '../../test/lab/lab.ts';
-import { createPatternImage } from '../../test/lab/pattern.ts';
-import { waitFor } from '../../test/lab/processes.ts';
+import type { Lab } from '../../test/lab-libvirt/lab.ts';
+import { createPatternImage } from '../../test/lab-libvirt/pattern.ts';
+import { waitFor } from '../../test/lab-libvirt/processes.ts';
 
 type Host = Lab['a'];
 

@@ -1,7 +1,7 @@
 /** A migration that ends midway changes nothing: the guest runs on where it was, and the other host keeps no trace of it. */
 import assert from 'node:assert/strict';
-import type { Guest } from '../lab/guest.ts';
-import { waitFor } from '../lab/processes.ts';
+import type { Guest } from '../lab-libvirt/guest.ts';
+import { waitFor } from '../lab-libvirt/processes.ts';
 import { interrupted } from './midway.ts';
 import { runsOn } from './outcome.ts';
 import { arrived, signalsOf, startedGuest, useSites, wrongBytes } from './sites.ts';

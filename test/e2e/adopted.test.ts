@@ -3,10 +3,10 @@ import assert from 'node:assert/strict';
 import { constants } from 'node:fs';
 import { copyFile, mkdir, writeFile } from 'node:fs/promises';
 import { dirname } from 'node:path';
-import { defineGuest, type Guest } from '../lab/guest.ts';
-import type { Host } from '../lab/host.ts';
-import { createPatternImage, differences } from '../lab/pattern.ts';
-import { waitFor } from '../lab/processes.ts';
+import { defineGuest, type Guest } from '../lab-libvirt/guest.ts';
+import type { Host } from '../lab-libvirt/host.ts';
+import { createPatternImage, differences } from '../lab-libvirt/pattern.ts';
+import { waitFor } from '../lab-libvirt/processes.ts';
 import { announced, arrived, signalsOf, useSites, wrongBytes } from './sites.ts';
 
 const ORDINARY = '/var/lib/libvirt/images/plain.img';

@@ -1,7 +1,7 @@
 /** Guests that start and end where they are: no disk is served to nobody, and the next start finds every byte. */
 import assert from 'node:assert/strict';
-import type { DiskReport, Guest } from '../lab/guest.ts';
-import { waitFor } from '../lab/processes.ts';
+import type { DiskReport, Guest } from '../lab-libvirt/guest.ts';
+import { waitFor } from '../lab-libvirt/processes.ts';
 import { installGates, shutGate } from './gate.ts';
 import { logTells } from './midway.ts';
 import { states, unused, writableOnlyAt } from './outcome.ts';

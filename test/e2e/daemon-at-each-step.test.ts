@@ -6,8 +6,8 @@
  * a slow link; the disk by a slow gateway; what comes at the end by a guest that rests, a daemon or a gateway that is frozen.
  */
 import assert from 'node:assert/strict';
-import type { Guest } from '../lab/guest.ts';
-import { type Running, waitFor } from '../lab/processes.ts';
+import type { Guest } from '../lab-libvirt/guest.ts';
+import { type Running, waitFor } from '../lab-libvirt/processes.ts';
 import { type Gate, installGates, killInHook, shutGate } from './gate.ts';
 import { memoryFlows, newLinesOf } from './midway.ts';
 import { become, completionTold, emptied, runsOnAt, states, writableOnlyAt } from './outcome.ts';

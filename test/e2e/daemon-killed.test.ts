@@ -1,7 +1,7 @@
 /** The daemon may die at any time: no request of the guest fails, and the next daemon finds what the last one left, and goes on. */
 import assert from 'node:assert/strict';
-import type { Guest } from '../lab/guest.ts';
-import { waitFor } from '../lab/processes.ts';
+import type { Guest } from '../lab-libvirt/guest.ts';
+import { waitFor } from '../lab-libvirt/processes.ts';
 import { memoryFlows } from './midway.ts';
 import { completionTold, emptied, states } from './outcome.ts';
 import { shownByCommand, shownOnBus } from './shown.ts';

@@ -6,8 +6,8 @@
  */
 import assert from 'node:assert/strict';
 import { chmod, mkdir, rename, rm, writeFile } from 'node:fs/promises';
-import type { Guest } from '../lab/guest.ts';
-import { waitFor } from '../lab/processes.ts';
+import type { Guest } from '../lab-libvirt/guest.ts';
+import { waitFor } from '../lab-libvirt/processes.ts';
 import { interrupted, logTells } from './midway.ts';
 import { nothingAt, runsOn } from './outcome.ts';
 import { announced, arrived, startedGuest, useSites } from './sites.ts';

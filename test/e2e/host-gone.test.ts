@@ -3,8 +3,8 @@
  * gives anything up: what needs the other host waits, and goes on by itself. (A host that is lost for good: reclaim.test.ts.)
  */
 import assert from 'node:assert/strict';
-import type { DiskReport, Guest } from '../lab/guest.ts';
-import { waitFor } from '../lab/processes.ts';
+import type { DiskReport, Guest } from '../lab-libvirt/guest.ts';
+import { waitFor } from '../lab-libvirt/processes.ts';
 import { logTells } from './midway.ts';
 import { boot, comeBack, killAll, vanish } from './outage.ts';
 import { become, endsAtB, followsToB, states, writableOnlyAt } from './outcome.ts';

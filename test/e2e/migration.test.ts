@@ -1,7 +1,7 @@
 /** The main job: a guest that writes all the while moves with `virsh migrate`, its disks follow, and are compared with where they came from. */
 import assert from 'node:assert/strict';
-import type { Guest } from '../lab/guest.ts';
-import { waitFor } from '../lab/processes.ts';
+import type { Guest } from '../lab-libvirt/guest.ts';
+import { waitFor } from '../lab-libvirt/processes.ts';
 import { logTells } from './midway.ts';
 import { arrived, guestWithDisks, type Site, signalsOf, useSites, wrongBytes } from './sites.ts';
 

@@ -1,7 +1,7 @@
 /** A destination that cannot take the disks says why, in virsh and before anything has moved; the guest runs on where it was. */
 import assert from 'node:assert/strict';
-import type { Guest } from '../lab/guest.ts';
-import { waitFor } from '../lab/processes.ts';
+import type { Guest } from '../lab-libvirt/guest.ts';
+import { waitFor } from '../lab-libvirt/processes.ts';
 import { arrived, signalsOf, startedGuest, useSites, wrongBytes } from './sites.ts';
 
 const MIB = 1024 * 1024;

@@ -2,8 +2,8 @@
 import assert from 'node:assert/strict';
 import { readdir } from 'node:fs/promises';
 import { readRecord } from '../../src/store/records/record.ts';
-import type { DiskReport, Guest } from '../lab/guest.ts';
-import { waitFor } from '../lab/processes.ts';
+import type { DiskReport, Guest } from '../lab-libvirt/guest.ts';
+import { waitFor } from '../lab-libvirt/processes.ts';
 import { arrived, type Site, type Sites, signalsOf, wrongBytes } from './sites.ts';
 
 /** What each disk is at a site, by its process, or by its record where none runs; undefined where the site does not know it. */

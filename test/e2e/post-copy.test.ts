@@ -1,7 +1,7 @@
 /** Post-copy: the guest runs at the destination, and writes there, while the source still has a part of its memory. */
 import assert from 'node:assert/strict';
 import { readFile, writeFile } from 'node:fs/promises';
-import type { Guest } from '../lab/guest.ts';
+import type { Guest } from '../lab-libvirt/guest.ts';
 import { logTells, memoryFlows } from './midway.ts';
 import { become, completionTold, emptied, writableOnlyAt } from './outcome.ts';
 import { announced, arrived, guestWithDisks, useSites, wrongBytes } from './sites.ts';

@@ -2,9 +2,9 @@
 import assert from 'node:assert/strict';
 import { constants } from 'node:fs';
 import { copyFile, writeFile } from 'node:fs/promises';
-import type { DiskReport, Guest } from '../lab/guest.ts';
-import { differences } from '../lab/pattern.ts';
-import { waitFor } from '../lab/processes.ts';
+import type { DiskReport, Guest } from '../lab-libvirt/guest.ts';
+import { differences } from '../lab-libvirt/pattern.ts';
+import { waitFor } from '../lab-libvirt/processes.ts';
 import { logTells } from './midway.ts';
 import { comeBack, vanish } from './outage.ts';
 import { become, emptied, states, writableOnlyAt } from './outcome.ts';

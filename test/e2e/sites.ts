@@ -9,12 +9,12 @@ import dbus from 'dbus-next';
 import { exportStatus } from '../../src/control/client.ts';
 import type { ExportStatus } from '../../src/control/protocol.ts';
 import { newRecord, writeRecord } from '../../src/store/records/record.ts';
-import type { DiskMode } from '../lab/domain-xml.ts';
-import { type DiskReport, defineGuest, type Guest } from '../lab/guest.ts';
-import { accepts, type Host } from '../lab/host.ts';
-import { createLab, type Lab, labUnavailable } from '../lab/lab.ts';
-import { createPatternImage, differences } from '../lab/pattern.ts';
-import { type Running, run, waitFor } from '../lab/processes.ts';
+import type { DiskMode } from '../lab-libvirt/domain-xml.ts';
+import { type DiskReport, defineGuest, type Guest } from '../lab-libvirt/guest.ts';
+import { accepts, type Host } from '../lab-libvirt/host.ts';
+import { createLab, type Lab, labUnavailable } from '../lab-libvirt/lab.ts';
+import { createPatternImage, differences } from '../lab-libvirt/pattern.ts';
+import { type Running, run, waitFor } from '../lab-libvirt/processes.ts';
 
 const top = join(import.meta.dirname, '../..');
 const bin = join(top, 'dist/bin');
