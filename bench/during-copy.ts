@@ -17,7 +17,7 @@ import { dirname, join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { OriginConnection } from '../src/client/connection.ts';
 import { exportStatus } from '../src/control/client.ts';
-import { startWan, type Wan } from '../test/wan/wan.ts';
+import { startWan, type Wan } from '../test/lab/net/wan.ts';
 
 const { values } = parseArgs({
   options: {

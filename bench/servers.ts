@@ -6,7 +6,7 @@ import { readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { exportStatus } from '../src/control/client.ts';
-import { freePort } from '../test/support/free-port.ts';
+import { freePort } from '../test/lab/net/free-port.ts';
 
 /** As it is installed: the bundle that `npm run build` makes. */
 export const bundle = join(import.meta.dirname, '../dist/bin/xnbd-export');

@@ -5,12 +5,12 @@
 import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { Random } from '../fuzz/random.ts';
 import type { ExportStatus } from '../src/control/protocol.ts';
-import { ByteModel } from '../test/relocation/support/byte-model.ts';
+import { ByteModel } from '../test/lab/model/byte-model.ts';
+import { diskContent } from '../test/lab/model/content.ts';
+import { Random } from '../test/lab/model/random.ts';
 import { ByDaemon } from './by-daemon.ts';
 import { ByHand } from './by-hand.ts';
-import { diskContent } from './content.ts';
 import { type Driver, Refused } from './driver.ts';
 import { Events } from './events.ts';
 import { ChaosHost } from './host.ts';

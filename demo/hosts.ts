@@ -2,8 +2,8 @@
 import type { ChildProcess } from 'node:child_process';
 import { mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { freePort } from '../test/support/free-port.ts';
-import { startWan, type Wan } from '../test/wan/wan.ts';
+import { freePort } from '../test/lab/net/free-port.ts';
+import { startWan, type Wan } from '../test/lab/net/wan.ts';
 import type { Programs } from './programs.ts';
 
 export const DISK = 'guest-vda';

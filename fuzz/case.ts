@@ -1,8 +1,8 @@
 /** One case: the bytes that a peer sends, and to whom. Kept in corpus/ as text: the side, then one line of hex for each piece. */
 import { configureLog } from '../src/log/log.ts';
+import { Random } from '../test/lab/model/random.ts';
 import { runClient } from './client.ts';
 import { cut, mutate } from './mutate.ts';
-import { Random } from './random.ts';
 import { seeds } from './seeds.ts';
 import { runServer } from './server.ts';
 

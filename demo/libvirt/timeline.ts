@@ -6,7 +6,7 @@ import { open } from 'node:fs/promises';
 import { type Message, sessionBus } from 'dbus-next';
 import { connectControl } from '../../src/control/client.ts';
 import type { ExportStatus } from '../../src/control/protocol.ts';
-import type { Lab } from '../../test/lab-libvirt/lab.ts';
+import type { Lab } from '../../test/lab/libvirt/lab.ts';
 import { log as hookLog } from './xnbd-host.ts';
 
 type Host = Lab['a'];

@@ -2,9 +2,9 @@
 import { chmod, mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { newRecord, writeRecord } from '../../src/store/records/record.ts';
-import type { Lab } from '../../test/lab-libvirt/lab.ts';
-import { createPatternImage } from '../../test/lab-libvirt/pattern.ts';
-import { waitFor } from '../../test/lab-libvirt/processes.ts';
+import type { Lab } from '../../test/lab/libvirt/lab.ts';
+import { createPatternImage } from '../../test/lab/libvirt/pattern.ts';
+import { waitFor } from '../../test/lab/libvirt/processes.ts';
 
 type Host = Lab['a'];
 
@@ -50,7 +50,7 @@ export async function startXnbd(host: Host, { rttMs, rateMbit }: Wan): Promise<v
   await node('src/bin/xnbdd.ts');
   const wan = ['--rtt-ms', String(rttMs), '--rate-mbit', String(rateMbit)];
   await node(
-    'test/wan/wan-relay.ts',
+    'test/lab/net/wan-relay.ts',
     '--listen',
     `0.0.0.0:${WAN_PORT}`,
     '--to',

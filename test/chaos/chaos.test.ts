@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { describePlan, makePlan } from '../../chaos/plan.ts';
 import { runChaos } from '../../chaos/run.ts';
-import { temporaryDirectory } from '../support/temporary-directory.ts';
+import { temporaryDirectory } from '../lab/temporary-directory.ts';
 
 const top = join(import.meta.dirname, '../..');
 

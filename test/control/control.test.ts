@@ -10,8 +10,8 @@ import { openTarget } from '../../src/export/target.ts';
 import { Command } from '../../src/nbd/constants.ts';
 import { newRecord, writeRecord } from '../../src/store/records/record.ts';
 import { listenOnUnixSocket } from '../../src/system/unix-socket.ts';
-import { RawClient } from '../export/raw-client.ts';
-import { serveTarget, type TestTarget, until } from '../export/serving.ts';
+import { RawClient } from '../lab/nbd/raw-client.ts';
+import { serveTarget, type TestTarget, until } from '../lab/nbd/serving.ts';
 
 describe('control socket', () => {
   let target: TestTarget;

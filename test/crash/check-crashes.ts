@@ -6,7 +6,7 @@ import { existsSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { configureLog } from '../../src/log/log.ts';
-import { contentFrom, randomFrom } from '../relocation/support/actions.ts';
+import { contentFrom, randomFrom } from '../lab/model/actions.ts';
 import { type CrashPoint, faultOf, lostPower, playCrash, prepare, type Recorded } from './check-state.ts';
 import { daemonFault } from './daemon-files.ts';
 import { History, type HostName } from './history.ts';

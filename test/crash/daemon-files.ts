@@ -17,7 +17,7 @@ import {
   writeRelocation,
 } from '../../src/daemon/registry/move-file.ts';
 import { type ExportRecord, newRecord, readRecord } from '../../src/store/records/record.ts';
-import { bytesFrom } from '../relocation/support/actions.ts';
+import { bytesFrom } from '../lab/model/actions.ts';
 import { type Crash, leftBy } from './lost-power.ts';
 import { newInode, playing, real } from './recorder.ts';
 import { recordWhile } from './recording.ts';

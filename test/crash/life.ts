@@ -5,7 +5,7 @@
 import { setTimeout as sleep, setImmediate as turn } from 'node:timers/promises';
 import { callExport } from '../../src/control/client.ts';
 import { Errno } from '../../src/nbd/constants.ts';
-import { bytesFrom } from '../relocation/support/actions.ts';
+import { bytesFrom } from '../lab/model/actions.ts';
 import type { History, HostName } from './history.ts';
 import {
   type ChangeKind,

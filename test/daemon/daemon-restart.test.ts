@@ -3,7 +3,7 @@ import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
 import { randomUUID } from 'node:crypto';
 import { once } from 'node:events';
 import { killExport } from '../../src/daemon/exports/export-process.ts';
-import { eventually, type TestDomain, TestHost } from '../host/test-host.ts';
+import { eventually, type TestDomain, TestHost } from '../lab/host/test-host.ts';
 
 describe('the daemon dies and comes back', function () {
   this.timeout(60_000);

@@ -13,10 +13,10 @@ import { Turns } from '../../src/daemon/keyed-queue.ts';
 import { Domains } from '../../src/daemon/registry/domains.ts';
 import { Relocations } from '../../src/daemon/registry/moves.ts';
 import { Command } from '../../src/nbd/constants.ts';
-import { domainXml, eventually } from '../host/test-host.ts';
-import { TwoHosts } from '../host/two-hosts.ts';
-import { connectClient } from '../support/client.ts';
-import { temporaryDirectory } from '../support/temporary-directory.ts';
+import { domainXml, eventually } from '../lab/host/test-host.ts';
+import { TwoHosts } from '../lab/host/two-hosts.ts';
+import { connectClient } from '../lab/nbd/client.ts';
+import { temporaryDirectory } from '../lab/temporary-directory.ts';
 
 describe('a domain whose move ends badly', function () {
   this.timeout(120_000);

@@ -3,9 +3,9 @@ import { join } from 'node:path';
 import type { Message } from 'dbus-next';
 import { callExport } from '../../src/control/client.ts';
 import { type Bus, openBus } from '../../src/system/bus.ts';
-import { eventually } from '../host/test-host.ts';
-import { TwoHosts } from '../host/two-hosts.ts';
-import { startPrivateBus } from './dbus/private-bus.ts';
+import { startPrivateBus } from '../lab/host/private-bus.ts';
+import { eventually } from '../lab/host/test-host.ts';
+import { TwoHosts } from '../lab/host/two-hosts.ts';
 
 describe('what the daemon tells on D-Bus of an arrival', function () {
   this.timeout(120_000);

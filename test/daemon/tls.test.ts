@@ -6,12 +6,12 @@ import { connect } from 'node:net';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { exportUri } from '../../src/daemon/disks/peers.ts';
-import { eventually, MIB, type TestHost } from '../host/test-host.ts';
-import { TwoHosts } from '../host/two-hosts.ts';
-import { TestCa } from '../support/certificates.ts';
-import { freePort } from '../support/free-port.ts';
-import { installed } from '../support/installed.ts';
-import { type RecordingRelay, startRecordingRelay } from '../support/recording-relay.ts';
+import { TestCa } from '../lab/host/certificates.ts';
+import { eventually, MIB, type TestHost } from '../lab/host/test-host.ts';
+import { TwoHosts } from '../lab/host/two-hosts.ts';
+import { installed } from '../lab/installed.ts';
+import { freePort } from '../lab/net/free-port.ts';
+import { type RecordingRelay, startRecordingRelay } from '../lab/net/recording-relay.ts';
 
 const gatewayProgram = join(import.meta.dirname, '../../src/bin/xnbd-gateway.ts');
 

@@ -1,10 +1,10 @@
 /** A migration that ends midway changes nothing: the guest runs on where it was, and the other host keeps no trace of it. */
 import assert from 'node:assert/strict';
-import type { Guest } from '../lab-libvirt/guest.ts';
-import { waitFor } from '../lab-libvirt/processes.ts';
-import { interrupted } from './midway.ts';
-import { runsOn } from './outcome.ts';
-import { arrived, signalsOf, startedGuest, useSites, wrongBytes } from './sites.ts';
+import type { Guest } from '../lab/libvirt/guest.ts';
+import { waitFor } from '../lab/libvirt/processes.ts';
+import { interrupted } from '../lab/sites/interrupted-migrations.ts';
+import { runsOn } from '../lab/sites/outcome.ts';
+import { arrived, signalsOf, startedGuest, useSites, wrongBytes } from '../lab/sites/sites.ts';
 
 describe('a migration that does not come to its end', function () {
   this.timeout(180_000);

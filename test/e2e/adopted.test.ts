@@ -3,11 +3,11 @@ import assert from 'node:assert/strict';
 import { constants } from 'node:fs';
 import { copyFile, mkdir, writeFile } from 'node:fs/promises';
 import { dirname } from 'node:path';
-import { defineGuest, type Guest } from '../lab-libvirt/guest.ts';
-import type { Host } from '../lab-libvirt/host.ts';
-import { createPatternImage, differences } from '../lab-libvirt/pattern.ts';
-import { waitFor } from '../lab-libvirt/processes.ts';
-import { announced, arrived, signalsOf, useSites, wrongBytes } from './sites.ts';
+import { defineGuest, type Guest } from '../lab/libvirt/guest.ts';
+import type { Host } from '../lab/libvirt/host.ts';
+import { createPatternImage, differences } from '../lab/libvirt/pattern.ts';
+import { waitFor } from '../lab/libvirt/processes.ts';
+import { announced, arrived, signalsOf, useSites, wrongBytes } from '../lab/sites/sites.ts';
 
 const ORDINARY = '/var/lib/libvirt/images/plain.img';
 const SIZE = 64 * 1024 * 1024;

@@ -1,11 +1,11 @@
 /** Guests that start and end where they are: no disk is served to nobody, and the next start finds every byte. */
 import assert from 'node:assert/strict';
-import type { DiskReport, Guest } from '../lab-libvirt/guest.ts';
-import { waitFor } from '../lab-libvirt/processes.ts';
-import { installGates, shutGate } from './gate.ts';
-import { logTells } from './midway.ts';
-import { states, unused, writableOnlyAt } from './outcome.ts';
-import { guestWithDisks, useSites, wrongBytes } from './sites.ts';
+import type { DiskReport, Guest } from '../lab/libvirt/guest.ts';
+import { waitFor } from '../lab/libvirt/processes.ts';
+import { installGates, shutGate } from '../lab/sites/hook-gate.ts';
+import { logTells } from '../lab/sites/interrupted-migrations.ts';
+import { states, unused, writableOnlyAt } from '../lab/sites/outcome.ts';
+import { guestWithDisks, useSites, wrongBytes } from '../lab/sites/sites.ts';
 
 describe('a guest that starts and ends where it is', function () {
   this.timeout(240_000);

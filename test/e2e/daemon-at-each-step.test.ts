@@ -6,12 +6,20 @@
  * a slow link; the disk by a slow gateway; what comes at the end by a guest that rests, a daemon or a gateway that is frozen.
  */
 import assert from 'node:assert/strict';
-import type { Guest } from '../lab-libvirt/guest.ts';
-import { type Running, waitFor } from '../lab-libvirt/processes.ts';
-import { type Gate, installGates, killInHook, shutGate } from './gate.ts';
-import { memoryFlows, newLinesOf } from './midway.ts';
-import { become, completionTold, emptied, runsOnAt, states, writableOnlyAt } from './outcome.ts';
-import { announced, arrived, guestWithDisks, type Site, signalsOf, useSites, wrongBytes } from './sites.ts';
+import type { Guest } from '../lab/libvirt/guest.ts';
+import { type Running, waitFor } from '../lab/libvirt/processes.ts';
+import { type Gate, installGates, killInHook, shutGate } from '../lab/sites/hook-gate.ts';
+import { memoryFlows, newLinesOf } from '../lab/sites/interrupted-migrations.ts';
+import { become, completionTold, emptied, runsOnAt, states, writableOnlyAt } from '../lab/sites/outcome.ts';
+import {
+  announced,
+  arrived,
+  guestWithDisks,
+  type Site,
+  signalsOf,
+  useSites,
+  wrongBytes,
+} from '../lab/sites/sites.ts';
 
 describe('xnbdd killed at each step of a migration', function () {
   this.timeout(180_000);

@@ -3,12 +3,12 @@
  * gives anything up: what needs the other host waits, and goes on by itself. (A host that is lost for good: reclaim.test.ts.)
  */
 import assert from 'node:assert/strict';
-import type { DiskReport, Guest } from '../lab-libvirt/guest.ts';
-import { waitFor } from '../lab-libvirt/processes.ts';
-import { logTells } from './midway.ts';
-import { boot, comeBack, killAll, vanish } from './outage.ts';
-import { become, endsAtB, followsToB, states, writableOnlyAt } from './outcome.ts';
-import { announced, startedGuest, useSites } from './sites.ts';
+import type { DiskReport, Guest } from '../lab/libvirt/guest.ts';
+import { waitFor } from '../lab/libvirt/processes.ts';
+import { logTells } from '../lab/sites/interrupted-migrations.ts';
+import { boot, comeBack, killAll, vanish } from '../lab/sites/outage.ts';
+import { become, endsAtB, followsToB, states, writableOnlyAt } from '../lab/sites/outcome.ts';
+import { announced, startedGuest, useSites } from '../lab/sites/sites.ts';
 
 describe('a host that is gone for a while after the takeover', function () {
   this.timeout(240_000);

@@ -2,13 +2,13 @@ import assert from 'node:assert/strict';
 import { existsSync, readlinkSync } from 'node:fs';
 import { link, mkdtemp, open, rm } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
-import { defineGuest } from '../lab-libvirt/guest.ts';
-import { accepts } from '../lab-libvirt/host.ts';
-import { createLab, type Lab, labUnavailable } from '../lab-libvirt/lab.ts';
-import { BLOCK_SIZE, createPatternImage, differences } from '../lab-libvirt/pattern.ts';
-import { run, waitFor } from '../lab-libvirt/processes.ts';
+import { defineGuest } from '../lab/libvirt/guest.ts';
+import { accepts } from '../lab/libvirt/host.ts';
+import { createLab, type Lab, labUnavailable } from '../lab/libvirt/lab.ts';
+import { BLOCK_SIZE, createPatternImage, differences } from '../lab/libvirt/pattern.ts';
+import { run, waitFor } from '../lab/libvirt/processes.ts';
 
-const LAB = join(import.meta.dirname, '../lab-libvirt/lab.ts');
+const LAB = join(import.meta.dirname, '../lab/libvirt/lab.ts');
 const SIZE = 32 * 1024 * 1024;
 
 describe('the lab itself', function () {

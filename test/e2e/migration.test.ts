@@ -1,9 +1,9 @@
 /** The main job: a guest that writes all the while moves with `virsh migrate`, its disks follow, and are compared with where they came from. */
 import assert from 'node:assert/strict';
-import type { Guest } from '../lab-libvirt/guest.ts';
-import { waitFor } from '../lab-libvirt/processes.ts';
-import { logTells } from './midway.ts';
-import { arrived, guestWithDisks, type Site, signalsOf, useSites, wrongBytes } from './sites.ts';
+import type { Guest } from '../lab/libvirt/guest.ts';
+import { waitFor } from '../lab/libvirt/processes.ts';
+import { logTells } from '../lab/sites/interrupted-migrations.ts';
+import { arrived, guestWithDisks, type Site, signalsOf, useSites, wrongBytes } from '../lab/sites/sites.ts';
 
 describe('a virtual machine moves with its disks', function () {
   this.timeout(300_000);

@@ -1,8 +1,8 @@
 /** A destination that cannot take the disks says why, in virsh and before anything has moved; the guest runs on where it was. */
 import assert from 'node:assert/strict';
-import type { Guest } from '../lab-libvirt/guest.ts';
-import { waitFor } from '../lab-libvirt/processes.ts';
-import { arrived, signalsOf, startedGuest, useSites, wrongBytes } from './sites.ts';
+import type { Guest } from '../lab/libvirt/guest.ts';
+import { waitFor } from '../lab/libvirt/processes.ts';
+import { arrived, signalsOf, startedGuest, useSites, wrongBytes } from '../lab/sites/sites.ts';
 
 const MIB = 1024 * 1024;
 const IMAGES = '/var/lib/xnbd/images';

@@ -1,10 +1,10 @@
 /** Post-copy: the guest runs at the destination, and writes there, while the source still has a part of its memory. */
 import assert from 'node:assert/strict';
 import { readFile, writeFile } from 'node:fs/promises';
-import type { Guest } from '../lab-libvirt/guest.ts';
-import { logTells, memoryFlows } from './midway.ts';
-import { become, completionTold, emptied, writableOnlyAt } from './outcome.ts';
-import { announced, arrived, guestWithDisks, useSites, wrongBytes } from './sites.ts';
+import type { Guest } from '../lab/libvirt/guest.ts';
+import { logTells, memoryFlows } from '../lab/sites/interrupted-migrations.ts';
+import { become, completionTold, emptied, writableOnlyAt } from '../lab/sites/outcome.ts';
+import { announced, arrived, guestWithDisks, useSites, wrongBytes } from '../lab/sites/sites.ts';
 
 describe('a migration by post-copy', function () {
   this.timeout(180_000);

@@ -1,9 +1,9 @@
 /** A guest that boots anew runs no hook, and its disks notice nothing: at rest, and while they follow it. */
 import assert from 'node:assert/strict';
-import type { DiskReport, Guest } from '../lab-libvirt/guest.ts';
-import { logOf } from './midway.ts';
-import { endsAtB, followsToB, states, writableOnlyAt } from './outcome.ts';
-import { type Site, startedGuest, useSites } from './sites.ts';
+import type { DiskReport, Guest } from '../lab/libvirt/guest.ts';
+import { logOf } from '../lab/sites/interrupted-migrations.ts';
+import { endsAtB, followsToB, states, writableOnlyAt } from '../lab/sites/outcome.ts';
+import { type Site, startedGuest, useSites } from '../lab/sites/sites.ts';
 
 describe('a guest that boots anew', function () {
   this.timeout(240_000);

@@ -2,13 +2,13 @@
 import assert from 'node:assert/strict';
 import { constants } from 'node:fs';
 import { copyFile, writeFile } from 'node:fs/promises';
-import type { DiskReport, Guest } from '../lab-libvirt/guest.ts';
-import { differences } from '../lab-libvirt/pattern.ts';
-import { waitFor } from '../lab-libvirt/processes.ts';
-import { logTells } from './midway.ts';
-import { comeBack, vanish } from './outage.ts';
-import { become, emptied, states, writableOnlyAt } from './outcome.ts';
-import { announced, guestWithDisks, type Site, startedGuest, useSites } from './sites.ts';
+import type { DiskReport, Guest } from '../lab/libvirt/guest.ts';
+import { differences } from '../lab/libvirt/pattern.ts';
+import { waitFor } from '../lab/libvirt/processes.ts';
+import { logTells } from '../lab/sites/interrupted-migrations.ts';
+import { comeBack, vanish } from '../lab/sites/outage.ts';
+import { become, emptied, states, writableOnlyAt } from '../lab/sites/outcome.ts';
+import { announced, guestWithDisks, type Site, startedGuest, useSites } from '../lab/sites/sites.ts';
 
 const DISKS = ['vm1-vda', 'vm1-vdb'];
 

@@ -1,10 +1,10 @@
 /** A guest that moves on before its disks have arrived: to a third host, and back to where it came from. */
 import assert from 'node:assert/strict';
-import type { Guest } from '../lab-libvirt/guest.ts';
-import { waitFor } from '../lab-libvirt/processes.ts';
-import { logTells, memoryFlows } from './midway.ts';
-import { become, emptied, states, writableOnlyAt } from './outcome.ts';
-import { announced, arrived, type Site, startedGuest, useSites, wrongBytes } from './sites.ts';
+import type { Guest } from '../lab/libvirt/guest.ts';
+import { waitFor } from '../lab/libvirt/processes.ts';
+import { logTells, memoryFlows } from '../lab/sites/interrupted-migrations.ts';
+import { become, emptied, states, writableOnlyAt } from '../lab/sites/outcome.ts';
+import { announced, arrived, type Site, startedGuest, useSites, wrongBytes } from '../lab/sites/sites.ts';
 
 const FOR_GOOD = ['--live', '--persistent', '--undefinesource'];
 

@@ -4,8 +4,8 @@ import { createHash, randomBytes, randomUUID } from 'node:crypto';
 import { writeFile } from 'node:fs/promises';
 import { Digests } from '../../src/export/digests.ts';
 import { Command, Errno, HASH_LENGTH, HASH_MAX } from '../../src/nbd/constants.ts';
-import { RawClient, type RawReply } from './raw-client.ts';
-import { serveTarget, type TestTarget } from './serving.ts';
+import { RawClient, type RawReply } from '../lab/nbd/raw-client.ts';
+import { serveTarget, type TestTarget } from '../lab/nbd/serving.ts';
 
 const { XNBD_HASH, XNBD_TAKEOVER } = Command;
 const SIZE = 3 * HASH_MAX;

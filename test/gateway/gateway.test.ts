@@ -23,9 +23,9 @@ import {
 } from '../../src/nbd/handshake/option-framing.ts';
 import { rememberDeparted, sweepDeparted } from '../../src/store/records/departed.ts';
 import { newRecord, writeRecord } from '../../src/store/records/record.ts';
-import { connectClient } from '../support/client.ts';
-import { startExport } from '../support/export-process.ts';
-import { freePort } from '../support/free-port.ts';
+import { connectClient } from '../lab/nbd/client.ts';
+import { startExport } from '../lab/nbd/export-process.ts';
+import { freePort } from '../lab/net/free-port.ts';
 
 const run = promisify(execFile);
 const MIB = 1024 * 1024;

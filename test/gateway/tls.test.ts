@@ -20,11 +20,11 @@ import {
 } from '../../src/nbd/handshake/option-framing.ts';
 import { certificatesIn } from '../../src/pki/certificate-files.ts';
 import { Credentials } from '../../src/pki/credentials.ts';
-import { TestCa } from '../support/certificates.ts';
-import { type ExportProcess, startExport } from '../support/export-process.ts';
-import { installed } from '../support/installed.ts';
-import { startRecordingRelay } from '../support/recording-relay.ts';
-import { temporaryDirectory } from '../support/temporary-directory.ts';
+import { TestCa } from '../lab/host/certificates.ts';
+import { installed } from '../lab/installed.ts';
+import { type ExportProcess, startExport } from '../lab/nbd/export-process.ts';
+import { startRecordingRelay } from '../lab/net/recording-relay.ts';
+import { temporaryDirectory } from '../lab/temporary-directory.ts';
 
 const run = promisify(execFile);
 const MIB = 1024 * 1024;

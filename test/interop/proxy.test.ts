@@ -13,7 +13,7 @@ import {
 } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { until } from '../export/serving.ts';
+import { until } from '../lab/nbd/serving.ts';
 import { type ExportProcess, needs, run, startExport } from './export-process.ts';
 
 const MIB = 1024 * 1024;

@@ -12,8 +12,8 @@ import {
 } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { RawClient } from '../export/raw-client.ts';
-import { until } from '../export/serving.ts';
+import { RawClient } from '../lab/nbd/raw-client.ts';
+import { until } from '../lab/nbd/serving.ts';
 import { type ExportProcess, needs, run, startExport } from './export-process.ts';
 
 const MIB = 1024 * 1024;

@@ -11,7 +11,7 @@ import { openShutOffDomain } from '../../src/libvirt/shut-off-domain.ts';
 import { writeLine } from '../../src/log/line.ts';
 import { configureLog } from '../../src/log/log.ts';
 import { type Bus, openBus } from '../../src/system/bus.ts';
-import { end, eventually, type PrivateBus, startPrivateBus } from '../daemon/dbus/private-bus.ts';
+import { end, eventually, type PrivateBus, startPrivateBus } from '../lab/host/private-bus.ts';
 
 /** The one domain of test:///default. */
 const testUuid = '6695eb01-f6a4-8304-79aa-97f2502e193f';

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { mkdir, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { certificatesIn, findCertificates } from '../../src/pki/certificate-files.ts';
-import { temporaryDirectory } from '../support/temporary-directory.ts';
+import { temporaryDirectory } from '../lab/temporary-directory.ts';
 
 const none = { ca: null, crl: null, cert: null, key: null, clientCert: null, clientKey: null };
 

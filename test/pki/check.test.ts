@@ -5,9 +5,9 @@ import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { parseConfig } from '../../src/config/config.ts';
 import { checkPki } from '../../src/pki/check.ts';
-import { TestCa } from '../support/certificates.ts';
-import { installed } from '../support/installed.ts';
-import { temporaryDirectory } from '../support/temporary-directory.ts';
+import { TestCa } from '../lab/host/certificates.ts';
+import { installed } from '../lab/installed.ts';
+import { temporaryDirectory } from '../lab/temporary-directory.ts';
 
 const run = promisify(execFile);
 const xnbdctl = join(import.meta.dirname, '../../src/bin/xnbdctl.ts');

@@ -8,10 +8,10 @@ import fc from 'fast-check';
 import { AllocationFlag } from '../../src/nbd/constants.ts';
 import { openServedProxy, type ServedProxy } from '../../src/relocation/served-proxy.ts';
 import type { Completion, Extent } from '../../src/store/completion.ts';
-import { temporaryDirectory } from '../support/temporary-directory.ts';
-import { bytesFrom } from './support/actions.ts';
-import { isInstalled } from './support/origin-servers.ts';
-import { type SlowOrigin, startSlowOrigin } from './support/slow-origin.ts';
+import { bytesFrom } from '../lab/model/actions.ts';
+import { isInstalled } from '../lab/nbd/origin-servers.ts';
+import { type SlowOrigin, startSlowOrigin } from '../lab/nbd/slow-origin.ts';
+import { temporaryDirectory } from '../lab/temporary-directory.ts';
 
 const BLOCK = 4096;
 const BLOCKS = 512;

@@ -5,13 +5,13 @@
 import assert from 'node:assert/strict';
 import { copyFile, readFile, rename, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { type Client, connectClient } from '../support/client.ts';
-import { type ExportProcess, startExport } from '../support/export-process.ts';
-import { temporaryDirectory } from '../support/temporary-directory.ts';
-import { startWan, type Wan } from '../wan/wan.ts';
-import { bytesFrom, randomFrom, shuffle } from './support/actions.ts';
-import { assertSameBytes } from './support/same-bytes.ts';
-import { type SlowOrigin, startSlowOrigin } from './support/slow-origin.ts';
+import { bytesFrom, randomFrom, shuffle } from '../lab/model/actions.ts';
+import { assertSameBytes } from '../lab/model/same-bytes.ts';
+import { type Client, connectClient } from '../lab/nbd/client.ts';
+import { type ExportProcess, startExport } from '../lab/nbd/export-process.ts';
+import { type SlowOrigin, startSlowOrigin } from '../lab/nbd/slow-origin.ts';
+import { startWan, type Wan } from '../lab/net/wan.ts';
+import { temporaryDirectory } from '../lab/temporary-directory.ts';
 
 const BLOCK = 4096;
 const BLOCKS = 512;

@@ -4,8 +4,8 @@ import { randomBytes, randomUUID } from 'node:crypto';
 import { join } from 'node:path';
 import { openServedProxy } from '../../src/relocation/served-proxy.ts';
 import { readRecord } from '../../src/store/records/record.ts';
-import { temporaryDirectory } from '../support/temporary-directory.ts';
-import { startSlowOrigin } from './support/slow-origin.ts';
+import { startSlowOrigin } from '../lab/nbd/slow-origin.ts';
+import { temporaryDirectory } from '../lab/temporary-directory.ts';
 
 /** So that the change after them is still waiting when the disk is complete. */
 const CHANGES_BEFORE = 200;

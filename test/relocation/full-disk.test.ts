@@ -5,12 +5,12 @@ import { mkdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Errno } from '../../src/nbd/constants.ts';
-import { connectClient, NbdError } from '../support/client.ts';
-import { type ExportProcess, startExport } from '../support/export-process.ts';
-import { temporaryDirectory } from '../support/temporary-directory.ts';
-import { startWan, type Wan } from '../wan/wan.ts';
-import { bytesFrom } from './support/actions.ts';
-import { assertSameBytes } from './support/same-bytes.ts';
+import { bytesFrom } from '../lab/model/actions.ts';
+import { assertSameBytes } from '../lab/model/same-bytes.ts';
+import { connectClient, NbdError } from '../lab/nbd/client.ts';
+import { type ExportProcess, startExport } from '../lab/nbd/export-process.ts';
+import { startWan, type Wan } from '../lab/net/wan.ts';
+import { temporaryDirectory } from '../lab/temporary-directory.ts';
 
 const BLOCK = 4096;
 const MIB = 1024 * 1024;

@@ -6,10 +6,10 @@ import { join } from 'node:path';
 import { Errno } from '../../src/nbd/constants.ts';
 import { openServedProxy, type ServedProxy } from '../../src/relocation/served-proxy.ts';
 import type { Completion } from '../../src/store/completion.ts';
-import { temporaryDirectory } from '../support/temporary-directory.ts';
-import { bytesFrom } from './support/actions.ts';
-import { assertSameBytes } from './support/same-bytes.ts';
-import { type SlowOrigin, startSlowOrigin } from './support/slow-origin.ts';
+import { bytesFrom } from '../lab/model/actions.ts';
+import { assertSameBytes } from '../lab/model/same-bytes.ts';
+import { type SlowOrigin, startSlowOrigin } from '../lab/nbd/slow-origin.ts';
+import { temporaryDirectory } from '../lab/temporary-directory.ts';
 
 const BLOCK = 4096;
 const BLOCKS = 32;

@@ -4,10 +4,10 @@ import { execFileSync } from 'node:child_process';
 import { readFile, rm, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { Errno } from '../../src/nbd/constants.ts';
-import { type Client, connectClient, NbdError } from '../support/client.ts';
-import { type ExportProcess, startExport } from '../support/export-process.ts';
-import { temporaryDirectory } from '../support/temporary-directory.ts';
-import { bytesFrom, randomFrom } from './support/actions.ts';
+import { bytesFrom, randomFrom } from '../lab/model/actions.ts';
+import { assertSameBytes } from '../lab/model/same-bytes.ts';
+import { type Client, connectClient, NbdError } from '../lab/nbd/client.ts';
+import { type ExportProcess, startExport } from '../lab/nbd/export-process.ts';
 import {
   hasClients,
   isInstalled,
@@ -15,8 +15,8 @@ import {
   startNbdkit,
   startNbdServer,
   startQemuNbd,
-} from './support/origin-servers.ts';
-import { assertSameBytes } from './support/same-bytes.ts';
+} from '../lab/nbd/origin-servers.ts';
+import { temporaryDirectory } from '../lab/temporary-directory.ts';
 
 const BLOCK = 4096;
 /** Not a whole number of blocks. */

@@ -10,8 +10,6 @@ import { OriginConnection } from '../../src/client/connection.ts';
 import { Command, CommandFlag, Errno } from '../../src/nbd/constants.ts';
 import { parseNbdUri } from '../../src/nbd/uri.ts';
 import { openServedProxy, type ServedProxy } from '../../src/relocation/served-proxy.ts';
-import { type ExportProcess, startExport } from '../support/export-process.ts';
-import { temporaryDirectory } from '../support/temporary-directory.ts';
 import {
   type Action,
   bytesFrom,
@@ -20,10 +18,12 @@ import {
   type Scenario,
   scenarios,
   shuffle,
-} from './support/actions.ts';
-import { ByteModel } from './support/byte-model.ts';
-import { assertSameBytes } from './support/same-bytes.ts';
-import { type SlowOrigin, startSlowOrigin } from './support/slow-origin.ts';
+} from '../lab/model/actions.ts';
+import { ByteModel } from '../lab/model/byte-model.ts';
+import { assertSameBytes } from '../lab/model/same-bytes.ts';
+import { type ExportProcess, startExport } from '../lab/nbd/export-process.ts';
+import { type SlowOrigin, startSlowOrigin } from '../lab/nbd/slow-origin.ts';
+import { temporaryDirectory } from '../lab/temporary-directory.ts';
 
 const RUNS = Number(process.env['XNBD_PROPERTY_RUNS'] ?? 1);
 

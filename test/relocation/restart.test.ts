@@ -1,12 +1,12 @@
 /** A proxy that is stopped, killed or cut off goes on where it was; what does not belong to it is refused and left as it is. */
 import assert from 'node:assert/strict';
 import { copyFile, readFile, rename, rm, writeFile } from 'node:fs/promises';
-import { type Client, connectClient } from '../support/client.ts';
-import { type ExportProcess, startExport } from '../support/export-process.ts';
-import type { Wan } from '../wan/wan.ts';
-import { bytesFrom } from './support/actions.ts';
-import { assertSameBytes } from './support/same-bytes.ts';
-import { useExports } from './support/use-exports.ts';
+import { bytesFrom } from '../lab/model/actions.ts';
+import { assertSameBytes } from '../lab/model/same-bytes.ts';
+import { type Client, connectClient } from '../lab/nbd/client.ts';
+import { type ExportProcess, startExport } from '../lab/nbd/export-process.ts';
+import { useExports } from '../lab/nbd/use-exports.ts';
+import type { Wan } from '../lab/net/wan.ts';
 
 const BLOCK = 4096;
 const SIZE = 4 * 1024 * 1024;

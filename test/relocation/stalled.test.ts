@@ -1,12 +1,12 @@
 /** A link that lets nothing pass although TCP stays up, and one that comes and goes: found out, shown, said once, and survived. */
 import assert from 'node:assert/strict';
 import { readFile, writeFile } from 'node:fs/promises';
-import { connectClient } from '../support/client.ts';
-import type { ExportProcess } from '../support/export-process.ts';
-import type { Wan } from '../wan/wan.ts';
-import { bytesFrom } from './support/actions.ts';
-import { assertSameBytes } from './support/same-bytes.ts';
-import { useExports } from './support/use-exports.ts';
+import { bytesFrom } from '../lab/model/actions.ts';
+import { assertSameBytes } from '../lab/model/same-bytes.ts';
+import { connectClient } from '../lab/nbd/client.ts';
+import type { ExportProcess } from '../lab/nbd/export-process.ts';
+import { useExports } from '../lab/nbd/use-exports.ts';
+import type { Wan } from '../lab/net/wan.ts';
 
 const BLOCK = 4096;
 const SIZE = 4 * 1024 * 1024;

@@ -4,11 +4,11 @@ import { randomBytes } from 'node:crypto';
 import { readFile, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { Errno } from '../../src/nbd/constants.ts';
-import { connectClient, NbdError } from '../support/client.ts';
-import { type ExportProcess, startExport } from '../support/export-process.ts';
-import { temporaryDirectory } from '../support/temporary-directory.ts';
-import { startWan } from '../wan/wan.ts';
-import { assertSameBytes } from './support/same-bytes.ts';
+import { assertSameBytes } from '../lab/model/same-bytes.ts';
+import { connectClient, NbdError } from '../lab/nbd/client.ts';
+import { type ExportProcess, startExport } from '../lab/nbd/export-process.ts';
+import { startWan } from '../lab/net/wan.ts';
+import { temporaryDirectory } from '../lab/temporary-directory.ts';
 
 const SIZE = 2 * 1024 * 1024;
 const BLOCK = 4096;

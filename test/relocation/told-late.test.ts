@@ -8,10 +8,10 @@ import { startGateway } from '../../src/gateway/gateway.ts';
 import { listenPlain } from '../../src/gateway/transport.ts';
 import { deleteLeftovers } from '../../src/store/records/delete-disk.ts';
 import { readRecord } from '../../src/store/records/record.ts';
-import { connectClient } from '../support/client.ts';
-import { startExport } from '../support/export-process.ts';
-import { temporaryDirectory } from '../support/temporary-directory.ts';
-import { startWan } from '../wan/wan.ts';
+import { connectClient } from '../lab/nbd/client.ts';
+import { startExport } from '../lab/nbd/export-process.ts';
+import { startWan } from '../lab/net/wan.ts';
+import { temporaryDirectory } from '../lab/temporary-directory.ts';
 
 const SIZE = 2 * 1024 * 1024;
 

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { execFileSync, spawnSync } from 'node:child_process';
 import { join } from 'node:path';
-import { temporaryDirectory } from '../support/temporary-directory.ts';
+import { temporaryDirectory } from '../lab/temporary-directory.ts';
 
 const syscalls = new URL('../../src/system/syscalls.ts', import.meta.url).pathname;
 

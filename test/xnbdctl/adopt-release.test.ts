@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { truncate, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { createLab, type Lab, labUnavailable } from '../lab-libvirt/lab.ts';
+import { createLab, type Lab, labUnavailable } from '../lab/libvirt/lab.ts';
 
 const XNBDCTL = join(import.meta.dirname, '../../src/bin/xnbdctl.ts');
 const MIB = 1024 * 1024;

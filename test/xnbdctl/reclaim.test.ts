@@ -7,7 +7,7 @@ import { type Gateway, startGateway } from '../../src/gateway/gateway.ts';
 import { listenPlain } from '../../src/gateway/transport.ts';
 import { type ExportRecord, newRecord, readRecord, writeRecord } from '../../src/store/records/record.ts';
 import { reclaim } from '../../src/xnbdctl/reclaim.ts';
-import { temporaryDirectory } from '../support/temporary-directory.ts';
+import { temporaryDirectory } from '../lab/temporary-directory.ts';
 
 describe('reclaim', () => {
   let scratch: Awaited<ReturnType<typeof temporaryDirectory>>;

@@ -10,7 +10,7 @@ import { DBusService } from '../../../src/daemon/dbus/service.ts';
 import { writeLine } from '../../../src/log/line.ts';
 import { configureLog } from '../../../src/log/log.ts';
 import { type Bus, openBus } from '../../../src/system/bus.ts';
-import { eventually, type PrivateBus, startPrivateBus } from './private-bus.ts';
+import { eventually, type PrivateBus, startPrivateBus } from '../../lab/host/private-bus.ts';
 
 type Dictionary = Record<string, Variant>;
 

@@ -4,8 +4,8 @@ import { readdir, readFile, utimes, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { connectControl } from '../../../src/control/client.ts';
 import { killExport } from '../../../src/daemon/exports/export-process.ts';
-import { eventually, exists, MIB, type TestDomain, type TestHost } from '../../host/test-host.ts';
-import { TwoHosts } from '../../host/two-hosts.ts';
+import { eventually, exists, MIB, type TestDomain, type TestHost } from '../../lab/host/test-host.ts';
+import { TwoHosts } from '../../lab/host/two-hosts.ts';
 
 /** Each move is played as libvirt's hooks come. */
 describe('a domain moves from host A to host B', function () {

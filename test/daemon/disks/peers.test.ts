@@ -5,7 +5,7 @@ import { type Gateway, startGateway } from '../../../src/gateway/gateway.ts';
 import { listenPlain } from '../../../src/gateway/transport.ts';
 import { writeLine } from '../../../src/log/line.ts';
 import { configureLog } from '../../../src/log/log.ts';
-import { TwoHosts } from '../../host/two-hosts.ts';
+import { TwoHosts } from '../../lab/host/two-hosts.ts';
 
 describe('a domain that does not tell where its disks are', function () {
   this.timeout(60_000);

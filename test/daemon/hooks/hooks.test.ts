@@ -3,8 +3,8 @@ import { randomUUID } from 'node:crypto';
 import { readFile, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { killExport } from '../../../src/daemon/exports/export-process.ts';
-import { domainXml, eventually, type TestDomain, TestHost } from '../../host/test-host.ts';
-import { connectClient } from '../../support/client.ts';
+import { domainXml, eventually, type TestDomain, TestHost } from '../../lab/host/test-host.ts';
+import { connectClient } from '../../lab/nbd/client.ts';
 
 describe('the daemon and the hooks of one host', function () {
   this.timeout(60_000);

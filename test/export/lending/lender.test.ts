@@ -3,8 +3,14 @@ import { randomUUID } from 'node:crypto';
 import { Command, Errno } from '../../../src/nbd/constants.ts';
 import type { Completion } from '../../../src/store/completion.ts';
 import { readRecord } from '../../../src/store/records/record.ts';
-import { RawClient } from '../raw-client.ts';
-import { altered, serveTarget, type TestTarget, type TestTargetOptions, until } from '../serving.ts';
+import { RawClient } from '../../lab/nbd/raw-client.ts';
+import {
+  altered,
+  serveTarget,
+  type TestTarget,
+  type TestTargetOptions,
+  until,
+} from '../../lab/nbd/serving.ts';
 
 const { XNBD_TAKEOVER, XNBD_GIVE_BACK, XNBD_RETIRE, XNBD_WAIT_GONE } = Command;
 const data = Buffer.alloc(4096, 7);

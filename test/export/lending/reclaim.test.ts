@@ -6,8 +6,8 @@ import { callExport } from '../../../src/control/client.ts';
 import { Command, Errno, Option, OptionReply } from '../../../src/nbd/constants.ts';
 import { type Attached, type AttachRequest, encodeAttachRequest } from '../../../src/nbd/handshake/attach.ts';
 import { readRecord } from '../../../src/store/records/record.ts';
-import { RawClient } from '../raw-client.ts';
-import { serveTarget, type TestTarget, until } from '../serving.ts';
+import { RawClient } from '../../lab/nbd/raw-client.ts';
+import { serveTarget, type TestTarget, until } from '../../lab/nbd/serving.ts';
 
 const data = Buffer.alloc(4096, 7);
 

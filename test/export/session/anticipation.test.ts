@@ -4,7 +4,7 @@ import { createConnection, createServer, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { Anticipation } from '../../../src/export/session/anticipation.ts';
 import { descriptorOf } from '../../../src/system/descriptor.ts';
-import { temporaryDirectory } from '../../support/temporary-directory.ts';
+import { temporaryDirectory } from '../../lab/temporary-directory.ts';
 
 describe('anticipation', () => {
   let directory: Awaited<ReturnType<typeof temporaryDirectory>>;

@@ -11,8 +11,8 @@ import {
   OptionReply,
   ReplyChunk,
 } from '../../../src/nbd/constants.ts';
-import { encodeRawRequest, RawClient } from '../raw-client.ts';
-import { serveTarget, type TestTarget } from '../serving.ts';
+import { encodeRawRequest, RawClient } from '../../lab/nbd/raw-client.ts';
+import { serveTarget, type TestTarget } from '../../lab/nbd/serving.ts';
 
 const TIB = 2 ** 40;
 const HOLE = AllocationFlag.HOLE | AllocationFlag.ZERO;

@@ -15,8 +15,14 @@ import {
   TransmissionFlag,
 } from '../../../src/nbd/constants.ts';
 import type { Completion } from '../../../src/store/completion.ts';
-import { encodeRawRequest, infoRequest, RawClient, type RawRequest } from '../raw-client.ts';
-import { altered, serveTarget, type TestTarget, type TestTargetOptions, until } from '../serving.ts';
+import { encodeRawRequest, infoRequest, RawClient, type RawRequest } from '../../lab/nbd/raw-client.ts';
+import {
+  altered,
+  serveTarget,
+  type TestTarget,
+  type TestTargetOptions,
+  until,
+} from '../../lab/nbd/serving.ts';
 
 const MIB = 1024 * 1024;
 const SIZE = 64 * MIB;

@@ -5,7 +5,7 @@ import { decodeAttached, encodeAttachRequest } from '../../../src/nbd/handshake/
 import { encodeOption } from '../../../src/nbd/handshake/option-framing.ts';
 import { type HandshakeHost, ServerHandshake } from '../../../src/nbd/handshake/server-handshake.ts';
 import { ReceiveBuffer } from '../../../src/nbd/receive-buffer.ts';
-import { infoRequest, metaContext } from '../../export/raw-client.ts';
+import { infoRequest, metaContext } from '../../lab/nbd/raw-client.ts';
 
 const SIZE = 2 ** 40 + 512;
 const FLAGS = TransmissionFlag.HAS_FLAGS | TransmissionFlag.SEND_FLUSH;

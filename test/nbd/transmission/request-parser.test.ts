@@ -3,7 +3,7 @@ import fc from 'fast-check';
 import { Command, NBD_MAX_PAYLOAD } from '../../../src/nbd/constants.ts';
 import { ReceiveBuffer } from '../../../src/nbd/receive-buffer.ts';
 import { RequestParser } from '../../../src/nbd/transmission/request-parser.ts';
-import { encodeRawRequest, type RawRequest } from '../../export/raw-client.ts';
+import { encodeRawRequest, type RawRequest } from '../../lab/nbd/raw-client.ts';
 
 const request = fc.record({
   type: fc.constantFrom(Command.READ, Command.WRITE, Command.FLUSH, 0xabcd),

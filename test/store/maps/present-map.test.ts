@@ -5,7 +5,7 @@ import { readFile, rename, rm, truncate, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Completion } from '../../../src/store/completion.ts';
 import { type MapIdentity, PresentMap } from '../../../src/store/maps/present-map.ts';
-import { temporaryDirectory } from '../../support/temporary-directory.ts';
+import { temporaryDirectory } from '../../lab/temporary-directory.ts';
 
 const identity: MapIdentity = {
   uuid: '8f14e45f-ceea-467f-a1d2-9d3c5b6a7e80',

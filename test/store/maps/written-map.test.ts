@@ -4,7 +4,7 @@ import { closeSync, openSync, readdirSync, readlinkSync } from 'node:fs';
 import { readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { type MapIdentity, PresentMap } from '../../../src/store/maps/present-map.ts';
-import { temporaryDirectory } from '../../support/temporary-directory.ts';
+import { temporaryDirectory } from '../../lab/temporary-directory.ts';
 
 const BLOCKS = 100_001;
 const identity: MapIdentity = {

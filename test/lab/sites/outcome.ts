@@ -1,9 +1,9 @@
 /** What has to be so whenever a move has ended, well or not: one host can write, and the others keep nothing. */
 import assert from 'node:assert/strict';
 import { readdir } from 'node:fs/promises';
-import { readRecord } from '../../src/store/records/record.ts';
-import type { DiskReport, Guest } from '../lab-libvirt/guest.ts';
-import { waitFor } from '../lab-libvirt/processes.ts';
+import { readRecord } from '../../../src/store/records/record.ts';
+import type { DiskReport, Guest } from '../libvirt/guest.ts';
+import { waitFor } from '../libvirt/processes.ts';
 import { arrived, type Site, type Sites, signalsOf, wrongBytes } from './sites.ts';
 
 /** What each disk is at a site, by its process, or by its record where none runs; undefined where the site does not know it. */

@@ -6,11 +6,11 @@ import { createWriteStream } from 'node:fs';
 import { chmod, mkdir, mkdtemp, readdir, readFile, rm, stat, truncate, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { askStatus } from '../../src/daemon/exports/export-link.ts';
-import { exportRuns, killExport } from '../../src/daemon/exports/export-process.ts';
-import { type ExportRecord, newRecord, readRecord, writeRecord } from '../../src/store/records/record.ts';
+import { askStatus } from '../../../src/daemon/exports/export-link.ts';
+import { exportRuns, killExport } from '../../../src/daemon/exports/export-process.ts';
+import { type ExportRecord, newRecord, readRecord, writeRecord } from '../../../src/store/records/record.ts';
 
-const top = join(import.meta.dirname, '../..');
+const top = join(import.meta.dirname, '../../..');
 export const MIB = 1024 * 1024;
 
 export interface HookResult {

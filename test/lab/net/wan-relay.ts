@@ -1,7 +1,7 @@
 /**
  * A wide area network on one machine, for kernels without netem: a relay of byte streams with a round trip time and a rate.
  *
- *     node test/wan/wan-relay.ts --listen 127.0.0.1:0 --to HOST:PORT --rtt-ms 20 --rate-mbit 100 [--queue-kib N] [--end-with-stdin]
+ *     node test/lab/net/wan-relay.ts --listen 127.0.0.1:0 --to HOST:PORT --rtt-ms 20 --rate-mbit 100 [--queue-kib N] [--end-with-stdin]
  *
  * `--listen` and `--to` also take the path of a unix socket. The first line on stdout is `ready HOST:PORT` (or the path). Then it takes
  * commands on stdin, one a line, and answers each with one line of JSON:

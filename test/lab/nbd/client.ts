@@ -1,8 +1,8 @@
 /** An NBD client with promises, for tests: the proxy's own connection to an origin, turned on whatever is tested. */
 
-import { OriginConnection } from '../../src/client/connection.ts';
-import { Command, Errno } from '../../src/nbd/constants.ts';
-import { parseNbdUri } from '../../src/nbd/uri.ts';
+import { OriginConnection } from '../../../src/client/connection.ts';
+import { Command, Errno } from '../../../src/nbd/constants.ts';
+import { parseNbdUri } from '../../../src/nbd/uri.ts';
 
 export interface Client {
   readonly connection: OriginConnection;

@@ -11,14 +11,14 @@ import {
   Option,
   OptionReply,
   ReplyChunk,
-} from '../../src/nbd/constants.ts';
+} from '../../../src/nbd/constants.ts';
 import {
   type Attached,
   type AttachRequest,
   decodeAttached,
   encodeAttachRequest,
-} from '../../src/nbd/handshake/attach.ts';
-import { encodeOption } from '../../src/nbd/handshake/option-framing.ts';
+} from '../../../src/nbd/handshake/attach.ts';
+import { encodeOption } from '../../../src/nbd/handshake/option-framing.ts';
 
 export interface RawReply {
   structured: boolean;

@@ -2,7 +2,7 @@
 import { randomUUID } from 'node:crypto';
 import { open } from 'node:fs/promises';
 import { join } from 'node:path';
-import { originMetadata, originNamespace } from '../../src/libvirt/domain-xml.ts';
+import { originMetadata, originNamespace } from '../../../src/libvirt/domain-xml.ts';
 import { eventually, MIB, type TestDomain, TestHost, type TestHostOptions } from './test-host.ts';
 
 export class TwoHosts {

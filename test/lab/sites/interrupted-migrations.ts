@@ -1,8 +1,8 @@
 /** Migrations that are interrupted midway, and what the logs tell of them. */
 import assert from 'node:assert/strict';
 import { readFile } from 'node:fs/promises';
-import type { Guest } from '../lab-libvirt/guest.ts';
-import { waitFor } from '../lab-libvirt/processes.ts';
+import type { Guest } from '../libvirt/guest.ts';
+import { waitFor } from '../libvirt/processes.ts';
 import type { Site, Sites } from './sites.ts';
 
 /** Migrates from a to b, in vain, over a link so slow that `interrupt` comes in the middle of the memory; what virsh said. */

@@ -1,7 +1,7 @@
 /** What a host shows of its exports, to those who ask on D-Bus and to those who ask xnbdctl. */
 import dbus from 'dbus-next';
-import type { ExportStatus } from '../../src/control/protocol.ts';
-import type { Host } from '../lab-libvirt/host.ts';
+import type { ExportStatus } from '../../../src/control/protocol.ts';
+import type { Host } from '../libvirt/host.ts';
 
 /** What stays the same of an export while daemons come and go, by name. */
 export type Shown = Record<string, { uuid: string; generation: number; pid: number }>;

@@ -3,9 +3,9 @@
  * a hook script in the place of ours, which it runs then, with the same arguments and the same standard input.
  */
 import { access, chmod, mkdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
-import type { Host } from '../lab-libvirt/host.ts';
-import type { Lab } from '../lab-libvirt/lab.ts';
-import { waitFor } from '../lab-libvirt/processes.ts';
+import type { Host } from '../libvirt/host.ts';
+import type { Lab } from '../libvirt/lab.ts';
+import { waitFor } from '../libvirt/processes.ts';
 import type { Site } from './sites.ts';
 
 const HOOK = '/etc/libvirt/hooks/qemu';

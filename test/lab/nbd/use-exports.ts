@@ -1,8 +1,8 @@
 /** Origins and proxies in a directory of their own, and slow lines between them, which are there for one test. */
 import { join } from 'node:path';
-import { type ExportProcess, startExport } from '../../support/export-process.ts';
-import { temporaryDirectory } from '../../support/temporary-directory.ts';
-import { startWan, type Wan } from '../../wan/wan.ts';
+import { startWan, type Wan } from '../net/wan.ts';
+import { temporaryDirectory } from '../temporary-directory.ts';
+import { type ExportProcess, startExport } from './export-process.ts';
 
 export interface Exports {
   /** Of a file in the directory. */

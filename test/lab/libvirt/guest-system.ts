@@ -9,7 +9,7 @@ import { basename, dirname, join } from 'node:path';
 import { cpioArchive } from './cpio.ts';
 import { run } from './processes.ts';
 
-const CACHE = join(import.meta.dirname, '../../.cache/guest');
+const CACHE = join(import.meta.dirname, '../../../.cache/guest');
 const PROGRAM = join(import.meta.dirname, 'guest');
 
 /** In the order of loading. */

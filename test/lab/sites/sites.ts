@@ -6,17 +6,17 @@ import { existsSync } from 'node:fs';
 import { readdir, readFile, readlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import dbus from 'dbus-next';
-import { exportStatus } from '../../src/control/client.ts';
-import type { ExportStatus } from '../../src/control/protocol.ts';
-import { newRecord, writeRecord } from '../../src/store/records/record.ts';
-import type { DiskMode } from '../lab-libvirt/domain-xml.ts';
-import { type DiskReport, defineGuest, type Guest } from '../lab-libvirt/guest.ts';
-import { accepts, type Host } from '../lab-libvirt/host.ts';
-import { createLab, type Lab, labUnavailable } from '../lab-libvirt/lab.ts';
-import { createPatternImage, differences } from '../lab-libvirt/pattern.ts';
-import { type Running, run, waitFor } from '../lab-libvirt/processes.ts';
+import { exportStatus } from '../../../src/control/client.ts';
+import type { ExportStatus } from '../../../src/control/protocol.ts';
+import { newRecord, writeRecord } from '../../../src/store/records/record.ts';
+import type { DiskMode } from '../libvirt/domain-xml.ts';
+import { type DiskReport, defineGuest, type Guest } from '../libvirt/guest.ts';
+import { accepts, type Host } from '../libvirt/host.ts';
+import { createLab, type Lab, labUnavailable } from '../libvirt/lab.ts';
+import { createPatternImage, differences } from '../libvirt/pattern.ts';
+import { type Running, run, waitFor } from '../libvirt/processes.ts';
 
-const top = join(import.meta.dirname, '../..');
+const top = join(import.meta.dirname, '../../..');
 const bin = join(top, 'dist/bin');
 const MIB = 1024 * 1024;
 

@@ -3,10 +3,10 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
-import { callExport, exportStatus } from '../../src/control/client.ts';
-import type { ControlMethod, ExportStatus } from '../../src/control/protocol.ts';
+import { callExport, exportStatus } from '../../../src/control/client.ts';
+import type { ControlMethod, ExportStatus } from '../../../src/control/protocol.ts';
 
-const program = join(import.meta.dirname, '../../src/bin/xnbd-export.ts');
+const program = join(import.meta.dirname, '../../../src/bin/xnbd-export.ts');
 
 export interface ExportProcess {
   readonly child: ChildProcess;

@@ -3,9 +3,9 @@ import { mkdtemp, rm, truncate, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { Disk } from '../../src/export/disk.ts';
-import { type RunningExport, type Served, type ServeOptions, serve } from '../../src/export/serve.ts';
-import { openTarget } from '../../src/export/target.ts';
+import type { Disk } from '../../../src/export/disk.ts';
+import { type RunningExport, type Served, type ServeOptions, serve } from '../../../src/export/serve.ts';
+import { openTarget } from '../../../src/export/target.ts';
 
 export interface TestTarget {
   running: RunningExport;

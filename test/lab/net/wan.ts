@@ -2,7 +2,7 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { createInterface } from 'node:readline';
-import { freePort } from '../support/free-port.ts';
+import { freePort } from './free-port.ts';
 
 export interface WanOptions {
   /** `HOST:PORT` or the path of a unix socket. */

@@ -8,7 +8,7 @@ import { copyFile, mkdir, readdir, readFile, rename } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Host } from './host.ts';
 
-const KEPT = join(import.meta.dirname, '../../.cache/libvirt-capabilities');
+const KEPT = join(import.meta.dirname, '../../../.cache/libvirt-capabilities');
 const LIBVIRTS = '/var/cache/libvirt/qemu/capabilities';
 
 /** To be called before libvirtd starts. */
