@@ -3,8 +3,8 @@ import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
-import { describePlan, makePlan } from '../../chaos/plan.ts';
-import { runChaos } from '../../chaos/run.ts';
+import { describePlan, makePlan } from '../chaos-program/plan.ts';
+import { runChaos } from '../chaos-program/run.ts';
 import { temporaryDirectory } from '../lab/temporary-directory.ts';
 
 const top = join(import.meta.dirname, '../..');

@@ -2,12 +2,12 @@
 import { strict as assert } from 'node:assert';
 import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { formatCase, makeCase, parseCase, runCase } from '../../fuzz/case.ts';
-import { runClient, underWay } from '../../fuzz/client.ts';
-import { seeds } from '../../fuzz/seeds.ts';
-import { runServer } from '../../fuzz/server.ts';
 import { writeLine } from '../../src/log/line.ts';
 import { configureLog } from '../../src/log/log.ts';
+import { formatCase, makeCase, parseCase, runCase } from '../fuzz-program/case.ts';
+import { runClient, underWay } from '../fuzz-program/client.ts';
+import { seeds } from '../fuzz-program/seeds.ts';
+import { runServer } from '../fuzz-program/server.ts';
 
 const corpus = join(import.meta.dirname, '../../fuzz/corpus');
 

@@ -1,9 +1,9 @@
 /** The server under fire: handshake, request parser and session on a disk in memory, with a client whose bytes are given. */
 import type { Socket } from 'node:net';
 import { Duplex } from 'node:stream';
-import { Export } from '../src/export/export.ts';
-import { Session } from '../src/export/session/session.ts';
-import { newRecord } from '../src/store/records/record.ts';
+import { Export } from '../../src/export/export.ts';
+import { Session } from '../../src/export/session/session.ts';
+import { newRecord } from '../../src/store/records/record.ts';
 import { checkServerOutput } from './check-output.ts';
 import { MemoryDisk } from './memory-disk.ts';
 

@@ -2,7 +2,7 @@
  * Makes something odd of a valid dialogue, which is a list of messages: fields get the values at which programs break, bits flip, messages
  * vanish, come twice, trade places, or end early. In the end the bytes are cut as a network would cut them.
  */
-import type { Random } from '../test/lab/model/random.ts';
+import type { Random } from '../lab/model/random.ts';
 
 /** Lengths, counts and offsets that are next to a limit of somebody. */
 const numbers = [

@@ -11,7 +11,7 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
-import { runCrashCheck, summary } from '../test/crash/run-crash-check.ts';
+import { runCrashCheck, summary } from '../crash/run-crash-check.ts';
 import { runChaos } from './run.ts';
 
 const USAGE =

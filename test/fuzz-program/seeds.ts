@@ -8,10 +8,10 @@ import {
   NBD_OLDSTYLE_MAGIC,
   Option,
   OptionReply,
-} from '../src/nbd/constants.ts';
-import { encodeAttached, encodeAttachRequest } from '../src/nbd/handshake/attach.ts';
-import { encodeGreeting, encodeOption, encodeOptionReply } from '../src/nbd/handshake/option-framing.ts';
-import { encodeExtendedRequest, encodeRequest } from '../src/nbd/transmission/request-encoder.ts';
+} from '../../src/nbd/constants.ts';
+import { encodeAttached, encodeAttachRequest } from '../../src/nbd/handshake/attach.ts';
+import { encodeGreeting, encodeOption, encodeOptionReply } from '../../src/nbd/handshake/option-framing.ts';
+import { encodeExtendedRequest, encodeRequest } from '../../src/nbd/transmission/request-encoder.ts';
 import {
   type Answered,
   blockStatusLength,
@@ -21,7 +21,7 @@ import {
   writeBlockStatus,
   writeDataHeader,
   writeStatus,
-} from '../src/nbd/transmission/server-replies.ts';
+} from '../../src/nbd/transmission/server-replies.ts';
 
 export interface Seed {
   /** Who is under fire. */

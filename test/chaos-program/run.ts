@@ -2,7 +2,7 @@
 import { mkdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { TestCa } from '../test/lab/host/certificates.ts';
+import { TestCa } from '../lab/host/certificates.ts';
 import { TLS_NAME } from './host.ts';
 import { describePlan, makePlan } from './plan.ts';
 import { lastLines, processesOf, signalTo } from './processes.ts';

@@ -5,7 +5,7 @@ import {
   NBD_OPTION_REPLY_MAGIC,
   NBD_SIMPLE_REPLY_MAGIC,
   NBD_STRUCTURED_REPLY_MAGIC,
-} from '../src/nbd/constants.ts';
+} from '../../src/nbd/constants.ts';
 
 /** @throws Error at the first message that is none. Data of simple replies cannot be told from messages: there it gives up. */
 export function checkServerOutput(bytes: Buffer): void {

@@ -4,7 +4,7 @@
  * A point is counted in what replays: requests of the guest while the destination stands by, blocks that have arrived while the disk
  * follows. Only where nothing can be counted (a takeover takes milliseconds) it is a time.
  */
-import { Random } from '../test/lab/model/random.ts';
+import { Random } from '../lab/model/random.ts';
 
 export type HostName = 'a' | 'b' | 'c';
 

@@ -5,10 +5,10 @@
 import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { ExportStatus } from '../src/control/protocol.ts';
-import { ByteModel } from '../test/lab/model/byte-model.ts';
-import { diskContent } from '../test/lab/model/content.ts';
-import { Random } from '../test/lab/model/random.ts';
+import type { ExportStatus } from '../../src/control/protocol.ts';
+import { ByteModel } from '../lab/model/byte-model.ts';
+import { diskContent } from '../lab/model/content.ts';
+import { Random } from '../lab/model/random.ts';
 import { ByDaemon } from './by-daemon.ts';
 import { ByHand } from './by-hand.ts';
 import { type Driver, Refused } from './driver.ts';

@@ -10,9 +10,9 @@ import { mkdir, writeFile } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { parseArgs } from 'node:util';
-import type { Guest } from '../../test/lab/libvirt/guest.ts';
-import { labUnavailable } from '../../test/lab/libvirt/lab.ts';
-import { waitFor } from '../../test/lab/libvirt/processes.ts';
+import type { Guest } from '../../lab/libvirt/guest.ts';
+import { labUnavailable } from '../../lab/libvirt/lab.ts';
+import { waitFor } from '../../lab/libvirt/processes.ts';
 import {
   announced,
   arrived,
@@ -21,7 +21,7 @@ import {
   type Site,
   signalsOf,
   wrongBytes,
-} from '../../test/lab/sites/sites.ts';
+} from '../../lab/sites/sites.ts';
 import { takeCensus } from './census.ts';
 import { growing, header, judgeMoves, type Move, moveLines, verdictTable } from './report.ts';
 

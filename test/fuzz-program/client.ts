@@ -1,9 +1,13 @@
 /** The client under fire: its handshake, then its reply parser and request table, with a server whose bytes are given. */
 
-import { RequestTable } from '../src/client/request-table.ts';
-import { ByteDriver } from '../src/nbd/byte-coroutine.ts';
-import { clientHandshake, HandshakeError, type ServerOffer } from '../src/nbd/handshake/client-handshake.ts';
-import { parseReplies, ReplyError } from '../src/nbd/transmission/reply-parser.ts';
+import { RequestTable } from '../../src/client/request-table.ts';
+import { ByteDriver } from '../../src/nbd/byte-coroutine.ts';
+import {
+  clientHandshake,
+  HandshakeError,
+  type ServerOffer,
+} from '../../src/nbd/handshake/client-handshake.ts';
+import { parseReplies, ReplyError } from '../../src/nbd/transmission/reply-parser.ts';
 
 /** The reads and questions that are under way once the handshake is done: cookies 1 to 6. */
 export const underWay = [

@@ -1,6 +1,6 @@
 /** A small disk in memory that trusts nobody: a request past its end, or an answer that is given twice, is a finding. */
-import type { Disk, ZeroHow } from '../src/export/disk.ts';
-import type { Completion, ExtentsCompletion } from '../src/store/completion.ts';
+import type { Disk, ZeroHow } from '../../src/export/disk.ts';
+import type { Completion, ExtentsCompletion } from '../../src/store/completion.ts';
 
 const SIZE = 300_000;
 

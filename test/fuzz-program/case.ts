@@ -1,6 +1,6 @@
 /** One case: the bytes that a peer sends, and to whom. Kept in corpus/ as text: the side, then one line of hex for each piece. */
-import { configureLog } from '../src/log/log.ts';
-import { Random } from '../test/lab/model/random.ts';
+import { configureLog } from '../../src/log/log.ts';
+import { Random } from '../lab/model/random.ts';
 import { runClient } from './client.ts';
 import { cut, mutate } from './mutate.ts';
 import { seeds } from './seeds.ts';

@@ -2,8 +2,8 @@
 import { createHash } from 'node:crypto';
 import { link, open, readFile, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
-import type { ByteModel } from '../test/lab/model/byte-model.ts';
-import { connectClient } from '../test/lab/nbd/client.ts';
+import type { ByteModel } from '../lab/model/byte-model.ts';
+import { connectClient } from '../lab/nbd/client.ts';
 import { recordOf, type Stay } from './stay.ts';
 
 const BLOCK = 4096;

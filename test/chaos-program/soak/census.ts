@@ -3,7 +3,7 @@
  * way, it must be the same each time the guest is there.
  */
 import { readdir, readFile, readlink } from 'node:fs/promises';
-import type { Site } from '../../test/lab/sites/sites.ts';
+import type { Site } from '../../lab/sites/sites.ts';
 
 /** The processes of one program, together. */
 export interface Holding {

@@ -1,10 +1,10 @@
 /** Moves as libvirt makes them: its hooks in its order, an xnbdd on each host, which starts, watches and ends the exports. */
 import { randomUUID } from 'node:crypto';
 import { readdir, writeFile } from 'node:fs/promises';
-import { originMetadata } from '../src/libvirt/domain-xml.ts';
-import { newRecord, writeRecord } from '../src/store/records/record.ts';
-import type { TestDomain } from '../test/lab/host/test-host.ts';
-import { asLibvirtKeepsIt } from '../test/lab/host/two-hosts.ts';
+import { originMetadata } from '../../src/libvirt/domain-xml.ts';
+import { newRecord, writeRecord } from '../../src/store/records/record.ts';
+import type { TestDomain } from '../lab/host/test-host.ts';
+import { asLibvirtKeepsIt } from '../lab/host/two-hosts.ts';
 import { type Driver, Refused, until } from './driver.ts';
 import type { ChaosHost } from './host.ts';
 import type { Plan } from './plan.ts';
