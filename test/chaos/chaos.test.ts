@@ -3,9 +3,9 @@ import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
-import { describePlan, makePlan } from '../chaos-program/plan.ts';
-import { runChaos } from '../chaos-program/run.ts';
 import { temporaryDirectory } from '../lab/temporary-directory.ts';
+import { describePlan, makePlan } from './plan.ts';
+import { runChaos } from './run.ts';
 
 const top = join(import.meta.dirname, '../..');
 

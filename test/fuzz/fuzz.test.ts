@@ -4,10 +4,10 @@ import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { writeLine } from '../../src/log/line.ts';
 import { configureLog } from '../../src/log/log.ts';
-import { formatCase, makeCase, parseCase, runCase } from '../fuzz-program/case.ts';
-import { runClient, underWay } from '../fuzz-program/client.ts';
-import { seeds } from '../fuzz-program/seeds.ts';
-import { runServer } from '../fuzz-program/server.ts';
+import { formatCase, makeCase, parseCase, runCase } from './case.ts';
+import { runClient, underWay } from './client.ts';
+import { seeds } from './seeds.ts';
+import { runServer } from './server.ts';
 
 const corpus = join(import.meta.dirname, '../../fuzz/corpus');
 

@@ -1,6 +1,6 @@
 /** What the soak calls growth. */
 import assert from 'node:assert/strict';
-import { judge } from '../chaos-program/soak/growth.ts';
+import { judge } from './growth.ts';
 
 describe('growth from move to move', () => {
   const moves = (count: number, value: (move: number) => number): number[] =>
