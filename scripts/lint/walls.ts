@@ -1,0 +1,65 @@
+/**
+ * Which room may use which: imports point down only. Each list is a folder's inside, from the top floor down; what stands on one floor is
+ * neighbours that do not know each other. A name that is missing here is an error, so a new folder is given its floor when it is made.
+ */
+export const floors: Readonly<Record<string, readonly (readonly string[])[]>> = {
+  src: [
+    ['bin'],
+    ['xnbdctl', 'daemon', 'gateway'],
+    ['relocation'],
+    ['export'],
+    ['control', 'client', 'libvirt'],
+    ['store'],
+    ['pki'],
+    ['nbd'],
+    ['config'],
+    ['system'],
+    ['log'],
+  ],
+  'src/daemon': [
+    ['daemon.ts'],
+    ['guests'],
+    ['hooks'],
+    ['disks'],
+    ['host.ts'],
+    ['dbus'],
+    ['exports'],
+    ['registry'],
+    ['keyed-queue.ts'],
+  ],
+  'src/relocation': [
+    ['served-proxy.ts'],
+    ['relocation.ts', 'open-proxy.ts'],
+    ['counters.ts'],
+    ['disk-copy.ts'],
+    ['self-check'],
+    ['copy', 'proxy', 'lease'],
+    ['fetch'],
+    ['relocation-options.ts', 'map-identity.ts'],
+    ['origin'],
+  ],
+  'src/export': [
+    ['target.ts'],
+    ['serve.ts'],
+    ['session'],
+    ['export.ts', 'local-disk.ts'],
+    ['lending', 'digests.ts', 'disk.ts'],
+  ],
+  'src/store': [['records', 'maps', 'image'], ['countdown.ts'], ['completion.ts', 'directory.ts']],
+  'src/nbd': [
+    ['transmission'],
+    ['handshake'],
+    ['uri.ts', 'receive-buffer.ts', 'byte-coroutine.ts', 'extent.ts'],
+    ['constants.ts'],
+  ],
+};
+
+/** Downwards, and still not: who the first is must not depend on the second. */
+export const nevers: readonly (readonly [string, string])[] = [
+  ['src/xnbdctl', 'src/relocation'],
+  ['src/xnbdctl', 'src/export'],
+  ['src/daemon', 'src/relocation'],
+  ['src/daemon', 'src/export'],
+  ['src/gateway', 'src/relocation'],
+  ['src/gateway', 'src/export'],
+];
