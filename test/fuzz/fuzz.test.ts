@@ -9,7 +9,7 @@ import { runClient, underWay } from './client.ts';
 import { seeds } from './seeds.ts';
 import { runServer } from './server.ts';
 
-const corpus = join(import.meta.dirname, '../../fuzz/corpus');
+const corpus = join(import.meta.dirname, 'corpus');
 
 describe('fuzzing', function () {
   this.timeout(60_000);

@@ -8,7 +8,7 @@ import { createInterface } from 'node:readline';
 import { newRecord, writeRecord } from '../../src/store/records/record.ts';
 import type { KnownExport } from '../../src/xnbdctl/known-exports.ts';
 
-const program = (name: string): string => new URL(`../../../src/bin/${name}.ts`, import.meta.url).pathname;
+const program = (name: string): string => new URL(`../../src/bin/${name}.ts`, import.meta.url).pathname;
 const MIB = 1024 * 1024;
 
 interface Said {

@@ -23,7 +23,7 @@ const logPrefix = /^(<\d>|\S+Z \w+: )/;
 export function exportProgram(): string {
   const here = import.meta.filename;
   const beside = here.endsWith('.ts')
-    ? join(dirname(here), '../bin/xnbd-export.ts')
+    ? join(dirname(here), '../../bin/xnbd-export.ts')
     : join(dirname(here), 'xnbd-export');
   return process.env.XNBD_EXPORT ?? beside;
 }
