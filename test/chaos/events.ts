@@ -3,11 +3,11 @@
  * after its time.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { Driver } from './driver.ts';
-import type { ChaosHost } from './host.ts';
+import type { Driver } from './moving/driver.ts';
+import type { ChaosHost } from './moving/host.ts';
+import { isRunning, type Running, signalTo } from './moving/processes.ts';
+import { pidOf, type Stay } from './moving/stay.ts';
 import { describeEvent, PHASES, type Phase, type PlannedEvent } from './plan.ts';
-import { isRunning, type Running, signalTo } from './processes.ts';
-import { pidOf, type Stay } from './stay.ts';
 import type { Timeline } from './timeline.ts';
 
 export interface Stage {

@@ -3,9 +3,9 @@ import { mkdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { TestCa } from '../lab/host/certificates.ts';
-import { TLS_NAME } from './host.ts';
+import { TLS_NAME } from './moving/host.ts';
+import { lastLines, processesOf, signalTo } from './moving/processes.ts';
 import { describePlan, makePlan } from './plan.ts';
-import { lastLines, processesOf, signalTo } from './processes.ts';
 import { play, type StoryResult } from './story.ts';
 import { Timeline } from './timeline.ts';
 

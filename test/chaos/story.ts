@@ -9,17 +9,23 @@ import type { ExportStatus } from '../../src/control/protocol.ts';
 import { ByteModel } from '../lab/model/byte-model.ts';
 import { diskContent } from '../lab/model/content.ts';
 import { Random } from '../lab/model/random.ts';
-import { ByDaemon } from './by-daemon.ts';
-import { ByHand } from './by-hand.ts';
-import { type Driver, Refused } from './driver.ts';
+import { checkLeftovers } from './checks/leftovers.ts';
+import { Load, type LoadOptions } from './checks/load.ts';
+import {
+  compareEveryBlock,
+  heldBlocks,
+  type RememberedImage,
+  rememberImage,
+  whoHasIt,
+} from './checks/verify.ts';
 import { Events } from './events.ts';
-import { ChaosHost } from './host.ts';
-import { checkLeftovers } from './leftovers.ts';
-import { Load, type LoadOptions } from './load.ts';
+import { ByDaemon } from './moving/by-daemon.ts';
+import { ByHand } from './moving/by-hand.ts';
+import { type Driver, Refused } from './moving/driver.ts';
+import { ChaosHost } from './moving/host.ts';
+import { call, recordOf, type Stay, statusOf } from './moving/stay.ts';
 import { type HostName, holdsWrites, type Plan, type PlannedMove } from './plan.ts';
-import { call, recordOf, type Stay, statusOf } from './stay.ts';
 import type { Timeline } from './timeline.ts';
-import { compareEveryBlock, heldBlocks, type RememberedImage, rememberImage, whoHasIt } from './verify.ts';
 
 const EPERM = 1;
 const ESHUTDOWN = 108;

@@ -6,7 +6,7 @@ import { readdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 
-const BIN = join(import.meta.dirname, '../../dist/bin');
+const BIN = join(import.meta.dirname, '../../../dist/bin');
 const START_LIMIT_MS = 20_000;
 
 export const program = (name: string): string => join(BIN, name);

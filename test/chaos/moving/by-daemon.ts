@@ -1,16 +1,16 @@
 /** Moves as libvirt makes them: its hooks in its order, an xnbdd on each host, which starts, watches and ends the exports. */
 import { randomUUID } from 'node:crypto';
 import { readdir, writeFile } from 'node:fs/promises';
-import { originMetadata } from '../../src/libvirt/domain-xml.ts';
-import { newRecord, writeRecord } from '../../src/store/records/record.ts';
-import type { TestDomain } from '../lab/host/test-host.ts';
-import { asLibvirtKeepsIt } from '../lab/host/two-hosts.ts';
+import { originMetadata } from '../../../src/libvirt/domain-xml.ts';
+import { newRecord, writeRecord } from '../../../src/store/records/record.ts';
+import type { TestDomain } from '../../lab/host/test-host.ts';
+import { asLibvirtKeepsIt } from '../../lab/host/two-hosts.ts';
+import type { Plan } from '../plan.ts';
+import type { Timeline } from '../timeline.ts';
 import { type Driver, Refused, until } from './driver.ts';
 import type { ChaosHost } from './host.ts';
-import type { Plan } from './plan.ts';
 import { signalTo } from './processes.ts';
 import { call, pidOf, recordOf, type Stay, statusOf, stayAt } from './stay.ts';
-import type { Timeline } from './timeline.ts';
 
 const DISK = 'disk';
 

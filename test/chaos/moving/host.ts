@@ -3,13 +3,13 @@ import { execFile } from 'node:child_process';
 import { mkdir, writeFile } from 'node:fs/promises';
 import { connect } from 'node:net';
 import { join } from 'node:path';
-import { domainXml, type TestDomain } from '../lab/host/test-host.ts';
-import { freePort } from '../lab/net/free-port.ts';
-import { startWan, type Wan } from '../lab/net/wan.ts';
-import type { HostName, Plan } from './plan.ts';
+import { domainXml, type TestDomain } from '../../lab/host/test-host.ts';
+import { freePort } from '../../lab/net/free-port.ts';
+import { startWan, type Wan } from '../../lab/net/wan.ts';
+import type { HostName, Plan } from '../plan.ts';
 import { end, isRunning, program, type Running, startProgram } from './processes.ts';
 
-const HOOK = join(import.meta.dirname, '../../hooks/qemu');
+const HOOK = join(import.meta.dirname, '../../../hooks/qemu');
 const HOOK_LIMIT_MS = 60_000;
 /** Seconds: what a migrate hook has set up and nobody came for is cleared away after them. */
 const PREPARE_TIMEOUT = 15;

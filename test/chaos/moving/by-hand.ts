@@ -2,12 +2,12 @@
 import { readdir, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import type { Plan } from '../plan.ts';
+import type { Timeline } from '../timeline.ts';
 import { type Driver, Refused, until } from './driver.ts';
 import { type ChaosHost, TLS_NAME } from './host.ts';
-import type { Plan } from './plan.ts';
 import { isRunning, type Running, startProgram, threadsOf } from './processes.ts';
 import { call, recordOf, type Stay, statusOf, stayAt } from './stay.ts';
-import type { Timeline } from './timeline.ts';
 
 interface Kept {
   args: string[];

@@ -2,9 +2,9 @@
 import { createHash } from 'node:crypto';
 import { link, open, readFile, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
-import type { ByteModel } from '../lab/model/byte-model.ts';
-import { connectClient } from '../lab/nbd/client.ts';
-import { recordOf, type Stay } from './stay.ts';
+import type { ByteModel } from '../../lab/model/byte-model.ts';
+import { connectClient } from '../../lab/nbd/client.ts';
+import { recordOf, type Stay } from '../moving/stay.ts';
 
 const BLOCK = 4096;
 const STEP = 1024 * 1024;

@@ -3,11 +3,11 @@
  * against the model. A connection that breaks is made again, as QEMU does; what was under way then may or may not have happened.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
-import { OriginConnection } from '../../src/client/connection.ts';
-import { Command, CommandFlag } from '../../src/nbd/constants.ts';
-import type { ByteModel } from '../lab/model/byte-model.ts';
-import { bytesOf } from '../lab/model/content.ts';
-import { Random } from '../lab/model/random.ts';
+import { OriginConnection } from '../../../src/client/connection.ts';
+import { Command, CommandFlag } from '../../../src/nbd/constants.ts';
+import type { ByteModel } from '../../lab/model/byte-model.ts';
+import { bytesOf } from '../../lab/model/content.ts';
+import { Random } from '../../lab/model/random.ts';
 
 /** A request that is older than this hangs: nothing stays broken for so long. */
 const HANG_MS = 50_000;

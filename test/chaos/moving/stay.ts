@@ -1,10 +1,10 @@
 /** A disk's stay at a host: one export, from its arrival until its image is nobody's any more. */
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { connectControl } from '../../src/control/client.ts';
-import type { ControlMethod, ExportStatus } from '../../src/control/protocol.ts';
-import { exportRuns } from '../../src/daemon/exports/export-process.ts';
-import type { ExportRecord } from '../../src/store/records/record.ts';
+import { connectControl } from '../../../src/control/client.ts';
+import type { ControlMethod, ExportStatus } from '../../../src/control/protocol.ts';
+import { exportRuns } from '../../../src/daemon/exports/export-process.ts';
+import type { ExportRecord } from '../../../src/store/records/record.ts';
 import type { ChaosHost } from './host.ts';
 
 /** One that is frozen does not answer. */
