@@ -43,7 +43,7 @@ export const floors: Readonly<Record<string, readonly (readonly string[])[]>> = 
     ['serve.ts'],
     ['session'],
     ['export.ts', 'local-disk.ts'],
-    ['lending', 'digests.ts', 'disk.ts'],
+    ['lending', 'digests.ts', 'disk.ts', 'large-requests.ts'],
   ],
   'src/store': [['records', 'maps', 'image'], ['countdown.ts'], ['completion.ts', 'directory.ts']],
   'src/nbd': [

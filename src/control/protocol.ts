@@ -9,7 +9,15 @@
  * After `watch` the export sends its status on each change of state, and at most twice a second while its counters move.
  */
 
-export type ExportState = 'serving' | 'lent' | 'fenced' | 'retired' | 'standby' | 'relocating' | 'reclaimed';
+export type ExportState =
+  | 'serving'
+  | 'lent'
+  | 'fencing'
+  | 'fenced'
+  | 'retired'
+  | 'standby'
+  | 'relocating'
+  | 'reclaimed';
 
 /** The counters of one relocation, also in the D-Bus signal RelocationCompleted. */
 export interface RelocationCounters {

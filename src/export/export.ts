@@ -6,6 +6,7 @@ import type { Completion } from '../store/completion.ts';
 import type { ExportRecord } from '../store/records/record.ts';
 import { Digests } from './digests.ts';
 import type { Disk } from './disk.ts';
+import { LargeRequests } from './large-requests.ts';
 import { Lender, type LenderOptions } from './lending/lender.ts';
 
 /** What all clients together may keep under way, and what one may have of that, bytes. */
@@ -51,6 +52,8 @@ export class Export {
   readonly digests: Digests;
   /** Bytes that clients wrote since the start: WRITE only. */
   writtenBytes = 0;
+  /** What requests that have come in half may take. */
+  readonly largeRequests = new LargeRequests();
   /** A client that keeps more under way (payloads, room for answers) is read no further, bytes. */
   clientBytes = MOST_BYTES;
   readonly #changed: () => void;

@@ -160,13 +160,11 @@ export async function serve(options: ServeOptions, served: Served): Promise<Runn
 function status(options: ServeOptions, served: Served, running: Export): ExportStatus {
   const { record } = served.keeper;
   const { lender } = running;
-  // While the fence is being made the disk is still lent.
-  const lending = lender.state === 'fencing' ? 'lent' : lender.state;
   return {
     name: record.name,
     uuid: record.uuid,
     generation: record.generation,
-    state: lending === 'serving' ? served.baseState() : lending,
+    state: lender.state === 'serving' ? served.baseState() : lender.state,
     pid: process.pid,
     sizeBytes: record.sizeBytes,
     presentBytes: record.sizeBytes,

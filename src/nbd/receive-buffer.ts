@@ -7,8 +7,20 @@
  * A message that fits the buffer but not the room behind `start` is moved to the front; one larger than the buffer gets a larger
  * buffer until it has been parsed. The socket keeps the last `space()` until it fills it, even when parsing went on meanwhile (after
  * a pause) and things have moved: then `filled` moves the bytes to where they belong.
+ *
+ * Memory for a message larger than the buffer is asked for (`Growth`): where it is refused for now, the message waits as far as it has come.
  */
 const LITTLE = 4096;
+
+/** Whoever counts what larger buffers take. */
+export interface Growth {
+  /** @returns false: not now. Asked again with the next `has`. */
+  mayGrow(bytes: number): boolean;
+  /** The larger buffer has been given up. */
+  shrunk(): void;
+}
+
+const UNCOUNTED: Growth = { mayGrow: () => true, shrunk: () => undefined };
 
 export class ReceiveBuffer {
   bytes: Buffer;
@@ -19,8 +31,10 @@ export class ReceiveBuffer {
   #home: Buffer;
   #handed: Buffer;
   #handedAt = 0;
+  readonly #growth: Growth;
 
-  constructor(capacity: number) {
+  constructor(capacity: number, growth = UNCOUNTED) {
+    this.#growth = growth;
     this.#home = Buffer.allocUnsafeSlow(capacity);
     this.bytes = this.#home;
     this.#handed = this.#home;
@@ -35,6 +49,7 @@ export class ReceiveBuffer {
     if (this.start === this.end) {
       this.start = 0;
       this.end = 0;
+      if (this.bytes !== this.#home) this.#growth.shrunk();
       this.bytes = this.#home;
     } else if (
       this.end === this.bytes.length ||
@@ -56,10 +71,11 @@ export class ReceiveBuffer {
     this.#handedAt += count;
   }
 
-  /** True when `count` bytes are there, from `start` on; else makes sure that they will fit. */
+  /** True when `count` bytes are there, from `start` on; else makes sure that they will fit, if there may be so much memory. */
   has(count: number): boolean {
     if (this.length >= count) return true;
     if (this.start + count > this.bytes.length) {
+      if (count > this.bytes.length && !this.#growth.mayGrow(count)) return false;
       this.#moveTo(count > this.bytes.length ? Buffer.allocUnsafeSlow(count) : this.bytes);
     }
     return false;

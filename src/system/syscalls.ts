@@ -8,6 +8,25 @@ const libc = koffi.load(null);
 
 type AsyncCall = (...args: [...unknown[], (error: unknown, result: number) => void]) => void;
 
+/** koffi throws at the 257th call that is under way. libuv's pool has few threads, so those past MOST_AT_ONCE would wait there anyway. */
+const MOST_AT_ONCE = 64;
+let underWay = 0;
+const waiting: (() => void)[] = [];
+
+/** Makes a call in the thread pool, in its turn. */
+function inTurn(call: AsyncCall, args: unknown[], done: (result: number) => void): void {
+  if (underWay >= MOST_AT_ONCE) {
+    waiting.push(() => inTurn(call, args, done));
+    return;
+  }
+  underWay += 1;
+  call(...args, (_error: unknown, result: number) => {
+    underWay -= 1;
+    done(result);
+    while (underWay < MOST_AT_ONCE && waiting.length > 0) waiting.shift()!();
+  });
+}
+
 const fallocateFn = libc.func('int fallocate(int fd, int mode, int64_t offset, int64_t length)');
 const fallocateAsync = fallocateFn.async as AsyncCall;
 const fadviseFn = libc.func('int posix_fadvise(int fd, int64_t offset, int64_t length, int advice)');
@@ -72,13 +91,13 @@ export function fallocate(
   length: number,
   done: (errno: number) => void,
 ): void {
-  fallocateAsync(fd, mode, offset, length, (_error, result) => done(result === 0 ? 0 : koffi.errno()));
+  inTurn(fallocateAsync, [fd, mode, offset, length], (result) => done(result === 0 ? 0 : koffi.errno()));
 }
 
 /** posix_fadvise(2), POSIX_FADV_WILLNEED, in the thread pool. The kernel takes no more than about a megabyte a call. */
 export function willNeed(fd: number, offset: number, length: number, done: () => void): void {
   const part = Math.min(length, WILLNEED_BYTES);
-  fadviseAsync(fd, offset, part, WILLNEED, () => {
+  inTurn(fadviseAsync, [fd, offset, part, WILLNEED], () => {
     if (part === length) done();
     else willNeed(fd, offset + part, length - part, done);
   });

@@ -11,7 +11,7 @@ import type { UsingDomain } from '../registry/domains.ts';
 export async function stopped(host: Host, domain: UsingDomain): Promise<void> {
   for (const name of domain.exports) {
     const state = host.exports.status(name)?.state;
-    if (state !== 'lent' && state !== 'serving') continue;
+    if (state !== 'lent' && state !== 'fencing' && state !== 'serving') continue;
     await attempt(
       `the end of ${domain.name} could not be told to the next host of disk ${name}`,
       async () => {

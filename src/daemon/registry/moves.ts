@@ -234,6 +234,7 @@ function isComplete({ state, sizeBytes, presentBytes }: Observed): boolean {
     case 'retired':
       return true;
     case 'lent':
+    case 'fencing':
     case 'fenced':
       return presentBytes >= sizeBytes;
     case 'standby':

@@ -74,6 +74,8 @@ export class Lender {
   readonly #links = new Set<LeaseLink>();
   /** When the lease holder asked for something last. */
   #heardAt = Number.NEGATIVE_INFINITY;
+  /** While the writes in flight are waited for: gives that up. */
+  #giveFenceUp: ((errno: number) => void) | null = null;
   /** One transition at a time. */
   #transition: Promise<unknown> = Promise.resolve();
 
@@ -169,7 +171,9 @@ export class Lender {
   detach(link: LeaseLink): void {
     if (!this.#links.delete(link)) return;
     this.#watch.forget(link);
-    if (this.#links.size === 0 && this.state === 'lent') this.#endLease('serving');
+    if (this.#links.size > 0) return;
+    if (this.state === 'lent') this.#endLease('serving');
+    else this.#giveFenceUp?.(Errno.ESHUTDOWN);
   }
 
   /** TAKEOVER. @returns errno */
@@ -179,13 +183,14 @@ export class Lender {
       if (this.state === 'fenced') return 0;
       const { name, generation } = this.#options.record;
       this.#become('fencing');
-      const errno = await this.#options.quiesce();
-      if (errno !== 0 || this.#links.size === 0) {
+      const errno = await this.#quiesced();
+      if (errno !== 0) {
+        const gone = this.#links.size === 0;
         log.error(
-          `export ${name}: not fenced: ${errno === 0 ? 'the lease holder is gone' : `flush failed (${errno})`}`,
+          `export ${name}: not fenced: ${gone ? 'the lease holder is gone' : `flush failed (${errno})`}`,
         );
         this.#unfence();
-        return errno === 0 ? Errno.ESHUTDOWN : errno;
+        return errno;
       }
       try {
         const movedTo = { host: this.#holder, at: new Date().toISOString() };
@@ -289,6 +294,16 @@ export class Lender {
   /** Answers those who wait for an event that will not come any more. */
   stop(): void {
     this.#watch.stop();
+  }
+
+  /** A write in flight may never end; then the wait for it ends with the last link. @returns errno */
+  async #quiesced(): Promise<number> {
+    const { promise: givenUp, resolve } = Promise.withResolvers<number>();
+    this.#giveFenceUp = resolve;
+    if (this.#links.size === 0) resolve(Errno.ESHUTDOWN);
+    const errno = await Promise.race([givenUp, this.#options.quiesce()]);
+    this.#giveFenceUp = null;
+    return errno;
   }
 
   async #liftFence(): Promise<number> {

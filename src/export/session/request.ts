@@ -28,6 +28,7 @@ export class Request implements RequestFields, Answered {
   /** Of a READ or XNBD_HASH: where its reply is built, from `start` on. */
   slab: Slab | undefined;
   start = 0;
+  #completed = false;
   readonly #owner: RequestOwner;
 
   constructor(owner: RequestOwner, parsed: RequestParser) {
@@ -60,8 +61,10 @@ export class Request implements RequestFields, Answered {
     );
   }
 
-  /** Completion and ExtentsCompletion in one. */
+  /** Completion and ExtentsCompletion in one. Counts once: a disk may have thrown and answer all the same. */
   complete(errno: number, extents?: readonly Extent[]): void {
+    if (this.#completed) return;
+    this.#completed = true;
     this.#owner.finished(this, errno, extents);
   }
 }

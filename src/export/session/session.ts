@@ -28,6 +28,7 @@ import type { Client, Export } from '../export.ts';
 import { Anticipation } from './anticipation.ts';
 import { checkRequest, commandName, type RequestLimits } from './check-request.ts';
 import { handshakeWith } from './handshake.ts';
+import { Receiving } from './receiving.ts';
 import { ReplyWriter } from './reply-writer.ts';
 import { Request, type RequestOwner } from './request.ts';
 
@@ -45,15 +46,17 @@ const LOGGED_FAULTS = 5;
 export class Session implements Client, RequestOwner {
   attached = false;
   readonly #export: Export;
-  readonly #input = new ReceiveBuffer(HANDSHAKE_BUFFER);
+  readonly #receiving: Receiving;
+  readonly #input: ReceiveBuffer;
   readonly #handshake: ServerHandshake;
   readonly #parser = new RequestParser();
   #socket!: Socket;
   #descriptor!: Descriptor;
   #replies!: ReplyWriter;
   readonly #anticipation = new Anticipation();
-  /** Requests that came in together, the last time. */
+  /** Requests that came in together, the last time, and all before. */
   #taken = 0;
+  #takenBefore = 0;
   #limits: RequestLimits = {
     size: 0,
     readOnly: true,
@@ -80,6 +83,12 @@ export class Session implements Client, RequestOwner {
 
   constructor(served: Export) {
     this.#export = served;
+    this.#receiving = new Receiving(
+      served.largeRequests,
+      () => this.#goOn(),
+      (seconds) => this.#drop(`a request has not come in as a whole for ${seconds.toFixed(0)} s`),
+    );
+    this.#input = new ReceiveBuffer(HANDSHAKE_BUFFER, this.#receiving);
     this.#handshake = handshakeWith(served, this);
   }
 
@@ -139,6 +148,7 @@ export class Session implements Client, RequestOwner {
 
   #run(): void {
     if (this.#closed) return;
+    this.#takenBefore += this.#taken;
     this.#taken = 0;
     const parser = this.#parser;
     this.#replies.hold();
@@ -161,17 +171,27 @@ export class Session implements Client, RequestOwner {
         this.#goOn();
         break;
       }
+      if (this.#receiving.waits) this.#paused = true;
+      if (this.#input.length > 0) this.#receiving.begun(this.#takenBefore + this.#taken, this.#stands);
     } catch (error) {
-      const { name } = this.#export;
-      if (error instanceof ProtocolError) log.warning(`export ${name}: ${error.message}; connection dropped`);
-      // Not the client's fault.
-      else log.error(`export ${name}: connection dropped: ${String((error as Error).stack)}`);
-      this.#socket.destroy();
+      // What is no breach of the protocol is our fault, not the client's.
+      if (!(error instanceof ProtocolError))
+        log.error(`export ${this.#export.name}: ${String((error as Error).stack)}`);
+      this.#drop((error as Error).message);
       return;
     }
     this.#export.disk.endBatch?.();
     this.#replies.flush();
     this.#endIfIdle();
+  }
+
+  /** The client has not finished the request that came in after so many, and nothing here keeps it from that. */
+  readonly #stands = (taken: number): boolean =>
+    !this.#paused && this.#input.length > 0 && this.#takenBefore + this.#taken === taken;
+
+  #drop(why: string): void {
+    log.warning(`export ${this.#export.name}: ${why}; connection dropped`);
+    this.#socket.destroy();
   }
 
   /** @returns true once the handshake is done. */
@@ -221,10 +241,23 @@ export class Session implements Client, RequestOwner {
     this.#underWay += 1;
     this.#heldBytes += request.cost;
     const fault = checkRequest(request, this.#limits);
-    if (fault === undefined) this.#submit(request, parsed.payload);
+    if (fault === undefined) this.#attempt(request, parsed.payload);
     else {
       this.#logFault(fault.text);
       request.complete(fault.errno);
+    }
+  }
+
+  /** Whatever throws is our fault, not the client's: its request fails, so that a write does not stay counted for ever. */
+  #attempt(request: Request, payload: Buffer): void {
+    try {
+      this.#submit(request, payload);
+    } catch (error) {
+      const what = commandName(request.type);
+      log.error(`export ${this.#export.name}: ${what} failed: ${String((error as Error).stack)}`);
+      // The disk may still write to where the reply was to be built: that memory is nobody's from now on.
+      request.slab = undefined;
+      request.complete(Errno.EIO);
     }
   }
 
@@ -388,6 +421,7 @@ export class Session implements Client, RequestOwner {
     this.#closed = true;
     clearTimeout(this.#handshakeTimer);
     this.#replies.close();
+    this.#receiving.close();
     this.#export.digests.forget(this);
     this.#export.left(this, this.#orderly);
   }

@@ -1,5 +1,6 @@
 import { strict as assert } from 'node:assert';
 import { randomUUID } from 'node:crypto';
+import { exportStatus } from '../../../src/control/client.ts';
 import { Command, Errno } from '../../../src/nbd/constants.ts';
 import type { Completion } from '../../../src/store/completion.ts';
 import { readRecord } from '../../../src/store/records/record.ts';
@@ -200,10 +201,38 @@ describe('lender', () => {
     await until(() => finishFlush !== undefined, 'flush in flight');
     remote.break();
     await until(() => target!.running.export.lender.links === 0, 'link gone');
-    assert.equal(state(), 'fencing');
+    assert.equal(state(), 'serving');
     finishFlush!();
-    await until(() => state() === 'serving', 'fence lifted');
     assert.equal((await readRecord(`${target!.image}.xnbd`))?.state, 'serving');
+  });
+
+  it('a write that never ends: the fence that waits for it is shown, and ends with its last link', async () => {
+    let stuck: Completion | undefined;
+    await start({
+      alter: (served) => {
+        const { disk } = served;
+        const write: typeof disk.write = (bytes, offset, fua, done) => {
+          if (stuck === undefined) stuck = done;
+          else disk.write(bytes, offset, fua, done);
+        };
+        return { ...served, disk: altered(disk, { write }) };
+      },
+    });
+    const [local, remote] = [await guest(), await holder(randomUUID())];
+    local.send({ type: Command.WRITE, length: 4096, payload: data });
+    await until(() => stuck !== undefined, 'write in flight');
+    remote.send({ type: XNBD_TAKEOVER });
+    await until(() => state() === 'fencing', 'fencing');
+    assert.equal((await exportStatus(target!.ctl)).state, 'fencing');
+    remote.break();
+    await until(() => state() === 'serving', 'the fence is given up');
+    const other = await guest();
+    assert.equal(await other.write(8192, data), 0, 'the guest here writes on');
+    const next = await holder(randomUUID());
+    const taken = next.command(XNBD_TAKEOVER);
+    stuck!.complete(0);
+    assert.equal(await taken, 0);
+    assert.equal(state(), 'fenced');
   });
 
   it('give back lifts the fence and ends the lease', async () => {

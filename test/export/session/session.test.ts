@@ -1,5 +1,5 @@
 import { strict as assert } from 'node:assert';
-import { randomBytes } from 'node:crypto';
+import { randomBytes, randomUUID } from 'node:crypto';
 import { statSync } from 'node:fs';
 import fc from 'fast-check';
 import sinon from 'sinon';
@@ -40,10 +40,78 @@ describe('session', () => {
     return client;
   };
 
+  /** TAKEOVER by a lease holder: no write may be left counted. @returns errno */
+  const fences = async () => {
+    const attach = { lease: randomUUID(), uuid: null, generation: 0, name: 'd' };
+    const holder = await RawClient.open(target!.socket, 'd', { attach });
+    clients.push(holder);
+    return holder.command(Command.XNBD_TAKEOVER);
+  };
+
   afterEach(async () => {
     for (const client of clients.splice(0)) client.break();
     await target?.remove();
     target = undefined;
+  });
+
+  it('answers hundreds of trims, zeroings and CACHEs at once, and can be fenced after them', async () => {
+    await start();
+    const client = await open();
+    const kinds = [Command.TRIM, Command.WRITE_ZEROES, Command.CACHE];
+    const sent = Array.from({ length: 1500 }, (_, index) => ({
+      type: kinds[index % kinds.length]!,
+      offset: (index % 1000) * 4096,
+      length: 4096,
+    }));
+    client.socket.write(Buffer.concat(sent.map((request) => encodeRawRequest(request))));
+    for (let left = sent.length; left > 0; left--) assert.equal((await client.reply()).errno, 0);
+    assert.equal(await client.command(Command.FLUSH), 0);
+    assert.equal(await fences(), 0);
+  });
+
+  it('a disk that throws in the middle of a request fails that request, and nothing else', async () => {
+    await start({
+      alter: (served) => {
+        const trim = () => {
+          throw new Error('planted');
+        };
+        return { ...served, disk: altered(served.disk, { trim }) };
+      },
+    });
+    const client = await open();
+    assert.equal(await client.command(Command.TRIM, 0, 4096), Errno.EIO);
+    assert.equal(await client.write(0, Buffer.alloc(4096, 1)), 0);
+    assert.equal(await fences(), 0);
+  });
+
+  it('WRITEs that are half received count: they are read one by one, and no client waits for ever', async () => {
+    await start();
+    const half = encodeRawRequest({ type: Command.WRITE, length: NBD_MAX_PAYLOAD });
+    const before = process.memoryUsage.rss();
+    const greedy = await Promise.all(Array.from({ length: 40 }, () => open()));
+    for (const client of greedy) client.socket.write(Buffer.concat([half, Buffer.alloc(MIB)]));
+    const modest = await open();
+    assert.equal(await modest.write(0, Buffer.alloc(4096, 1)), 0);
+    assert.ok(process.memoryUsage.rss() - before < 700 * MIB);
+    const { largeRequests } = target!.running.export;
+    assert.ok(largeRequests.heldBytes > 0);
+    assert.ok(largeRequests.heldBytes <= largeRequests.limitBytes);
+    // What a client was waiting for comes when others leave.
+    const last = greedy.pop()!;
+    for (const client of greedy) client.break();
+    last.socket.write(Buffer.alloc(NBD_MAX_PAYLOAD - MIB));
+    assert.equal((await last.reply()).errno, 0);
+    await until(() => largeRequests.heldBytes === 0, 'nothing is held');
+  });
+
+  it('a client that does not finish its request is shown out, one that is slow to begin is not', async () => {
+    await start();
+    target!.running.export.largeRequests.requestMs = 100;
+    const [idle, late] = [await open(), await open()];
+    assert.equal(await idle.write(0, Buffer.alloc(4096, 1)), 0);
+    late.socket.write(encodeRawRequest({ type: Command.WRITE, length: 4096 }));
+    await late.closed();
+    assert.equal(await idle.write(0, Buffer.alloc(4096, 1)), 0);
   });
 
   it('answers any mix of requests as a model of the disk does', async () => {
