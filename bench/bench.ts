@@ -1,7 +1,7 @@
 /**
- * Runs one of the benchmarks: `npm run bench -- NAME [options]`. Each compares, in one run on this machine, with programs that a
- * distribution has; only the
- * ratios say something, and only on a machine that is otherwise quiet.
+ * Runs one of the benchmarks: `npm run bench -- NAME [options]`. Each compares, in one run on this machine,
+ * with programs that a distribution has; only the ratios say something, and only on a machine that is
+ * otherwise quiet.
  */
 const benchmarks: Record<string, string> = {
   'during-copy':

@@ -1,11 +1,12 @@
 /**
- * What a guest feels while the background copy runs: cached and cold 4 KiB reads, over an emulated line of 100 Mbit/s and 50 ms.
+ * What a guest feels while the background copy runs: cached and cold 4 KiB reads, over an emulated line of
+ * 100 Mbit/s and 50 ms.
  *
  *     node bench/during-copy.ts [--rtt MS] [--rate MBIT] [--size MIB] [--json FILE]
  *
- * Side by side, in one run and each over its own line of the same kind: our proxy, and nbdkit as the nearest thing to be had from a
- * distribution (its nbd plugin, cached on read, with the scan filter as background copy). The C xNBD 0.4.1 on such a line:
- * cached 326 ms, cold 337 ms.
+ * Side by side, in one run and each over its own line of the same kind: our proxy, and nbdkit as the nearest
+ * thing to be had from a distribution (its nbd plugin, cached on read, with the scan filter as background
+ * copy). The C xNBD 0.4.1 on such a line: cached 326 ms, cold 337 ms.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { randomFillSync } from 'node:crypto';

@@ -1,5 +1,6 @@
 /**
- * Many exports that nobody uses: how long they take to start, what memory and CPU each costs, and whether each serves.
+ * Many exports that nobody uses: how long they take to start, what memory and CPU each costs, and whether
+ * each serves.
  *
  *     npm run bench -- idle [--count N] [--seconds S] [--json FILE]
  *

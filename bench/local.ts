@@ -1,12 +1,16 @@
 /**
- * Throughput on this machine: xnbd-export (a target, and a proxy that has fetched everything) beside nbdkit, qemu-nbd and nbd-server.
+ * Throughput on this machine: xnbd-export (a target, and a proxy that has fetched everything) beside nbdkit,
+ * qemu-nbd and nbd-server.
  *
- *     npm run bench -- local [--rounds N] [--seconds S] [--rows WORD,...] [--servers NAME,...] [--against FILE,...] [--json FILE]
+ *     npm run bench -- local [--rounds N] [--seconds S] [--rows WORD,...] \
+ *         [--servers NAME,...] [--against FILE,...] [--json FILE]
  *
- * All servers run at once, on the same file, and are measured in turn, row by row and round by round: what else the machine does meanwhile
- * hits all alike. A figure is the median of the rounds; what counts are the ratios.
+ * All servers run at once, on the same file, and are measured in turn, row by row and round by round: what
+ * else the machine does meanwhile hits all alike. A figure is the median of the rounds; what counts are the
+ * ratios.
  *
- * --rows chooses rows that contain one of the words (`4K`, `cold`, `copy`); --against measures other builds of xnbd-export beside this one.
+ * --rows chooses rows that contain one of the words (`4K`, `cold`, `copy`); --against measures other builds
+ * of xnbd-export beside this one.
  */
 import { spawnSync } from 'node:child_process';
 import { existsSync } from 'node:fs';

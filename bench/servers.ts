@@ -113,7 +113,9 @@ async function listening(socket: string, child: ChildProcess): Promise<void> {
   }
 }
 
-/** On TCP, as 3.24 claims a size of 0 on a unix socket; and it serves several connections only as a daemon. */
+/**
+ * On TCP, as 3.24 claims a size of 0 on a unix socket; and it serves several connections only as a daemon.
+ */
 async function startNbdServer(name: string, image: string, directory: string): Promise<RunningServer> {
   const port = await freePort();
   const config = join(directory, 'config');

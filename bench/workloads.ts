@@ -61,7 +61,9 @@ export async function copyIn(image: string, sizeBytes: number, uri: string): Pro
   return sizeBytes / 1e3 / (await timed('nbdcopy', [image, uri]));
 }
 
-/** Copies a server's disk to a local file, which is removed again. @returns MB/s of its size, holes counted */
+/**
+ * Copies a server's disk to a local file, which is removed again. @returns MB/s of its size, holes counted
+ */
 export async function copyOut(uri: string, sizeBytes: number, to: string): Promise<number> {
   await rm(to, { force: true });
   const milliseconds = await timed('nbdcopy', [uri, to]);

@@ -1,12 +1,13 @@
 /**
  * The main job in one command: a guest's disk moves over a slow network while the guest writes to it.
  *
- *     npm run demo [-- --rtt MS] [--rate MBIT/S] [--size MIB] [--keep]      without a hypervisor
- *     npm run demo -- --libvirt [...]                                       with two libvirtd and a guest of QEMU
+ *     npm run demo [-- --rtt MS] [--rate MBIT/S] [--size MIB] [--keep]    without a hypervisor
+ *     npm run demo -- --libvirt [...]                                     with two libvirtd and a guest of QEMU
  *
- * Host A has the disk (xnbd-export target) and a gateway; between A and B lies an emulated network; host B has a proxy (xnbd-export proxy).
- * In the guest's place is a client that writes, reads back and verifies (guest.ts), first at A, then at B. With libvirt both hosts have
- * a libvirtd, a bus and a daemon, too, and the guest is real (test/lab).
+ * Host A has the disk (xnbd-export target) and a gateway; between A and B lies an emulated network; host B
+ * has a proxy (xnbd-export proxy). In the guest's place is a client that writes, reads back and verifies
+ * (guest.ts), first at A, then at B. With libvirt both hosts have a libvirtd, a bus and a daemon, too, and
+ * the guest is real (test/lab).
  */
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';

@@ -1,6 +1,7 @@
 /**
- * In the guest's place: several tasks that write, read back and verify, as a guest's programs do, and do not notice where their disk is.
- * Each task has a part of the guest's own data to itself; what it reads of the rest nobody writes.
+ * In the guest's place: several tasks that write, read back and verify, as a guest's programs do, and do not
+ * notice where their disk is. Each task has a part of the guest's own data to itself; what it reads of the
+ * rest nobody writes.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { GuestDisk } from './guest-disk.ts';

@@ -1,4 +1,7 @@
-/** Two hosts and the network between them, all on this machine: directories for hosts, real programs, an emulated WAN. */
+/**
+ * Two hosts and the network between them, all on this machine: directories for hosts, real programs, an
+ * emulated WAN.
+ */
 import type { ChildProcess } from 'node:child_process';
 import { mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';

@@ -1,6 +1,7 @@
 /**
- * The disk of the demo's guest: an ext4 file system with real files, and one large file in it where the guest's own data is. The
- * guest writes into that file alone, at the blocks where it really lies, so the file system stays whole and can be checked in the end.
+ * The disk of the demo's guest: an ext4 file system with real files, and one large file in it where the
+ * guest's own data is. The guest writes into that file alone, at the blocks where it really lies, so the file
+ * system stays whole and can be checked in the end.
  */
 import { execFile } from 'node:child_process';
 import { cp, mkdir, open, opendir, rm, stat } from 'node:fs/promises';
@@ -30,7 +31,10 @@ export interface GuestImage {
   ext4: boolean;
 }
 
-/** Makes the image in `dir`, `size` bytes (whole MiB): about 45 % files of `from`, 25 % the guest's own, the rest a hole. */
+/**
+ * Makes the image in `dir`, `size` bytes (whole MiB): about 45 % files of `from`, 25 % the guest's own, the
+ * rest a hole.
+ */
 export async function makeImage(dir: string, size: number, from: string): Promise<GuestImage> {
   const path = join(dir, 'guest.img');
   const ownSize = Math.floor(size / MIB / 4) * MIB;
@@ -46,7 +50,10 @@ export async function makeImage(dir: string, size: number, from: string): Promis
   return { path, size, own: await rangesOf(path, '/guest.data'), files, ext4: true };
 }
 
-/** Checks the file system of an image that nobody serves. @returns null when it is clean, else what e2fsck says. */
+/**
+ * Checks the file system of an image that nobody serves. @returns null when it is clean, else what e2fsck
+ * says.
+ */
 export async function checkFileSystem(path: string): Promise<string | null> {
   try {
     await run('e2fsck', ['-f', '-n', path], { env });

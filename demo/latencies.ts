@@ -1,12 +1,16 @@
 /**
- * How long the guest waited for its reads while the disk was on its way: those whose blocks were here already, and those that had to be
- * fetched. Which is which says the present map itself, on disk beside the image, at the moment when the guest asks. Holes are
- * neither: they are not here, but nothing is fetched for them.
+ * How long the guest waited for its reads while the disk was on its way: those whose blocks were here
+ * already, and those that had to be fetched. Which is which says the present map itself, on disk beside the
+ * image, at the moment when the guest asks. Holes are neither: they are not here, but nothing is fetched for
+ * them.
  */
 import { closeSync, openSync, readSync } from 'node:fs';
 import { join } from 'node:path';
 
-/** present.live (src/store/maps/present-map.ts): a page that says whose map it is, then one bit a block of 4 KiB, the lowest first. */
+/**
+ * present.live (src/store/maps/present-map.ts): a page that says whose map it is, then one bit a block of 4
+ * KiB, the lowest first.
+ */
 const HEADER = 4096;
 const BLOCK = 4096;
 

@@ -1,7 +1,8 @@
 /**
- * What every byte of the guest's disk must be: the image as it was in the beginning, and on it what the guest wrote, sector by sector.
- * What it wrote follows from the number of the sector and a version that grows with each write, so the model keeps one number a
- * sector, and a block that is old, misplaced or torn cannot pass for the right one.
+ * What every byte of the guest's disk must be: the image as it was in the beginning, and on it what the guest
+ * wrote, sector by sector. What it wrote follows from the number of the sector and a version that grows with
+ * each write, so the model keeps one number a sector, and a block that is old, misplaced or torn cannot pass
+ * for the right one.
  */
 import { readSync } from 'node:fs';
 

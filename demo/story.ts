@@ -1,4 +1,7 @@
-/** The demo's story: a guest at A, a proxy at B, the move, the copy behind it, and the proof that nothing was lost. */
+/**
+ * The demo's story: a guest at A, a proxy at B, the move, the copy behind it, and the proof that nothing was
+ * lost.
+ */
 import { execFile } from 'node:child_process';
 import { closeSync, openSync } from 'node:fs';
 import { join } from 'node:path';
@@ -28,7 +31,10 @@ export interface StoryOptions {
 const SECONDS_AT_SOURCE = 4;
 const SECONDS_AFTERWARDS = 2;
 
-/** @returns false when a block differs. @throws Error when a request of the guest fails or reads what it did not write. */
+/**
+ * @returns false when a block differs. @throws Error when a request of the guest fails or reads what it did
+ * not write.
+ */
 export async function tell(options: StoryOptions, programs: Programs): Promise<boolean> {
   const { dir, rttMs, rateMbit } = options;
   title('xNBD: the machine moves first, its disk after it');

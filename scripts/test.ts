@@ -1,6 +1,7 @@
 /**
- * What `npm test` runs, in order: the build, lint and types, then every test, the end-to-end ones last. Each step runs even if an earlier
- * one failed, so that one run tells all. The last line counts the tests; a step that is no test counts as one.
+ * What `npm test` runs, in order: the build, lint and types, then every test, the end-to-end ones last. Each
+ * step runs even if an earlier one failed, so that one run tells all. The last line counts the tests; a step
+ * that is no test counts as one.
  *
  *     node scripts/test.ts            everything
  *     node scripts/test.ts unit       one group: unit, interop, e2e

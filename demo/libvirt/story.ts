@@ -21,7 +21,9 @@ export interface LibvirtOptions extends Wan {
   sizeMib: number;
 }
 
-/** @returns false when something differs. @throws Error when the lab cannot be made, or the migration fails. */
+/**
+ * @returns false when something differs. @throws Error when the lab cannot be made, or the migration fails.
+ */
 export async function tellWithLibvirt(options: LibvirtOptions): Promise<boolean> {
   title('xNBD under libvirt: virsh migrate, and the disks follow');
   const missing = await labUnavailable();

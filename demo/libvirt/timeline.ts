@@ -1,6 +1,7 @@
 /**
- * What happens on the two libvirt hosts, line by line as it happens: hooks that libvirt calls, states of the disks, D-Bus signals. Each
- * is heard where it is: a log that the hook script writes, the control sockets, the bus.
+ * What happens on the two libvirt hosts, line by line as it happens: hooks that libvirt calls, states of the
+ * disks, D-Bus signals. Each is heard where it is: a log that the hook script writes, the control sockets,
+ * the bus.
  */
 import { open } from 'node:fs/promises';
 import { type Message, sessionBus } from 'dbus-next';

@@ -1,4 +1,6 @@
-/** xNBD on a host of the lab (test/lab), as a package would install it: daemon, gateway, hook, configuration. */
+/**
+ * xNBD on a host of the lab (test/lab), as a package would install it: daemon, gateway, hook, configuration.
+ */
 import { chmod, mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { newRecord, writeRecord } from '../../src/store/records/record.ts';

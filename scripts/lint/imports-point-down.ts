@@ -1,4 +1,7 @@
-/** The lint rule that keeps the walls of walls.ts: an import goes to a lower floor, or stays within its folder. */
+/**
+ * The lint rule that keeps the walls of walls.ts: an import goes to a lower floor, or stays within its
+ * folder.
+ */
 import { dirname, join, relative, resolve } from 'node:path';
 import type { Rule } from 'eslint';
 import { floors, nevers } from './walls.ts';

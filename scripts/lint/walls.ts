@@ -1,6 +1,7 @@
 /**
- * Which room may use which: imports point down only. Each list is a folder's inside, from the top floor down; what stands on one floor is
- * neighbours that do not know each other. A name that is missing here is an error, so a new folder is given its floor when it is made.
+ * Which room may use which: imports point down only. Each list is a folder's inside, from the top floor down;
+ * what stands on one floor is neighbours that do not know each other. A name that is missing here is an
+ * error, so a new folder is given its floor when it is made.
  */
 export const floors: Readonly<Record<string, readonly (readonly string[])[]>> = {
   src: [

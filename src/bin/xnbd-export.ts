@@ -41,7 +41,8 @@ interface ProxyArguments extends CommonArguments {
   tlsAllow?: string[];
 }
 
-// A read that is not in the page cache occupies a thread for its latency, a sync too. Read by libuv when the pool is first used.
+// A read that is not in the page cache occupies a thread for its latency, a sync too. Read by libuv when the
+// pool is first used.
 process.env['UV_THREADPOOL_SIZE'] ??= '16';
 
 const program = new Command('xnbd-export').description('serve one disk over NBD');

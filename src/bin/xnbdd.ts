@@ -1,4 +1,7 @@
-/** `xnbdd [--config FILE]`: the resident daemon of a host. It may be stopped and started at any time: the exports go on without it. */
+/**
+ * `xnbdd [--config FILE]`: the resident daemon of a host. It may be stopped and started at any time: the
+ * exports go on without it.
+ */
 import { parseArgs } from 'node:util';
 import { loadConfig } from '../config/config.ts';
 import { startDaemon } from '../daemon/daemon.ts';

@@ -1,9 +1,9 @@
 /**
- * One NBD connection to a server, as a client: requests, replies in any order. It does not come back when it breaks:
- * that is the link's (origin-link.ts).
+ * One NBD connection to a server, as a client: requests, replies in any order. It does not come back when it
+ * breaks: that is the link's (origin-link.ts).
  *
- * Requests answer through completions. A request that is under way when the connection breaks is never completed here; the
- * owner learns of the break by `onClosed` and has the requests.
+ * Requests answer through completions. A request that is under way when the connection breaks is never
+ * completed here; the owner learns of the break by `onClosed` and has the requests.
  */
 import type { Socket } from 'node:net';
 import { ByteDriver } from '../nbd/byte-coroutine.ts';
@@ -58,7 +58,8 @@ export class OriginConnection {
   /**
    * Connects and agrees.
    * @param options.patience how many times longer than usual the server may be silent; default 1.
-   * @throws HandshakeError when the server refuses or is none; Error when it cannot be reached or takes over 10 seconds.
+   * @throws HandshakeError when the server refuses or is none; Error when it cannot be reached or takes over
+   * 10 seconds.
    */
   static async connect(options: ConnectOptions & { patience?: number }): Promise<OriginConnection> {
     return await dialOrigin(options, (socket, offer) => {
@@ -123,7 +124,9 @@ export class OriginConnection {
     this.#close(reason);
   }
 
-  /** Asks for what any server has at hand; that of ours has a command for it, which older ones refuse as fast. */
+  /**
+   * Asks for what any server has at hand; that of ours has a command for it, which older ones refuse as fast.
+   */
   #probe(): void {
     const began = performance.now();
     const done: Completion = {

@@ -1,7 +1,9 @@
 /**
- * From an address to a connection on which NBD requests may be sent: connect, STARTTLS where the URI says nbds, and agree.
+ * From an address to a connection on which NBD requests may be sent: connect, STARTTLS where the URI says
+ * nbds, and agree.
  *
- * The socket is read into one buffer for good (`onread`). Inside TLS that is not to be had: there node:tls hands over a chunk a record.
+ * The socket is read into one buffer for good (`onread`). Inside TLS that is not to be had: there node:tls
+ * hands over a chunk a record.
  */
 import { connect, type Socket } from 'node:net';
 import { type ByteCoroutine, ByteDriver } from '../nbd/byte-coroutine.ts';
@@ -35,7 +37,8 @@ export interface Begun<T> {
 
 /**
  * @param begin takes the socket over: nobody listens to its 'error' and 'close' any more.
- * @throws HandshakeError when the server refuses or is none; Error when it cannot be reached or takes over 10 seconds.
+ * @throws HandshakeError when the server refuses or is none; Error when it cannot be reached or takes over 10
+ * seconds.
  */
 export async function dialOrigin<T>(
   options: ConnectOptions,

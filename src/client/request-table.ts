@@ -14,7 +14,10 @@ export interface Awaiting {
   extentsDone?: ExtentsCompletion;
 }
 
-/** Pieces of one READ that may arrive out of order: one for each sector of our longest. More is an attack on our memory. */
+/**
+ * Pieces of one READ that may arrive out of order: one for each sector of our longest. More is an attack on
+ * our memory.
+ */
 const MOST_AHEAD = 2048;
 
 class Pending {

@@ -1,18 +1,22 @@
 /**
- * Finds out that an origin has fallen silent although its connection stands: packets vanish, a process on the way is stopped, a firewall has
- * forgotten us. TCP alone says so after a quarter of an hour, or never.
+ * Finds out that an origin has fallen silent although its connection stands: packets vanish, a process on the
+ * way is stopped, a firewall has forgotten us. TCP alone says so after a quarter of an hour, or never.
  *
- * Silence is no proof: the origin's disk may be slow, or nothing was asked. So after QUIET_S without a byte the origin is probed with a
- * request that costs it nothing, and only if that, too, is followed by PROBE_S of silence is the connection given up. A slow line is never
- * silent for so long: its answers come bit by bit, and each bit counts. A server that answers one request after the other keeps the probe
- * waiting behind a slow one; giving up on it again and again would get us nowhere, so whoever owns the link grants more `patience`
- * each time that it was in vain (origin-link.ts).
+ * Silence is no proof: the origin's disk may be slow, or nothing was asked. So after QUIET_S without a byte
+ * the origin is probed with a request that costs it nothing, and only if that, too, is followed by PROBE_S of
+ * silence is the connection given up. A slow line is never silent for so long: its answers come bit by bit,
+ * and each bit counts. A server that answers one request after the other keeps the probe waiting behind a
+ * slow one; giving up on it again and again would get us nowhere, so whoever owns the link grants more
+ * `patience` each time that it was in vain (origin-link.ts).
  *
- * What is counted is turns of a timer, not the clock: a process that was stopped, or whose host was asleep, finds its answers in the
- * socket when it wakes, and raises no alarm.
+ * What is counted is turns of a timer, not the clock: a process that was stopped, or whose host was asleep,
+ * finds its answers in the socket when it wakes, and raises no alarm.
  */
 const TICK_MS = 1000;
-/** Seconds of silence, while something is under way, after which the origin is probed; and the same while nothing is. */
+/**
+ * Seconds of silence, while something is under way, after which the origin is probed; and the same while
+ * nothing is.
+ */
 const QUIET_S = 5;
 const IDLE_S = 15;
 /** Seconds that the probe may take, times the patience. */

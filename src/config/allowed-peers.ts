@@ -1,9 +1,13 @@
-/** Who may be at the other end of a TLS connection, as the configuration names them: `NAME` or `sha256:FINGERPRINT`, separated by commas. */
+/**
+ * Who may be at the other end of a TLS connection, as the configuration names them: `NAME` or
+ * `sha256:FINGERPRINT`, separated by commas.
+ */
 
 const FINGERPRINT = 'sha256:';
 
 /**
- * @returns names as they are written, fingerprints as `sha256:` and 64 small hexadecimal digits; undefined when the text is no such list.
+ * @returns names as they are written, fingerprints as `sha256:` and 64 small hexadecimal digits; undefined
+ * when the text is no such list.
  */
 export function parseAllowedPeers(text: string): string[] | undefined {
   const peers = text.split(',').map((each) => allowedPeer(each.trim()));

@@ -1,4 +1,7 @@
-/** The configuration of a host, /etc/xnbd/xnbd.conf: what may stand in it, and what holds where it says nothing. */
+/**
+ * The configuration of a host, /etc/xnbd/xnbd.conf: what may stand in it, and what holds where it says
+ * nothing.
+ */
 import { readFile } from 'node:fs/promises';
 import { hostname } from 'node:os';
 import { isAbsolute } from 'node:path';

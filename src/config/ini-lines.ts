@@ -1,7 +1,8 @@
 /**
- * The lines of an INI file, checked one by one before `ini` reads them, because that accepts anything: the last of two equal keys
- * wins, a line without `=` becomes true, `[unclosed` becomes a key, a `#` or `;` cuts a value, a quote may vanish, an indented
- * section is a key. What passes here means to `ini` exactly what it says.
+ * The lines of an INI file, checked one by one before `ini` reads them, because that accepts anything: the
+ * last of two equal keys wins, a line without `=` becomes true, `[unclosed` becomes a key, a `#` or `;` cuts
+ * a value, a quote may vanish, an indented section is a key. What passes here means to `ini` exactly what it
+ * says.
  */
 
 export interface Fault {
@@ -13,7 +14,10 @@ export interface Fault {
 /** The line of each key whose line is in order, under `SECTION\nKEY`. */
 export type Located = ReadonlyMap<string, number>;
 
-/** Name of a key or section: nothing that `ini` gives a meaning (dots nest, brackets make arrays), nor valibot (it drops two words). */
+/**
+ * Name of a key or section: nothing that `ini` gives a meaning (dots nest, brackets make arrays), nor valibot
+ * (it drops two words).
+ */
 const name = /^(?!(?:constructor|prototype)$)[A-Za-z][A-Za-z0-9_-]*$/;
 
 /** `keys`: the sections, and which keys each takes; null for any. `trimmed` is the text to give to `ini`. */

@@ -1,4 +1,7 @@
-/** The other end of an export's control socket (control-protocol.ts): a connection that stays open, and the errands that need but one. */
+/**
+ * The other end of an export's control socket (control-protocol.ts): a connection that stays open, and the
+ * errands that need but one.
+ */
 import { connect, type Socket } from 'node:net';
 import type {
   ControlMethod,
@@ -15,7 +18,10 @@ const CALL_LIMIT_MS = 60_000;
 export type ControlParameters = Omit<ControlRequest, 'id' | 'method'>;
 
 export interface ControlClient {
-  /** @throws Error with the export's own words when it refuses; when it is gone; when it has not answered in time. */
+  /**
+   * @throws Error with the export's own words when it refuses; when it is gone; when it has not answered in
+   * time.
+   */
   call(method: ControlMethod, limitMs?: number, parameters?: ControlParameters): Promise<unknown>;
   status(): Promise<ExportStatus>;
   close(): void;

@@ -1,4 +1,7 @@
-/** How long a client's request may wait for an origin, as it is written: by people, in files, and on the control socket. */
+/**
+ * How long a client's request may wait for an origin, as it is written: by people, in files, and on the
+ * control socket.
+ */
 import type { OriginTimeout } from './protocol.ts';
 
 const MOST_SECONDS = 86_400;

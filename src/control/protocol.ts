@@ -6,7 +6,8 @@
  *     <- {"id":1,"error":"one line that names the thing and the way out"}
  *     -> {"id":2,"method":"watch"}          then, unasked: {"event":"status","status":{...ExportStatus}}
  *
- * After `watch` the export sends its status on each change of state, and at most twice a second while its counters move.
+ * After `watch` the export sends its status on each change of state, and at most twice a second while its
+ * counters move.
  */
 
 export type ExportState =
@@ -83,11 +84,16 @@ export interface ExportStatus extends RelocationCounters {
   originTimeoutSeconds: number | null;
   /** Why the background copy pauses (no room), one line, or null. */
   copyPaused: string | null;
-  /** Bytes that could not be copied so far, because the origin cannot read them or the image cannot take them. */
+  /**
+   * Bytes that could not be copied so far, because the origin cannot read them or the image cannot take them.
+   */
   badBytes: number;
   /** Where those are, the first few. */
   badRanges: BadRange[];
-  /** In standby: bytes of data at the origin, as far as it tells (what the destination will need at most); else null. */
+  /**
+   * In standby: bytes of data at the origin, as far as it tells (what the destination will need at most);
+   * else null.
+   */
   originDataBytes: number | null;
   image: string;
   socket: string;
@@ -95,7 +101,10 @@ export interface ExportStatus extends RelocationCounters {
   clients: number;
   /** uuid of the lease attached to this export, or null. */
   lease: string | null;
-  /** HOST:PORT that took the disk over from here, as it calls itself; empty: it did not tell; null: nobody did. */
+  /**
+   * HOST:PORT that took the disk over from here, as it calls itself; empty: it did not tell; null: nobody
+   * did.
+   */
   movedTo: string | null;
   /** ISO 8601 time of that, or null. */
   movedAt: string | null;
@@ -109,15 +118,19 @@ export interface ExportStatus extends RelocationCounters {
 
 /**
  * - `status`, `watch`: see above.
- * - `takeover`: fence the origin and begin to keep blocks; answers once that is so (at once where it is so already).
+ * - `takeover`: fence the origin and begin to keep blocks; answers once that is so (at once where it is so
+ *   already).
  * - `source-gone`: the guest that used this export as its disk is gone; tells the lease holder.
- * - `new-guest`: a guest is about to be started on this export; whoever stands by for an earlier one cannot take it over any more.
- *   Refused where the disk is not to be had.
+ * - `new-guest`: a guest is about to be started on this export; whoever stands by for an earlier one cannot
+ *   take it over any more. Refused where the disk is not to be had.
  * - `reclaim`: take a fenced disk back from a lease holder that is lost; refused while that is alive.
- * - `abandon`: give the origin back and delete image, map and record; refused once a write has been acknowledged. The process ends.
- * - `verify`: begin to compare the disk with its origin, if that is not under way; answers at once, the status tells the rest.
+ * - `abandon`: give the origin back and delete image, map and record; refused once a write has been
+ *   acknowledged. The process ends.
+ * - `verify`: begin to compare the disk with its origin, if that is not under way; answers at once, the
+ *   status tells the rest.
  * - `accept`: the differences that were found stay, and the origin may be let go.
- * - `origin-timeout`: how long a client's request may wait for the origin, `"timeout"`: seconds (1 to 86400), "none", or "default".
+ * - `origin-timeout`: how long a client's request may wait for the origin, `"timeout"`: seconds (1 to 86400),
+ *   "none", or "default".
  * - `stop`: finish requests, sync, end. Nothing is deleted.
  */
 export type ControlMethod =

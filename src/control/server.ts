@@ -1,4 +1,7 @@
-/** The control socket of an export (control-protocol.ts): one JSON object a line, for the daemon and the administrator of this host. */
+/**
+ * The control socket of an export (control-protocol.ts): one JSON object a line, for the daemon and the
+ * administrator of this host.
+ */
 import { createServer, type Server, type Socket } from 'node:net';
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { listenOnUnixSocket } from '../system/unix-socket.ts';

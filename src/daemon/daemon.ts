@@ -1,6 +1,7 @@
 /**
- * The daemon, wired: exports report, relocations learn from them, and here stands what follows from each change. It keeps nothing that it
- * cannot find again (records, run directory, relocation files), so it may die and come back at any time.
+ * The daemon, wired: exports report, relocations learn from them, and here stands what follows from each
+ * change. It keeps nothing that it cannot find again (records, run directory, relocation files), so it may
+ * die and come back at any time.
  */
 import { dirname, join } from 'node:path';
 import { type Config, formatAddress } from '../config/config.ts';
@@ -139,11 +140,13 @@ export async function startDaemon({ config, exportProgram, version }: DaemonOpti
     if (state === 'reclaimed' && user === undefined)
       inTheBackground(`export ${name} could not be ended`, exports.stop(name));
     if (state === 'serving' && before !== undefined && user === undefined) {
-      // Reclaimed: who had it gets no answer but no. (To whom has given it back the answer may still be on its way.)
+      // Reclaimed: who had it gets no answer but no. (To whom has given it back the answer may still be on
+      // its way.)
       if (before.generation !== status.generation) idle.returned(name);
       inTheBackground(`export ${name} could not be ended`, idle.end(name));
     }
-    // The metadata names the generation. Being lent changes nothing in it, and libvirt is busy migrating then.
+    // The metadata names the generation. Being lent changes nothing in it, and libvirt is busy migrating
+    // then.
     if (user !== undefined && before !== undefined && before.generation !== status.generation) {
       libvirt.announce.soon(user.uuid);
     }
@@ -156,7 +159,10 @@ export async function startDaemon({ config, exportProgram, version }: DaemonOpti
       await turns.run(relocation.domain.uuid, () => giveUp(host, relocation, 'an administrator gave it up'));
   }
 
-  /** An administrator may have given up one disk by hand (xnbdctl abandon): then the others of its domain go with it. */
+  /**
+   * An administrator may have given up one disk by hand (xnbdctl abandon): then the others of its domain go
+   * with it.
+   */
   async function afterAbandon(name: string): Promise<void> {
     const relocation = relocations.ofExport(name);
     if (relocation === undefined || (await exports.record(name)) !== undefined) return;

@@ -12,7 +12,9 @@ export interface Host {
   domains: Domains;
   relocations: Relocations;
   idle: Idle;
-  /** One domain's hooks (key: its uuid), or the removal of one disk (key: `disk NAME`), never twice at a time. */
+  /**
+   * One domain's hooks (key: its uuid), or the removal of one disk (key: `disk NAME`), never twice at a time.
+   */
   turns: Turns;
   /** Has the origins of a domain's disks written into its live metadata, soon: never waits for libvirt. */
   announceOrigins(domainUuid: string): void;

@@ -1,8 +1,10 @@
 /**
- * SHA-256 of stretches of a disk: what an origin answers to HASH, and what the destination compares that with (docs/safety.md, "Self-check").
+ * SHA-256 of stretches of a disk: what an origin answers to HASH, and what the destination compares that with
+ * (docs/safety.md, "Self-check").
  *
- * A whole disk is asked for this way, stretch after stretch, while guests are being served. So no more than two stretches are
- * read and digested at a time, the others wait in order; and the digesting is done in the thread pool, not on the loop.
+ * A whole disk is asked for this way, stretch after stretch, while guests are being served. So no more than
+ * two stretches are read and digested at a time, the others wait in order; and the digesting is done in the
+ * thread pool, not on the loop.
  */
 import { webcrypto } from 'node:crypto';
 import { Errno, HASH_MAX } from '../nbd/constants.ts';

@@ -1,4 +1,6 @@
-/** One disk as its clients see it: the disk, who lends it, the sessions, and the count of what is under way. */
+/**
+ * One disk as its clients see it: the disk, who lends it, the sessions, and the count of what is under way.
+ */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { NBD_MAX_PAYLOAD, TransmissionFlag } from '../nbd/constants.ts';
 import type { OfferedExport, Refusal } from '../nbd/handshake/server-handshake.ts';
@@ -92,7 +94,8 @@ export class Export {
     const refusal = this.lender.refusesClients();
     if (refusal !== undefined) return refusal;
     const flag = TransmissionFlag;
-    // All connections share one disk: what one has been told is written, each reads, and each flush covers (spec: CAN_MULTI_CONN).
+    // All connections share one disk: what one has been told is written, each reads, and each flush covers
+    // (spec: CAN_MULTI_CONN).
     const always = flag.HAS_FLAGS | flag.SEND_FLUSH | flag.SEND_FUA | flag.SEND_CACHE | flag.CAN_MULTI_CONN;
     const writable = flag.SEND_TRIM | flag.SEND_WRITE_ZEROES | flag.SEND_FAST_ZERO;
     const flags = always | (this.readOnly ? flag.READ_ONLY : writable);
@@ -136,8 +139,9 @@ export class Export {
   }
 
   /**
-   * Lets every client finish what is under way, then makes the disk durable. Those that do not within `limitMs`, or are left with requests that
-   * cannot end (`hopeless`), are cut off: never acknowledged is what they are told.
+   * Lets every client finish what is under way, then makes the disk durable. Those that do not within
+   * `limitMs`, or are left with requests that cannot end (`hopeless`), are cut off: never acknowledged is
+   * what they are told.
    * @returns errno of that
    */
   async stop({ limitMs, hopeless }: StopOptions): Promise<number> {

@@ -1,5 +1,8 @@
 /** What an export's clients may take together for requests that have come in half (session/receiving.ts). */
-/** What the requests larger than a receive buffer may take, all clients together, bytes: some of the largest that there are. */
+/**
+ * What the requests larger than a receive buffer may take, all clients together, bytes: some of the largest
+ * that there are.
+ */
 const LARGE_BYTES = 256 * 1024 * 1024;
 /** A request is whole so long after it began, its payload apart. */
 const REQUEST_MS = 60_000;
@@ -11,7 +14,10 @@ export class LargeRequests {
   requestMs = REQUEST_MS;
   readonly #waiting: { bytes: number; granted: () => void }[] = [];
 
-  /** @param granted called later where there is not so much now. @returns true: it is the caller's until `giveBack` */
+  /**
+   * @param granted called later where there is not so much now. @returns true: it is the caller's until
+   * `giveBack`
+   */
   take(bytes: number, granted: () => void): boolean {
     if (this.#waiting.length === 0 && this.#fits(bytes)) {
       this.heldBytes += bytes;

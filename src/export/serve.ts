@@ -1,6 +1,6 @@
 /**
- * What every export does, target or proxy: open its sockets, say that it is ready, serve, and stop cleanly. Who runs it gives the
- * disk and what is special about it (`Served`).
+ * What every export does, target or proxy: open its sockets, say that it is ready, serve, and stop cleanly.
+ * Who runs it gives the disk and what is special about it (`Served`).
  */
 import { once } from 'node:events';
 import type { ControlMethod, ExportStatus, OriginTimeout } from '../control/protocol.ts';
@@ -39,7 +39,10 @@ export interface Served extends Pick<LenderOptions, 'baseState' | 'canLend' | 'o
   describe(): Partial<ExportStatus>;
   /** Control method `takeover`. @throws Error of one line */
   takeover(): Promise<void>;
-  /** Control method `abandon`: afterwards the process ends without touching the disk again. @throws Error of one line */
+  /**
+   * Control method `abandon`: afterwards the process ends without touching the disk again. @throws Error of
+   * one line
+   */
   abandon(): Promise<void>;
   /** Control methods, where there may be an origin to compare with. @throws Error of one line */
   verification?: { verify(): void; accept(): Promise<void> };
@@ -194,7 +197,10 @@ function status(options: ServeOptions, served: Served, running: Export): ExportS
   };
 }
 
-/** Prints the ready line, then serves until the export is stopped by SIGTERM, SIGINT or its control socket. @returns the exit code */
+/**
+ * Prints the ready line, then serves until the export is stopped by SIGTERM, SIGINT or its control socket.
+ * @returns the exit code
+ */
 export async function serveUntilStopped(
   options: ServeOptions,
   served: Served,

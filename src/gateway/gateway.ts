@@ -12,7 +12,10 @@ export interface GatewayOptions {
   run: string;
   /** Directory of the records, which tell of exports that do not run now; default: nothing tells of them. */
   records?: string;
-  /** Nobody is told anything before TLS and a certificate that this accepts; null: whoever reaches the port is served. */
+  /**
+   * Nobody is told anything before TLS and a certificate that this accepts; null: whoever reaches the port is
+   * served.
+   */
   tls: TlsParty | null;
   listen(visit: (visitor: Visitor) => void): Promise<Transport>;
   /** A visitor that has not named an export by then is shown out. Default 15 000. */

@@ -1,9 +1,13 @@
-/** Two streams made one: each byte of either goes to the other, with backpressure, until both directions have ended. */
+/**
+ * Two streams made one: each byte of either goes to the other, with backpressure, until both directions have
+ * ended.
+ */
 import type { Socket } from 'node:net';
 
 /**
- * Ends each when the other ends (half-closed connections stay open the other way), breaks each when the other breaks.
- * Resolves when both are closed. Bytes that were read before are not lost: both are taken over as they are.
+ * Ends each when the other ends (half-closed connections stay open the other way), breaks each when the other
+ * breaks. Resolves when both are closed. Bytes that were read before are not lost: both are taken over as
+ * they are.
  */
 export async function joinStreams(a: Socket, b: Socket): Promise<void> {
   a.pipe(b);

@@ -1,4 +1,7 @@
-/** The exports of this host as the gateway sees them: unix sockets `NAME.sock` in the run directory, each an NBD server. */
+/**
+ * The exports of this host as the gateway sees them: unix sockets `NAME.sock` in the run directory, each an
+ * NBD server.
+ */
 import { existsSync } from 'node:fs';
 import { readdir } from 'node:fs/promises';
 import { connect, type Socket } from 'node:net';
@@ -37,7 +40,8 @@ export interface LocalExports {
 }
 
 /**
- * The name under which this host has what a lease holder wants: an older generation than the one that it serves may lie beside that.
+ * The name under which this host has what a lease holder wants: an older generation than the one that it
+ * serves may lie beside that.
  */
 export function nameFor({ run }: LocalExports, { name, generation }: AttachRequest): string {
   const older = olderName(name, generation);
@@ -47,7 +51,8 @@ export function nameFor({ run }: LocalExports, { name, generation }: AttachReque
 /**
  * Connects to an export, its greeting read.
  * @param asked what he who asks was lent, if he was.
- * @throws UnknownExport, SleepingExport, RetiredExport or VoidLease when nobody serves that name; Error when whoever does is no NBD server or silent.
+ * @throws UnknownExport, SleepingExport, RetiredExport or VoidLease when nobody serves that name; Error when
+ * whoever does is no NBD server or silent.
  */
 export async function dialExport(
   { run, records }: LocalExports,

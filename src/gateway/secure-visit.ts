@@ -1,9 +1,11 @@
 /**
- * What a client may say before TLS, where TLS is required (NBD's FORCEDTLS mode): STARTTLS and ABORT. Any other option is refused, and no answer
- * depends on what exports there are, so a stranger learns nothing but that this is an NBD server.
+ * What a client may say before TLS, where TLS is required (NBD's FORCEDTLS mode): STARTTLS and ABORT. Any
+ * other option is refused, and no answer depends on what exports there are, so a stranger learns nothing but
+ * that this is an NBD server.
  *
- * Bytes that came before the TLS handshake and were not asked for could have been put there by anybody (CVE-2021-3716): a client waits for the
- * answer to STARTTLS, so one that has more to say ends there. Those that arrive later meet TLS, which takes them for a broken record.
+ * Bytes that came before the TLS handshake and were not asked for could have been put there by anybody
+ * (CVE-2021-3716): a client waits for the answer to STARTTLS, so one that has more to say ends there. Those
+ * that arrive later meet TLS, which takes them for a broken record.
  */
 import { log } from '../log/log.ts';
 import { Option, OptionReply } from '../nbd/constants.ts';

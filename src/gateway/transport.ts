@@ -1,6 +1,7 @@
 /**
- * How strangers reach the gateway: the one door to the network. What comes through it is a stream of bytes and the name of who sends them.
- * TLS comes later, in the middle of a visit (secure-visit.ts): NBD begins in the clear.
+ * How strangers reach the gateway: the one door to the network. What comes through it is a stream of bytes
+ * and the name of who sends them. TLS comes later, in the middle of a visit (secure-visit.ts): NBD begins in
+ * the clear.
  */
 import { createServer, type Socket } from 'node:net';
 import { type Address, formatAddress } from '../config/config.ts';
@@ -20,9 +21,15 @@ export interface Transport {
   close(): void;
 }
 
-/** Beyond this many connections new ones are closed at once, so that the process never runs out of descriptors. */
+/**
+ * Beyond this many connections new ones are closed at once, so that the process never runs out of
+ * descriptors.
+ */
 const MAX_CONNECTIONS = 1000;
-/** A host that lost power says no goodbye: its lease must not stay attached for the two hours that are the kernel's default. */
+/**
+ * A host that lost power says no goodbye: its lease must not stay attached for the two hours that are the
+ * kernel's default.
+ */
 const KEEPALIVE_MS = 15_000;
 
 /**

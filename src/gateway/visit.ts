@@ -1,10 +1,13 @@
 /**
- * One client's visit: the gateway is its NBD server until the client names an export, and a pipe to that export from then on.
+ * One client's visit: the gateway is its NBD server until the client names an export, and a pipe to that
+ * export from then on.
  *
- * Options that come before say nothing about an export (LIST, STRUCTURED_REPLY and the like) and are answered here. The first option that
- * names one (GO, INFO, EXPORT_NAME, the meta contexts, XNBD_ATTACH) makes the gateway connect to it, repeat there what was agreed so far
- * (client flags, STRUCTURED_REPLY or EXTENDED_HEADERS), swallow those answers, hand over the option as it came, and step aside: the export answers it and
- * whatever follows. So the gateway knows nothing of commands, sizes or leases, and a new option of the exports needs no change here.
+ * Options that come before say nothing about an export (LIST, STRUCTURED_REPLY and the like) and are answered
+ * here. The first option that names one (GO, INFO, EXPORT_NAME, the meta contexts, XNBD_ATTACH) makes the
+ * gateway connect to it, repeat there what was agreed so far (client flags, STRUCTURED_REPLY or
+ * EXTENDED_HEADERS), swallow those answers, hand over the option as it came, and step aside: the export
+ * answers it and whatever follows. So the gateway knows nothing of commands, sizes or leases, and a new
+ * option of the exports needs no change here.
  *
  * Where TLS is required, secure-visit.ts comes before all of this.
  */

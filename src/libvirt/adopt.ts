@@ -1,9 +1,10 @@
 /**
- * `adopt` makes the file disks of a shut-off domain xNBD disks, `release` makes its xNBD disks file disks again.
+ * `adopt` makes the file disks of a shut-off domain xNBD disks, `release` makes its xNBD disks file disks
+ * again.
  *
- * Each is a plan first, which says everything that would change and has changed nothing; whoever is shown it can say no. Only the
- * disks' own elements change in the XML. The images stay where they are: all that adoption writes beside the definition is the record
- * of each export.
+ * Each is a plan first, which says everything that would change and has changed nothing; whoever is shown it
+ * can say no. Only the disks' own elements change in the XML. The images stay where they are: all that
+ * adoption writes beside the definition is the record of each export.
  */
 import { open, readdir, realpath, stat } from 'node:fs/promises';
 import { connect } from 'node:net';
@@ -42,7 +43,10 @@ export interface DefinitionPlan {
 
 type Paths = Config['paths'];
 
-/** Keeps the guest from errors while an export is away, and the host's page cache from hiding unfinished writes at a migration. */
+/**
+ * Keeps the guest from errors while an export is away, and the host's page cache from hiding unfinished
+ * writes at a migration.
+ */
 const driverAttributes = { cache: 'none', error_policy: 'stop', rerror_policy: 'stop' };
 
 /**
@@ -97,8 +101,8 @@ export async function applyAdopt(domain: ShutOffDomain, plan: DefinitionPlan, pa
 }
 
 /**
- * What releasing a domain would change: its disks become plain files or devices again, the exports end. The driver's
- * attributes stay: they do no harm, and nobody knows what they were before.
+ * What releasing a domain would change: its disks become plain files or devices again, the exports end. The
+ * driver's attributes stay: they do no harm, and nobody knows what they were before.
  * @throws Error, one line, naming the disk and the way out, for one that cannot be released.
  */
 export async function planRelease(xml: string, paths: Paths): Promise<DefinitionPlan> {
@@ -179,7 +183,10 @@ function whyLeft(element: XmlElement): string | undefined {
   return undefined;
 }
 
-/** The image and source of a disk that has nothing which would be lost. @throws Error with the way out for others. */
+/**
+ * The image and source of a disk that has nothing which would be lost. @throws Error with the way out for
+ * others.
+ */
 function simpleSource(element: XmlElement): { image: string; source: XmlElement } {
   const format = find(element, 'driver')?.attributes.type ?? 'raw';
   const source = find(element, 'source');
@@ -290,7 +297,10 @@ async function checkUnused(
   }
 }
 
-/** The record of an export that rests: complete, here, and without a process. @throws Error with the way out for others. */
+/**
+ * The record of an export that rests: complete, here, and without a process. @throws Error with the way out
+ * for others.
+ */
 async function releasable(paths: Paths, name: string): Promise<{ image: string; sizeBytes: number }> {
   const record = await readRecord(join(paths.exports, name));
   if (record === undefined) {

@@ -1,4 +1,7 @@
-/** The few calls of libvirt that we make, over libvirt-dbus. Each has a deadline: libvirt blocks calls about a domain while one of its hooks runs. */
+/**
+ * The few calls of libvirt that we make, over libvirt-dbus. Each has a deadline: libvirt blocks calls about a
+ * domain while one of its hooks runs.
+ */
 import type { Variant } from 'dbus-next';
 import type { Bus } from '../system/bus.ts';
 import { originKey, originNamespace } from './domain-xml.ts';
@@ -11,7 +14,10 @@ export const libvirtName = 'org.libvirt';
 const connectInterface = 'org.libvirt.Connect';
 const domainInterface = 'org.libvirt.Domain';
 
-/** virDomainModificationImpact, virDomainXMLFlags, virConnectListAllDomainsFlags, virDomainMetadataType, virDomainState. */
+/**
+ * virDomainModificationImpact, virDomainXMLFlags, virConnectListAllDomainsFlags, virDomainMetadataType,
+ * virDomainState.
+ */
 const affectLive = 1;
 const xmlSecure = 1;
 const xmlInactive = 2;
@@ -65,7 +71,9 @@ async function domainCall(
   return result;
 }
 
-/** Paths of the active domains. The call also makes libvirt-dbus connect, without which it sends no events. */
+/**
+ * Paths of the active domains. The call also makes libvirt-dbus connect, without which it sends no events.
+ */
 export async function listActiveDomains(bus: Bus, driver: Driver): Promise<string[]> {
   return (await connectCall(bus, driver, 'ListDomains', 'u', [listActive])) as string[];
 }
@@ -121,7 +129,10 @@ export async function setMetadata(bus: Bus, path: string, xml: string): Promise<
   ]);
 }
 
-/** Whether the domain's memory is kept on disk (`virsh managedsave`): its next start goes on with the disks of then. */
+/**
+ * Whether the domain's memory is kept on disk (`virsh managedsave`): its next start goes on with the disks of
+ * then.
+ */
 export async function hasManagedSave(bus: Bus, path: string): Promise<boolean> {
   return (await domainCall(bus, path, 'HasManagedSaveImage', 'u', [0])) as boolean;
 }

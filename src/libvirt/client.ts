@@ -1,10 +1,11 @@
 /**
  * The daemon's ear at libvirt: which domains run, and what happens to them, over libvirt-dbus.
  *
- * Both ends of that come and go without telling. libvirt-dbus connects to libvirtd only when it is called: it sends no event before the
- * first call, and none after libvirtd was restarted until the next one. So every driver is called now and then; each answer is compared
- * with what was known, and when they differ the daemon is given the whole list. An event is thus news that comes early, and nothing is
- * lost for ever when one does not come.
+ * Both ends of that come and go without telling. libvirt-dbus connects to libvirtd only when it is called: it
+ * sends no event before the first call, and none after libvirtd was restarted until the next one. So every
+ * driver is called now and then; each answer is compared with what was known, and when they differ the daemon
+ * is given the whole list. An event is thus news that comes early, and nothing is lost for ever when one does
+ * not come.
  */
 import type { Message } from 'dbus-next';
 import { MessageType } from 'dbus-next';
@@ -45,7 +46,10 @@ export interface LibvirtClientOptions {
   address: string;
   drivers?: readonly Driver[];
   onEvent: (event: DomainEvent) => void;
-  /** All active domains of one driver, when they are first known and whenever they, or their states, are not what was known. */
+  /**
+   * All active domains of one driver, when they are first known and whenever they, or their states, are not
+   * what was known.
+   */
   onDomains: (domains: readonly ActiveDomain[]) => void;
   /** Milliseconds between two looks at a driver that answers; 10,000 by default. */
   interval?: number;

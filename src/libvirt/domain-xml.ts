@@ -1,8 +1,9 @@
 /**
  * What the daemon needs of a domain's XML: which of its disks are xNBD's, and where their origins are.
  *
- * A disk is xNBD's when QEMU reaches it over NBD on a socket in our run directory, RUN/NAME.sock, or (Xen, and whoever wants a block
- * device) when its source is /dev/xnbd/NAME. Everything else in a domain is none of our business.
+ * A disk is xNBD's when QEMU reaches it over NBD on a socket in our run directory, RUN/NAME.sock, or (Xen,
+ * and whoever wants a block device) when its source is /dev/xnbd/NAME. Everything else in a domain is none of
+ * our business.
  */
 import { basename, dirname, join, normalize } from 'node:path';
 import { checkExportName } from '../store/records/record.ts';
@@ -46,7 +47,8 @@ const uuidForm = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i;
 
 /**
  * Reads a domain as libvirt gives it to hooks and clients. `runDir`: where the exports' sockets are.
- * @throws Error, one line, for XML that is hostile or malformed, and for an xNBD disk that contradicts itself.
+ * @throws Error, one line, for XML that is hostile or malformed, and for an xNBD disk that contradicts
+ * itself.
  */
 export function readDomain(xml: string, runDir: string): DomainInfo {
   const root = parseXml(xml, 'domain XML');
@@ -136,8 +138,9 @@ function readOrigins(root: XmlElement, domain: string, disks: readonly DomainDis
 }
 
 /**
- * The element that tells a destination where these disks are, for virDomainSetMetadata with our namespace and key. libvirt itself
- * puts it (and its children) into the namespace, and refuses an element that is there already; readDomain reads what comes of it.
+ * The element that tells a destination where these disks are, for virDomainSetMetadata with our namespace and
+ * key. libvirt itself puts it (and its children) into the namespace, and refuses an element that is there
+ * already; readDomain reads what comes of it.
  */
 export function originMetadata(disks: readonly (Origin & { name: string })[]): string {
   const lines = disks.map(

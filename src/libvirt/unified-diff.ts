@@ -8,7 +8,9 @@ interface Line {
   text: string;
 }
 
-/** Empty for equal texts. The work grows with the square of the part that differs: meant for a domain's XML. */
+/**
+ * Empty for equal texts. The work grows with the square of the part that differs: meant for a domain's XML.
+ */
 export function unifiedDiff(before: string, after: string, label: string): string {
   if (before === after) return '';
   const lines = compare(before.split('\n'), after.split('\n'));

@@ -20,7 +20,10 @@ export function applyEdits(xml: string, edits: readonly Edit[]): string {
   return result + xml.slice(at);
 }
 
-/** Gives an element these attributes: a value that is there is replaced where it stands, a new one goes to the end of the start tag. */
+/**
+ * Gives an element these attributes: a value that is there is replaced where it stands, a new one goes to the
+ * end of the start tag.
+ */
 export function setAttributes(
   xml: string,
   element: XmlElement,

@@ -1,8 +1,9 @@
 /**
- * XML as a tree that knows where in the text each element stands, so that one part can be replaced and the rest stays as it is, byte
- * for byte.
+ * XML as a tree that knows where in the text each element stands, so that one part can be replaced and the
+ * rest stays as it is, byte for byte.
  *
- * What is not well-formed is refused, and so is every document type: libvirt writes none, and entities are how XML attacks its reader.
+ * What is not well-formed is refused, and so is every document type: libvirt writes none, and entities are
+ * how XML attacks its reader.
  */
 import { SaxesParser } from 'saxes';
 
@@ -112,7 +113,8 @@ const entities: Readonly<Record<string, string>> = {
 /** The text, fit for character data and for attributes in either quotes.
  * @throws Error for a character that XML cannot hold. */
 export function escapeXml(text: string): string {
-  // Control characters other than tab, newline and return, lone surrogates and the last two of the plane are not XML.
+  // Control characters other than tab, newline and return, lone surrogates and the last two of the plane are
+  // not XML.
   if (/[^\t\n\r\u0020-\uFFFD]|\p{Cs}/u.test(text.replace(/[\u{10000}-\u{10FFFF}]/gu, ''))) {
     throw new Error(`${JSON.stringify(text.slice(0, 200))} holds a character that XML cannot hold`);
   }

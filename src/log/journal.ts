@@ -1,6 +1,6 @@
 /**
- * Entries to systemd-journald in its native protocol (systemd.io/JOURNAL_NATIVE_PROTOCOL): one datagram an entry, `KEY=value\n` each
- * field. It keeps the fields apart, so that `journalctl XNBD_EXPORT=vm1-vda` works.
+ * Entries to systemd-journald in its native protocol (systemd.io/JOURNAL_NATIVE_PROTOCOL): one datagram an
+ * entry, `KEY=value\n` each field. It keeps the fields apart, so that `journalctl XNBD_EXPORT=vm1-vda` works.
  */
 import { DgramSocket } from 'node-unix-socket';
 import type { LogFields, LogLevel } from './entry.ts';
@@ -18,8 +18,9 @@ function fieldName(key: string): string | undefined {
 }
 
 /**
- * One entry as a datagram of at most `maxDatagramLength` bytes: fields that do not fit are left out, the message (32 Ki characters
- * at most) always fits. No value holds a newline (oneLine), so the protocol's binary form is never needed.
+ * One entry as a datagram of at most `maxDatagramLength` bytes: fields that do not fit are left out, the
+ * message (32 Ki characters at most) always fits. No value holds a newline (oneLine), so the protocol's
+ * binary form is never needed.
  */
 export function encodeJournalEntry(
   identifier: string,

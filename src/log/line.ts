@@ -1,8 +1,8 @@
 /**
  * A log entry as one line of text on stderr.
  *
- * Messages carry what peers and guests sent (names, error texts), so control characters are escaped: nobody forges a second
- * line or drives a terminal.
+ * Messages carry what peers and guests sent (names, error texts), so control characters are escaped: nobody
+ * forges a second line or drives a terminal.
  */
 import { fstatSync, writeSync } from 'node:fs';
 import type { LogFields, LogLevel } from './entry.ts';
@@ -13,7 +13,10 @@ export const priorities: Readonly<Record<LogLevel, number>> = { error: 3, warnin
 /** Characters of one message or field that are kept. */
 const maxLength = 32_768;
 
-/** The text on one line: control, line-breaking and direction-changing characters as \n, \t or \u{..}; cut after 32,768 characters. */
+/**
+ * The text on one line: control, line-breaking and direction-changing characters as \n, \t or \u{..}; cut
+ * after 32,768 characters.
+ */
 export function oneLine(text: string): string {
   const kept = text.length > maxLength ? `${text.slice(0, maxLength)}... (${text.length} characters)` : text;
   return kept.replace(
@@ -36,7 +39,10 @@ export function formatEntry(message: string, fields: LogFields): string {
   return parts.join(' ');
 }
 
-/** Whether our stderr is a stream to the journal: systemd says which file it gave us in JOURNAL_STREAM (device:inode). */
+/**
+ * Whether our stderr is a stream to the journal: systemd says which file it gave us in JOURNAL_STREAM
+ * (device:inode).
+ */
 export function stderrIsJournal(environment: NodeJS.ProcessEnv = process.env): boolean {
   const stream = environment.JOURNAL_STREAM;
   if (stream === undefined) return false;
@@ -51,8 +57,9 @@ export function stderrIsJournal(environment: NodeJS.ProcessEnv = process.env): b
 let prefixed: boolean | undefined;
 
 /**
- * Writes the entry to stderr: with `<N>` in front where the journal reads it, else with time and level. Synchronous, and
- * deaf to errors: a reader that went away (EPIPE) or that does not keep up (EAGAIN) loses lines.
+ * Writes the entry to stderr: with `<N>` in front where the journal reads it, else with time and level.
+ * Synchronous, and deaf to errors: a reader that went away (EPIPE) or that does not keep up (EAGAIN) loses
+ * lines.
  */
 export function writeLine(level: LogLevel, message: string, fields: LogFields): void {
   prefixed ??= stderrIsJournal();

@@ -1,8 +1,8 @@
 /**
  * What every room calls to say something: a level, one line, and fields for whoever filters.
  *
- * This front is all that an export pays for (no dependency, a synchronous write to stderr); the daemon puts winston and the journal
- * behind it (resident.ts), which would cost an export some 50 ms and 18 MB each.
+ * This front is all that an export pays for (no dependency, a synchronous write to stderr); the daemon puts
+ * winston and the journal behind it (resident.ts), which would cost an export some 50 ms and 18 MB each.
  *
  * A message stands on its own: the journal shows it without its fields.
  */
@@ -17,7 +17,10 @@ export const logLevels: readonly LogLevel[] = ['error', 'warning', 'info', 'debu
 let threshold = logLevels.indexOf('info');
 let sink: LogSink = writeLine;
 
-/** `level`: the least grave that is written (info at first). `sink`: where to (stderr at first). What is not given stays. */
+/**
+ * `level`: the least grave that is written (info at first). `sink`: where to (stderr at first). What is not
+ * given stays.
+ */
 export function configureLog(options: { level?: LogLevel; sink?: LogSink }): void {
   if (options.level !== undefined) threshold = logLevels.indexOf(options.level);
   if (options.sink !== undefined) sink = options.sink;

@@ -1,4 +1,7 @@
-/** The log of a resident program (the daemon, the gateway): winston with syslog's levels, to the journal under systemd, else to stderr. */
+/**
+ * The log of a resident program (the daemon, the gateway): winston with syslog's levels, to the journal under
+ * systemd, else to stderr.
+ */
 import { Writable } from 'node:stream';
 import winston from 'winston';
 import type { LogFields, LogLevel } from './entry.ts';
@@ -31,7 +34,10 @@ function sinkStream(write: LogSink): Writable {
   });
 }
 
-/** Puts winston behind `log`. Returns a function that lets go of the journal and puts stderr back, for an orderly end. */
+/**
+ * Puts winston behind `log`. Returns a function that lets go of the journal and puts stderr back, for an
+ * orderly end.
+ */
 export function startResidentLog(options: ResidentLogOptions): () => void {
   const journal =
     options.journalPath !== undefined || stderrIsJournal()

@@ -1,9 +1,10 @@
 /**
  * Drives a parser that is written as a coroutine with bytes as they come from a socket.
  *
- * The parser yields what it needs next: a number, to be resumed with just so many bytes in a row, or a buffer, to be resumed once
- * that buffer is filled. Bytes that lie whole in one chunk are handed over in place, valid until the parser yields again; a
- * buffer is filled straight from the chunks. So payload is copied once, to where it belongs, and headers are not copied at all.
+ * The parser yields what it needs next: a number, to be resumed with just so many bytes in a row, or a
+ * buffer, to be resumed once that buffer is filled. Bytes that lie whole in one chunk are handed over in
+ * place, valid until the parser yields again; a buffer is filled straight from the chunks. So payload is
+ * copied once, to where it belongs, and headers are not copied at all.
  */
 export type ByteCoroutine<T> = Generator<number | Buffer, T, Buffer>;
 

@@ -1,6 +1,6 @@
 /**
- * The numbers of the NBD protocol, by their names in the specification (NetworkBlockDevice/nbd, doc/proto.md), and those of the
- * private option that two xNBD ends share (docs/protocol.md).
+ * The numbers of the NBD protocol, by their names in the specification (NetworkBlockDevice/nbd,
+ * doc/proto.md), and those of the private option that two xNBD ends share (docs/protocol.md).
  */
 
 export const NBD_DEFAULT_PORT = 10809;
@@ -15,7 +15,9 @@ export const NBD_OPTION_REPLY_MAGIC = 0x3e889045565a9n;
 export const NBD_REQUEST_MAGIC = 0x25609513;
 export const NBD_SIMPLE_REPLY_MAGIC = 0x67446698;
 export const NBD_STRUCTURED_REPLY_MAGIC = 0x668e33ef;
-/** The extended headers, of 32 bytes each way, are those of the specification's branch extension-ext-header. */
+/**
+ * The extended headers, of 32 bytes each way, are those of the specification's branch extension-ext-header.
+ */
 export const NBD_EXTENDED_REQUEST_MAGIC = 0x21e41c71;
 export const NBD_EXTENDED_REPLY_MAGIC = 0x6e8a278c;
 
@@ -105,7 +107,10 @@ export const Command = {
   WRITE_ZEROES: 6,
   BLOCK_STATUS: 7,
   RESIZE: 8,
-  /** Private, on a connection that attached: fence the origin. Answered once writes in flight are drained and synced. */
+  /**
+   * Private, on a connection that attached: fence the origin. Answered once writes in flight are drained and
+   * synced.
+   */
   XNBD_TAKEOVER: 0x5801,
   /** Private: end the lease and lift the fence. */
   XNBD_GIVE_BACK: 0x5802,

@@ -1,14 +1,17 @@
 /**
- * The bytes that came in and are not parsed yet: one buffer a connection, into which the socket reads directly and in which
- * messages are parsed in place, so that a request costs no allocation and a payload no copy.
+ * The bytes that came in and are not parsed yet: one buffer a connection, into which the socket reads
+ * directly and in which messages are parsed in place, so that a request costs no allocation and a payload no
+ * copy.
  *
  *     bytes  [ ....parsed | start ...unparsed... end | space() ... ]
  *
- * A message that fits the buffer but not the room behind `start` is moved to the front; one larger than the buffer gets a larger
- * buffer until it has been parsed. The socket keeps the last `space()` until it fills it, even when parsing went on meanwhile (after
- * a pause) and things have moved: then `filled` moves the bytes to where they belong.
+ * A message that fits the buffer but not the room behind `start` is moved to the front; one larger than the
+ * buffer gets a larger buffer until it has been parsed. The socket keeps the last `space()` until it fills
+ * it, even when parsing went on meanwhile (after a pause) and things have moved: then `filled` moves the
+ * bytes to where they belong.
  *
- * Memory for a message larger than the buffer is asked for (`Growth`): where it is refused for now, the message waits as far as it has come.
+ * Memory for a message larger than the buffer is asked for (`Growth`): where it is refused for now, the
+ * message waits as far as it has come.
  */
 const LITTLE = 4096;
 
@@ -71,7 +74,10 @@ export class ReceiveBuffer {
     this.#handedAt += count;
   }
 
-  /** True when `count` bytes are there, from `start` on; else makes sure that they will fit, if there may be so much memory. */
+  /**
+   * True when `count` bytes are there, from `start` on; else makes sure that they will fit, if there may be
+   * so much memory.
+   */
   has(count: number): boolean {
     if (this.length >= count) return true;
     if (this.start + count > this.bytes.length) {

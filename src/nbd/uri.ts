@@ -2,8 +2,10 @@
  * NBD URIs (NetworkBlockDevice/nbd, doc/uri.md), these forms:
  *
  *     nbd://HOST[:PORT]/NAME     in the clear
- *     nbds://HOST[:PORT]/NAME    TLS or nothing; with whose certificates is never said in the URI, which may come from another host
+ *     nbds://HOST[:PORT]/NAME    TLS or nothing
  *     nbd+unix:///NAME?socket=PATH
+ *
+ * With whose certificates is never said in the URI, because a URI may come from another host.
  */
 import { NBD_DEFAULT_PORT, NBD_MAX_STRING } from './constants.ts';
 

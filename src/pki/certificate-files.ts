@@ -1,8 +1,9 @@
 /**
- * Where a host's certificates lie: where the configuration says, else where libvirt keeps its own, else in /etc/xnbd/pki.
+ * Where a host's certificates lie: where the configuration says, else where libvirt keeps its own, else in
+ * /etc/xnbd/pki.
  *
- * A host is server to those who fetch its disks and client of those it fetches from. One certificate may do for both (it must be fit for both
- * then); libvirt and QEMU keep one for each.
+ * A host is server to those who fetch its disks and client of those it fetches from. One certificate may do
+ * for both (it must be fit for both then); libvirt and QEMU keep one for each.
  */
 import { access } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -79,8 +80,8 @@ function directoryPlace(directory: string): Place {
 }
 
 /**
- * The files of a role, found now: for each thing the first place that has it. Where none has it the first place's path is given, so that
- * whoever reads it can say what is missing.
+ * The files of a role, found now: for each thing the first place that has it. Where none has it the first
+ * place's path is given, so that whoever reads it can say what is missing.
  * @param root for tests: stands before the default places.
  */
 export async function findCertificates(role: Role, named: NamedFiles, root = '/'): Promise<CertificateFiles> {

@@ -1,6 +1,6 @@
 /**
- * What is wrong with this host's certificates, in words: each fault names the file and the way out. Where none can be named, a TLS
- * handshake of this host with itself says whether OpenSSL agrees.
+ * What is wrong with this host's certificates, in words: each fault names the file and the way out. Where
+ * none can be named, a TLS handshake of this host with itself says whether OpenSSL agrees.
  */
 import type { X509Certificate } from 'node:crypto';
 import { duplexPair } from 'node:stream';

@@ -1,9 +1,10 @@
 /**
- * This host's certificate, key and CA, as they are now: each TLS handshake asks for them, and files that were replaced since are read
- * again then. So a renewed certificate needs no restart, and connections that are open know nothing of it.
+ * This host's certificate, key and CA, as they are now: each TLS handshake asks for them, and files that were
+ * replaced since are read again then. So a renewed certificate needs no restart, and connections that are
+ * open know nothing of it.
  *
- * Renewal replaces file after file. While what lies there does not fit together (the new certificate, still the old key), what was read
- * before is used on.
+ * Renewal replaces file after file. While what lies there does not fit together (the new certificate, still
+ * the old key), what was read before is used on.
  */
 import { readFile, stat } from 'node:fs/promises';
 import { log } from '../log/log.ts';
@@ -31,7 +32,8 @@ export class Credentials {
 
   /**
    * What the next handshake uses.
-   * @throws Error, one line, that names the file and what is wrong with it, as long as the files have never been in order.
+   * @throws Error, one line, that names the file and what is wrong with it, as long as the files have never
+   * been in order.
    */
   async current(): Promise<Material> {
     // The stamp first: what is replaced while we read is read again.

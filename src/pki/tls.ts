@@ -1,8 +1,10 @@
 /**
- * A plain connection becomes a TLS one, in the middle of it (STARTTLS), and both sides show a certificate. Whoever has none that our CA
- * signed, or is not whom we expect, is not let through: the promise fails, and no byte from him has been handed on.
+ * A plain connection becomes a TLS one, in the middle of it (STARTTLS), and both sides show a certificate.
+ * Whoever has none that our CA signed, or is not whom we expect, is not let through: the promise fails, and
+ * no byte from him has been handed on.
  *
- * node:tls is loaded with the first connection that wants it: it is 3 MB in every process of a disk, and most have no TLS.
+ * node:tls is loaded with the first connection that wants it: it is 3 MB in every process of a disk, and most
+ * have no TLS.
  */
 import { isIP } from 'node:net';
 import type { Duplex } from 'node:stream';
@@ -17,7 +19,10 @@ export interface TlsParty {
   allow: readonly string[];
 }
 
-/** The other side has no certificate that we accept, or TLS itself failed. One line for the log; nothing of it goes to the peer. */
+/**
+ * The other side has no certificate that we accept, or TLS itself failed. One line for the log; nothing of it
+ * goes to the peer.
+ */
 export class TlsRefused extends Error {}
 
 /**
@@ -32,7 +37,8 @@ export async function acceptTls(
   const material = await party.credentials.current();
   const { createServer } = process.getBuiltinModule('node:tls');
   const stream = await new Promise<TLSSocket>((resolve, reject) => {
-    // A server of its own for each connection: no session is ever resumed, so each handshake shows a certificate.
+    // A server of its own for each connection: no session is ever resumed, so each handshake shows a
+    // certificate.
     const server = createServer({
       ...material,
       requestCert: true,
@@ -104,9 +110,13 @@ export async function connectTls(plain: Duplex, host: string, party: TlsParty): 
   );
 }
 
-/** @param authorization what the verification of the peer's certificate said, where it was not what failed the handshake. */
+/**
+ * @param authorization what the verification of the peer's certificate said, where it was not what failed the
+ * handshake.
+ */
 function whyRefused(error: NodeJS.ErrnoException, authorization: Error | string | null | undefined): string {
-  // Node gives the code of the verification, whatever its type says. As an error it is neither OpenSSL's nor the system's.
+  // Node gives the code of the verification, whatever its type says. As an error it is neither OpenSSL's nor
+  // the system's.
   const code = authorization ?? (/^(ERR_|E[A-Z]+$)/.test(error.code ?? 'ERR_') ? null : error.code);
   if (code !== null) return `the certificate of the other side is not accepted: ${String(code)}`;
   if (error.code === 'ERR_SSL_PEER_DID_NOT_RETURN_A_CERTIFICATE') return 'it shows no certificate';

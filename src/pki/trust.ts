@@ -39,7 +39,8 @@ export function describeCertificate(certificate: X509Certificate): string {
 
 /** undefined where there is none, or more than one. */
 export function commonNameOf(certificate: X509Certificate): string | undefined {
-  // Node 24: node:tls has no createSecureContext for good where toLegacyObject() was called before it was loaded.
+  // Node 24: node:tls has no createSecureContext for good where toLegacyObject() was called before it was
+  // loaded.
   process.getBuiltinModule('node:tls');
   const name: unknown = certificate.toLegacyObject().subject.CN;
   return typeof name === 'string' ? name : undefined;

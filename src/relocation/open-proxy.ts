@@ -1,6 +1,6 @@
 /**
- * Opens a proxy's parts, for the first time or again: record, link to the origin, image. What does not fit together is refused here, before
- * anything is changed.
+ * Opens a proxy's parts, for the first time or again: record, link to the origin, image. What does not fit
+ * together is refused here, before anything is changed.
  */
 import { randomUUID } from 'node:crypto';
 import { existsSync } from 'node:fs';

@@ -12,8 +12,13 @@ export interface RelocationOptions {
   link: OriginLink | null;
   /** The disk is compared with its origin before that is let go. */
   verify: boolean;
-  /** A hypervisor that has read here may wait for a guest that never comes: somebody will tell (`arrived`). */
+  /**
+   * A hypervisor that has read here may wait for a guest that never comes: somebody will tell (`arrived`).
+   */
   awaitsGuest: boolean;
-  /** How long a client's request may wait for the origin, seconds; null: for ever. What the record says of it comes first. */
+  /**
+   * How long a client's request may wait for the origin, seconds; null: for ever. What the record says of it
+   * comes first.
+   */
   originTimeout: number | null;
 }

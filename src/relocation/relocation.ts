@@ -1,12 +1,14 @@
 /**
- * One disk's relocation, from the lease to the end of the origin's role: what design 4 calls the life of a disk, on the destination's side.
+ * One disk's relocation, from the lease to the end of the origin's role: what design 4 calls the life of a
+ * disk, on the destination's side.
  *
  * Each step is on disk before it is acted upon, so that a process that dies anywhere goes on from there:
  *
  * | record | means | a restart |
  * |---|---|---|
  * | standby | nothing kept | attaches again |
- * | relocating | the origin is fenced, the map exists | opens the map and goes on; the fence is asked for again, which changes nothing |
+ * | relocating | the origin is fenced, the map exists | opens the map and goes on; the fence is asked for
+ * again, which changes nothing |
  * | serving, origin known | complete, the origin may not know | tells it to retire |
  * | serving, no origin | a target | - |
  * | reclaimed | the origin took the disk back by hand: what is here is void | refused |
@@ -46,7 +48,10 @@ export class Relocation {
   readonly waits: GuestWaits;
   /** Told on each change of state, and when the origin comes or goes. */
   onChange: (() => void) | null = null;
-  /** Resolves when the origin has taken the disk back for good, whenever anybody asks: no client may be served any more. */
+  /**
+   * Resolves when the origin has taken the disk back for good, whenever anybody asks: no client may be served
+   * any more.
+   */
   readonly reclaimed = Promise.withResolvers<null>();
   readonly #options: RelocationOptions;
   readonly #record: Readonly<ExportRecord>;
@@ -150,8 +155,9 @@ export class Relocation {
   }
 
   /**
-   * The guest runs here. Until that is known a disk that is complete keeps its origin: the source's guest may be gone because it was killed
-   * in the middle of its migration, and then the disk goes back to where its domain is.
+   * The guest runs here. Until that is known a disk that is complete keeps its origin: the source's guest may
+   * be gone because it was killed in the middle of its migration, and then the disk goes back to where its
+   * domain is.
    */
   arrived(): void {
     this.#arrived = true;
@@ -226,7 +232,8 @@ export class Relocation {
     this.#stopped = true;
     this.#copying?.pause();
     this.#link?.close();
-    // Without the link nothing new begins. What is being written to the image or the record ends before they are closed.
+    // Without the link nothing new begins. What is being written to the image or the record ends before they
+    // are closed.
     await this.#takeover?.catch(() => undefined);
     await this.verification.stop();
     await this.#finished;
@@ -251,7 +258,8 @@ export class Relocation {
     const counted = countData(link, this.#record.sizeBytes).then((bytes) => {
       this.originDataBytes = bytes;
     });
-    // Whoever decides on room at the destination wants the figure with the first status; an origin that is away must not hold us up.
+    // Whoever decides on room at the destination wants the figure with the first status; an origin that is
+    // away must not hold us up.
     if (link.unreachableSince === null) await counted;
   }
 

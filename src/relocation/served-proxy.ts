@@ -97,7 +97,9 @@ function isAway({ link }: Relocation): boolean {
   return link !== null && link.unreachableSince !== null;
 }
 
-/** Removes what an export keeps in its state directory, and the directory if nothing else is in it; durably. */
+/**
+ * Removes what an export keeps in its state directory, and the directory if nothing else is in it; durably.
+ */
 async function removeState(stateDir: string): Promise<void> {
   await removeRecord(stateDir);
   await rm(join(stateDir, 'lock'), { force: true });

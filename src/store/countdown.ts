@@ -1,6 +1,9 @@
 import type { Completion } from './completion.ts';
 
-/** Completes another once `parts` parts have completed: with the first error among them, or 0. With no parts, at once. */
+/**
+ * Completes another once `parts` parts have completed: with the first error among them, or 0. With no parts,
+ * at once.
+ */
 export class Countdown implements Completion {
   readonly #whole: Completion;
   #parts: number;

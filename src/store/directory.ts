@@ -1,6 +1,6 @@
 /**
- * Names that survive loss of power. A file that is synced keeps its data, not its name: that is its directory's, which has to be synced
- * after the name was made, changed or removed.
+ * Names that survive loss of power. A file that is synced keeps its data, not its name: that is its
+ * directory's, which has to be synced after the name was made, changed or removed.
  */
 import { access, mkdir, open, rename, rm } from 'node:fs/promises';
 import { dirname } from 'node:path';
@@ -18,8 +18,8 @@ export async function syncDirectory(path: string): Promise<void> {
 /**
  * Makes a directory, with its parents, durably.
  *
- * Whoever finds a directory does not know whether the one who made it lived to sync its name. So nothing is made in a directory before
- * its own name is synced, and one that exists already has its name synced again.
+ * Whoever finds a directory does not know whether the one who made it lived to sync its name. So nothing is
+ * made in a directory before its own name is synced, and one that exists already has its name synced again.
  */
 export async function makeDirectory(path: string, mode = 0o700): Promise<void> {
   const parent = dirname(path);
@@ -40,8 +40,8 @@ export async function makeDirectory(path: string, mode = 0o700): Promise<void> {
 }
 
 /**
- * Replaces a file as a whole: written aside as `PATH.new`, synced, renamed, and its directory synced. After a loss of power there is either
- * the old one or the new one; when this resolves, the new one.
+ * Replaces a file as a whole: written aside as `PATH.new`, synced, renamed, and its directory synced. After a
+ * loss of power there is either the old one or the new one; when this resolves, the new one.
  */
 export async function replaceFile(path: string, text: string): Promise<void> {
   const aside = `${path}.new`;
@@ -56,7 +56,10 @@ export async function replaceFile(path: string, text: string): Promise<void> {
   await syncDirectory(dirname(path));
 }
 
-/** Removes a file, or a directory and what is in it, where there is one: it does not come back after a loss of power. */
+/**
+ * Removes a file, or a directory and what is in it, where there is one: it does not come back after a loss of
+ * power.
+ */
 export async function removeDurably(path: string): Promise<void> {
   await rm(path, { recursive: true, force: true });
   await syncDirectory(dirname(path));

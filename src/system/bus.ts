@@ -1,8 +1,9 @@
 /**
- * A connection to a D-Bus daemon, and calls on it that end: each has a deadline, and none outlives the connection.
+ * A connection to a D-Bus daemon, and calls on it that end: each has a deadline, and none outlives the
+ * connection.
  *
- * dbus-next says nothing when the bus goes away (its calls then wait for ever), so the socket itself is watched. Its proxies are
- * not used: they introspect the peer first, and a peer that hangs would hang us.
+ * dbus-next says nothing when the bus goes away (its calls then wait for ever), so the socket itself is
+ * watched. Its proxies are not used: they introspect the peer first, and a peer that hangs would hang us.
  */
 import type { Socket } from 'node:net';
 import { Message, type MessageBus, sessionBus } from 'dbus-next';

@@ -1,4 +1,6 @@
-/** Word to the service manager (sd_notify(3)): systemd lets libvirtd start only when our hooks are answered. */
+/**
+ * Word to the service manager (sd_notify(3)): systemd lets libvirtd start only when our hooks are answered.
+ */
 import { DgramSocket } from 'node-unix-socket';
 import { log } from '../log/log.ts';
 

@@ -1,12 +1,16 @@
 /**
- * Who may connect to an export's NBD socket besides root: the group that libvirt runs QEMU in. Distributions call it `libvirt-qemu`
- * (Debian) or `qemu` (Fedora); libvirt itself hands unix sockets of network disks to nobody.
+ * Who may connect to an export's NBD socket besides root: the group that libvirt runs QEMU in. Distributions
+ * call it `libvirt-qemu` (Debian) or `qemu` (Fedora); libvirt itself hands unix sockets of network disks to
+ * nobody.
  */
 import { chownSync, readFileSync } from 'node:fs';
 
 const distributions = ['libvirt-qemu', 'qemu'];
 
-/** Gives the socket to that group, where there is one and we may. @param group another one, by name. @throws Error naming a group that is not. */
+/**
+ * Gives the socket to that group, where there is one and we may. @param group another one, by name. @throws
+ * Error naming a group that is not.
+ */
 export function giveToQemu(path: string, group?: string): void {
   if (process.getuid?.() !== 0) return;
   const id = groupId(group === undefined ? distributions : [group]);

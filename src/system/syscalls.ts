@@ -1,6 +1,6 @@
 /**
- * The system calls that Node lacks, called in libc through koffi. Numbers are those of Linux. Asynchronous ones run in libuv's thread
- * pool; all of them report an errno (0 is success), never throw.
+ * The system calls that Node lacks, called in libc through koffi. Numbers are those of Linux. Asynchronous
+ * ones run in libuv's thread pool; all of them report an errno (0 is success), never throw.
  */
 import koffi from 'koffi';
 
@@ -8,7 +8,10 @@ const libc = koffi.load(null);
 
 type AsyncCall = (...args: [...unknown[], (error: unknown, result: number) => void]) => void;
 
-/** koffi throws at the 257th call that is under way. libuv's pool has few threads, so those past MOST_AT_ONCE would wait there anyway. */
+/**
+ * koffi throws at the 257th call that is under way. libuv's pool has few threads, so those past MOST_AT_ONCE
+ * would wait there anyway.
+ */
 const MOST_AT_ONCE = 64;
 let underWay = 0;
 const waiting: (() => void)[] = [];
@@ -94,7 +97,10 @@ export function fallocate(
   inTurn(fallocateAsync, [fd, mode, offset, length], (result) => done(result === 0 ? 0 : koffi.errno()));
 }
 
-/** posix_fadvise(2), POSIX_FADV_WILLNEED, in the thread pool. The kernel takes no more than about a megabyte a call. */
+/**
+ * posix_fadvise(2), POSIX_FADV_WILLNEED, in the thread pool. The kernel takes no more than about a megabyte a
+ * call.
+ */
 export function willNeed(fd: number, offset: number, length: number, done: () => void): void {
   const part = Math.min(length, WILLNEED_BYTES);
   inTurn(fadviseAsync, [fd, offset, part, WILLNEED], () => {
@@ -120,7 +126,10 @@ export function readNow(fd: number, into: Buffer, offset: number): number {
   return count < 0 ? -koffi.errno() : count;
 }
 
-/** posix_fadvise(2), POSIX_FADV_WILLNEED, on the loop: begins to read what the page cache lacks of a short range, and does not wait for it. */
+/**
+ * posix_fadvise(2), POSIX_FADV_WILLNEED, on the loop: begins to read what the page cache lacks of a short
+ * range, and does not wait for it.
+ */
 export function willNeedNow(fd: number, offset: number, length: number): void {
   fadviseFn(fd, offset, length, WILLNEED);
 }
@@ -136,13 +145,18 @@ export function sendNow(fd: number, address: number, length: number): number {
   return count < 0 ? -koffi.errno() : count;
 }
 
-/** recv(2) that never waits. @returns the bytes received, 0 at the end of the connection, or minus the errno */
+/**
+ * recv(2) that never waits. @returns the bytes received, 0 at the end of the connection, or minus the errno
+ */
 export function receiveNow(fd: number, into: Buffer): number {
   const count = recvFn(fd, into, into.length, MSG_DONTWAIT);
   return count < 0 ? -koffi.errno() : count;
 }
 
-/** Lets the kernel hold so many bytes on their way out of a socket; without privilege as many as net.core.wmem_max allows. */
+/**
+ * Lets the kernel hold so many bytes on their way out of a socket; without privilege as many as
+ * net.core.wmem_max allows.
+ */
 export function setSendBuffer(fd: number, bytes: number): void {
   const value = Buffer.alloc(4);
   value.writeInt32LE(bytes);
@@ -151,10 +165,12 @@ export function setSendBuffer(fd: number, bytes: number): void {
 }
 
 /**
- * _exit(2): ends this process now, whatever its threads do. The caller has seen to it that all is durable and said.
+ * _exit(2): ends this process now, whatever its threads do. The caller has seen to it that all is durable and
+ * said.
  *
- * process.exit() waits for the threads of V8 and of libuv first: for ever, when one of libuv's sits in a call to a disk that does not answer, or
- * when one of V8's waits for the main thread (nodejs/node#54918), and a process that serves nobody any more keeps its lock.
+ * process.exit() waits for the threads of V8 and of libuv first: for ever, when one of libuv's sits in a call
+ * to a disk that does not answer, or when one of V8's waits for the main thread (nodejs/node#54918), and a
+ * process that serves nobody any more keeps its lock.
  */
 export function exitNow(code: number): never {
   exitFn(code);

@@ -1,4 +1,7 @@
-/** Listening on a unix socket path: one that a dead process left behind is replaced, one where somebody answers is not. */
+/**
+ * Listening on a unix socket path: one that a dead process left behind is replaced, one where somebody
+ * answers is not.
+ */
 import { chmodSync, existsSync, lstatSync, rmSync } from 'node:fs';
 import { connect, type Server } from 'node:net';
 import { basename, dirname } from 'node:path';

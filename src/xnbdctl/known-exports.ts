@@ -1,6 +1,6 @@
 /**
- * Every export of this host: those that run say for themselves how they are, on their control sockets; of those that do not, the record
- * on disk tells. No daemon is needed for either.
+ * Every export of this host: those that run say for themselves how they are, on their control sockets; of
+ * those that do not, the record on disk tells. No daemon is needed for either.
  */
 import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';

@@ -8,7 +8,10 @@ const WINDOW_MS = 5000;
 
 interface Sample {
   at: number;
-  /** Bytes present, holes not counted: those are skipped in leaps, which tell nothing of the time that the rest takes. */
+  /**
+   * Bytes present, holes not counted: those are skipped in leaps, which tell nothing of the time that the
+   * rest takes.
+   */
   kept: number;
   fetched: number;
 }

@@ -1,6 +1,7 @@
 /**
- * `xnbdctl reclaim`: a disk that has moved away is taken back from a host that is lost. Everything that was written there since is given
- * up, so this tells what that is, asks that host, and does nothing while it is alive or without --force.
+ * `xnbdctl reclaim`: a disk that has moved away is taken back from a host that is lost. Everything that was
+ * written there since is given up, so this tells what that is, asks that host, and does nothing while it is
+ * alive or without --force.
  */
 import { randomUUID } from 'node:crypto';
 import { OriginConnection } from '../client/connection.ts';

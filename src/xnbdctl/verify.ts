@@ -44,7 +44,10 @@ export async function verify(path: string, name: string | undefined, out: NodeJS
   }
 }
 
-/** The differences that were found stay, and the origin may go. @returns what is so now, in one line. @throws Error when there are none. */
+/**
+ * The differences that were found stay, and the origin may go. @returns what is so now, in one line. @throws
+ * Error when there are none.
+ */
 export async function accept(path: string, name: string | undefined): Promise<string> {
   const client = await connectRunning(path);
   try {

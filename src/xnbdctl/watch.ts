@@ -1,8 +1,9 @@
 /**
- * `xnbdctl watch`: a live bar for each export, or, where stdout is no terminal, a line a second for each that moves.
+ * `xnbdctl watch`: a live bar for each export, or, where stdout is no terminal, a line a second for each that
+ * moves.
  *
- * Named exports are watched until all of them are complete; without names all of the host's are, those that appear later too, until
- * the administrator has seen enough.
+ * Named exports are watched until all of them are complete; without names all of the host's are, those that
+ * appear later too, until the administrator has seen enough.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { MultiBar, type SingleBar } from 'cli-progress';
@@ -27,7 +28,9 @@ interface Entry {
   ended: boolean;
 }
 
-/** Resolves when there is nothing more to see. @throws Error naming an export that ends before it is complete. */
+/**
+ * Resolves when there is nothing more to see. @throws Error naming an export that ends before it is complete.
+ */
 export async function watch(watched: Watched, out: NodeJS.WriteStream, signal?: AbortSignal): Promise<void> {
   const entries = new Map<string, Entry>();
   const view = out.isTTY ? barView(out) : lineView(out);

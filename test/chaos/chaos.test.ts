@@ -1,4 +1,7 @@
-/** A handful of relocations under kill -9, cuts and stalls with every test run. The long one is `npm run chaos`. */
+/**
+ * A handful of relocations under kill -9, cuts and stalls with every test run. The long one is `npm run
+ * chaos`.
+ */
 import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
 import { join } from 'node:path';

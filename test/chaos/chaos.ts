@@ -1,9 +1,10 @@
 /**
- * npm run chaos -- [--minutes N] [--relocations N] [--seed S] [--verbose] [--keep] [--crash]: a guest's disk goes from host to host while exports,
- * daemons and gateways are killed and links are cut, and not one byte may be wrong.
+ * npm run chaos -- [--minutes N] [--relocations N] [--seed S] [--verbose] [--keep] [--crash]: a guest's disk
+ * goes from host to host while exports, daemons and gateways are killed and links are cut, and not one byte
+ * may be wrong.
  *
- * Everything follows from numbers: story after story from --seed on (default: the time). One that fails is told with its number, its plan
- * and what happened when; `--seed NUMBER` alone plays that story again.
+ * Everything follows from numbers: story after story from --seed on (default: the time). One that fails is
+ * told with its number, its plan and what happened when; `--seed NUMBER` alone plays that story again.
  *
  * With --crash: what kill -9 and loss of power leave on disk, instead (test/crash).
  */

@@ -1,6 +1,6 @@
 /**
- * Lets the planned events happen: each when its point is reached, whatever else is going on, and whatever it breaks is mended
- * after its time.
+ * Lets the planned events happen: each when its point is reached, whatever else is going on, and whatever it
+ * breaks is mended after its time.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Driver } from './moving/driver.ts';

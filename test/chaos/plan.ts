@@ -1,8 +1,10 @@
 /**
- * What happens in one story, made from a number: where the disk goes, what is killed, cut, stalled or frozen, and at which point.
+ * What happens in one story, made from a number: where the disk goes, what is killed, cut, stalled or frozen,
+ * and at which point.
  *
- * A point is counted in what replays: requests of the guest while the destination stands by, blocks that have arrived while the disk
- * follows. Only where nothing can be counted (a takeover takes milliseconds) it is a time.
+ * A point is counted in what replays: requests of the guest while the destination stands by, blocks that have
+ * arrived while the disk follows. Only where nothing can be counted (a takeover takes milliseconds) it is a
+ * time.
  */
 import { Random } from '../lab/model/random.ts';
 
@@ -12,7 +14,10 @@ export type HostName = 'a' | 'b' | 'c';
 export const PHASES = ['arriving', 'standby', 'takeover', 'relocating', 'complete'] as const;
 export type Phase = (typeof PHASES)[number];
 
-/** `upstream`: the export from which the source itself still fetches, when the disk moves on before it is complete. */
+/**
+ * `upstream`: the export from which the source itself still fetches, when the disk moves on before it is
+ * complete.
+ */
 export type Victim =
   | 'source'
   | 'destination'
@@ -24,7 +29,10 @@ export type Victim =
 
 export interface PlannedEvent {
   phase: Phase;
-  /** Milliseconds since the phase began; in standby: the guest's requests; in relocating: the percentage present. */
+  /**
+   * Milliseconds since the phase began; in standby: the guest's requests; in relocating: the percentage
+   * present.
+   */
   after: number;
   what: 'kill' | 'freeze' | 'cut' | 'stall';
   whom: Victim;

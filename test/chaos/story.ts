@@ -1,6 +1,7 @@
 /**
- * One story: a disk goes from host to host as its plan says, a guest works on it all the while, things break. In the end, and at the end of
- * each move, every block must be what the guest wrote, and nothing may be left where the disk was.
+ * One story: a disk goes from host to host as its plan says, a guest works on it all the while, things break.
+ * In the end, and at the end of each move, every block must be what the guest wrote, and nothing may be left
+ * where the disk was.
  */
 import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -33,7 +34,10 @@ const ESHUTDOWN = 108;
 const COMPLETE_LIMIT_MS = 120_000;
 /** For four moves, each of which takes seconds. */
 const STORY_LIMIT_MS = 300_000;
-/** After this an origin that has retired is believed to be gone; the destination itself takes ten minutes (let-go.ts). */
+/**
+ * After this an origin that has retired is believed to be gone; the destination itself takes ten minutes
+ * (let-go.ts).
+ */
 const UNHEARD_MS = 8000;
 const LOOK_EVERY_MS = 10;
 const ARRIVALS = 6;
@@ -52,7 +56,10 @@ export interface StoryResult {
   requests: number;
 }
 
-/** @throws Error that says what was wrong. @param dir is made, and left to be removed. @param pki certificates, for plans with TLS */
+/**
+ * @throws Error that says what was wrong. @param dir is made, and left to be removed. @param pki
+ * certificates, for plans with TLS
+ */
 export async function play(plan: Plan, dir: string, pki: string, timeline: Timeline): Promise<StoryResult> {
   const story = new Story(plan, dir, pki, timeline);
   const late = Promise.withResolvers<never>();
@@ -234,7 +241,10 @@ class Story {
   }
 
   #unfinished = 0;
-  /** The last origin has retired and is gone, its answer was lost, and our end will ask for minutes before it believes that. */
+  /**
+   * The last origin has retired and is gone, its answer was lost, and our end will ask for minutes before it
+   * believes that.
+   */
   #unheard = false;
 
   async #arrive(source: Stay, to: ChaosHost, events: Events): Promise<Stay> {

@@ -1,4 +1,6 @@
-/** An origin that has fallen silent is found out; one that is slow, or a process that slept, raises no alarm. */
+/**
+ * An origin that has fallen silent is found out; one that is slow, or a process that slept, raises no alarm.
+ */
 import assert from 'node:assert/strict';
 import sinon from 'sinon';
 import { StallWatch } from '../../src/client/stall-watch.ts';

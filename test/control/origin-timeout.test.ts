@@ -1,4 +1,7 @@
-/** origin-timeout: a request that has waited too long gets EIO, it alone; what comes for it later touches nothing; the rest goes on. */
+/**
+ * origin-timeout: a request that has waited too long gets EIO, it alone; what comes for it later touches
+ * nothing; the rest goes on.
+ */
 import assert from 'node:assert/strict';
 import { readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';

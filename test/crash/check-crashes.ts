@@ -1,6 +1,7 @@
 /**
- * Lives, crashes, and what is found: records random lives of a disk (life.ts), builds states that a crash at a random moment could leave
- * (lost-power.ts), and looks at each (check-state.ts). Some of them are lived on from, so that later crashes find what an earlier one left.
+ * Lives, crashes, and what is found: records random lives of a disk (life.ts), builds states that a crash at
+ * a random moment could leave (lost-power.ts), and looks at each (check-state.ts). Some of them are lived on
+ * from, so that later crashes find what an earlier one left.
  */
 import { existsSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -167,7 +168,9 @@ function anyCrash(random: () => number): Record<HostName, Crash> {
   return { a: 'power', b: chance < 0.8 ? 'kill' : 'power' };
 }
 
-/** Both hosts crash at some moment at which all is settled, and what is left is where the next life begins. */
+/**
+ * Both hosts crash at some moment at which all is settled, and what is left is where the next life begins.
+ */
 function crashAndLiveOn(recorded: Recorded, from: number, to: number, random: () => number): void {
   const { trace, history, marks } = recorded;
   let moment = to;

@@ -1,6 +1,7 @@
 /**
- * Opens what a crash left with the product's own code, and holds it against what was promised: both hosts start again, the source is as
- * fenced as it was, nobody else may write, and every byte is one that the guest may see.
+ * Opens what a crash left with the product's own code, and holds it against what was promised: both hosts
+ * start again, the source is as fenced as it was, nobody else may write, and every byte is one that the guest
+ * may see.
  */
 import { randomUUID } from 'node:crypto';
 import { existsSync } from 'node:fs';
@@ -119,7 +120,10 @@ function sourceFault(
   return undefined;
 }
 
-/** The source's image has what its guest wrote, whoever reads it now, and nothing of the destination's (rule 3). */
+/**
+ * The source's image has what its guest wrote, whoever reads it now, and nothing of the destination's (rule
+ * 3).
+ */
 async function sourceBytesFault(
   { history }: Recorded,
   point: CrashPoint,
@@ -174,7 +178,9 @@ async function destinationFault(
   }
 }
 
-/** Where the two hosts differ the guest has written, and the written map knows (or knows that it does not). */
+/**
+ * Where the two hosts differ the guest has written, and the written map knows (or knows that it does not).
+ */
 function selfCheckFault({ served }: Destination, here: Buffer, there: Buffer): string | undefined {
   const written = served.relocation.copying?.map.written;
   if (written === undefined) return undefined;

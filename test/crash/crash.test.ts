@@ -1,4 +1,7 @@
-/** What a crash leaves, at any moment of a disk's life and move, is what was promised; and a checker that says so finds what is planted. */
+/**
+ * What a crash leaves, at any moment of a disk's life and move, is what was promised; and a checker that says
+ * so finds what is planted.
+ */
 import assert from 'node:assert/strict';
 import { writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';

@@ -1,8 +1,9 @@
 /**
- * The daemon's own files under the same crashes: the book of relocations, and a retired disk that is set aside for one that comes back.
+ * The daemon's own files under the same crashes: the book of relocations, and a retired disk that is set
+ * aside for one that comes back.
  *
- * What was written is there afterwards, or what was being written, whole. And a disk that was being set aside when the power went can be set
- * aside again: its image is in one place, and its record says where.
+ * What was written is there afterwards, or what was being written, whole. And a disk that was being set aside
+ * when the power went can be set aside again: its image is in one place, and its record says where.
  */
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';

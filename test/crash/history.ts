@@ -1,10 +1,12 @@
 /**
- * What the guest did to its disk, first at the source and then at the destination, and what it may read after a crash.
+ * What the guest did to its disk, first at the source and then at the destination, and what it may read after
+ * a crash.
  *
- * For one byte that is what any change wrote there that had been asked for, unless a later change is certain to have replaced it: one that
- * was asked for after the first was answered, and that the crash cannot have taken. kill -9 takes nothing that was answered. A loss of
- * power takes nothing that was answered with FUA, or answered before a flush was asked for that was answered itself, whatever the
- * connection. The fence is a flush of all that the source's guest was told.
+ * For one byte that is what any change wrote there that had been asked for, unless a later change is certain
+ * to have replaced it: one that was asked for after the first was answered, and that the crash cannot have
+ * taken. kill -9 takes nothing that was answered. A loss of power takes nothing that was answered with FUA,
+ * or answered before a flush was asked for that was answered itself, whatever the connection. The fence is a
+ * flush of all that the source's guest was told.
  */
 import type { Clock } from './trace.ts';
 
@@ -49,7 +51,10 @@ export class History {
     ];
   }
 
-  /** A change is being asked for. @returns what to call with its outcome; one that is refused has not happened. */
+  /**
+   * A change is being asked for. @returns what to call with its outcome; one that is refused has not
+   * happened.
+   */
   change(
     host: HostName,
     what: string,
@@ -76,7 +81,9 @@ export class History {
     };
   }
 
-  /** A flush (or a fence) is being asked for. @returns what to call when it has been answered with success. */
+  /**
+   * A flush (or a fence) is being asked for. @returns what to call when it has been answered with success.
+   */
   flush(host: HostName): () => void {
     const flush: Flush = { host, asked: this.#clock.tick() };
     return () => {

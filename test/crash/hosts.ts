@@ -1,4 +1,7 @@
-/** The two ends of a move, made of the product's own parts in this process: what the crash checker records, and opens again after a crash. */
+/**
+ * The two ends of a move, made of the product's own parts in this process: what the crash checker records,
+ * and opens again after a crash.
+ */
 import { join } from 'node:path';
 import { OriginConnection } from '../../src/client/connection.ts';
 import type { Disk } from '../../src/export/disk.ts';

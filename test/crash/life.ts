@@ -1,6 +1,7 @@
 /**
- * A random life of a disk on two hosts, recorded: the source's guest writes, the disk moves, the destination's guest writes, while syncs take
- * their time and the background copy goes on; processes are stopped and started; some moves are given up.
+ * A random life of a disk on two hosts, recorded: the source's guest writes, the disk moves, the
+ * destination's guest writes, while syncs take their time and the background copy goes on; processes are
+ * stopped and started; some moves are given up.
  */
 import { setTimeout as sleep, setImmediate as turn } from 'node:timers/promises';
 import { callExport } from '../../src/control/client.ts';

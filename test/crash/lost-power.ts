@@ -3,18 +3,20 @@
  *
  * **kill -9**: every call that had ended is done, one that was under way is done, or in part, or not.
  *
- * **Loss of power**: only what was synced is certain. A sync covers the calls that had ended when it began, once it has ended itself.
- * Of the rest the kernel may have written back anything, in any order:
+ * **Loss of power**: only what was synced is certain. A sync covers the calls that had ended when it began,
+ * once it has ended itself. Of the rest the kernel may have written back anything, in any order:
  *
- * - Data: a sector of 512 bytes on disk is what that sector was in the page cache after one of the unsynced calls that touched it, or
- *   what it was before all of them. Each sector by itself, so that writes are dropped, reordered, and torn at 512 or 4096 bytes. A
- *   punch is a write of zeros. The size of the file is one that it had meanwhile, whatever became of its data.
- * - Names: each making, removing and renaming may be there or not, whatever became of the others, and of the data of the file. Two
- *   limits keep to what a journal can leave: a rename is wholly there or not at all, and a name is made anew only where the
- *   removal of the earlier one is there, too. A sync of a file says nothing of its name: that takes a sync of its directory.
+ * - Data: a sector of 512 bytes on disk is what that sector was in the page cache after one of the unsynced
+ *   calls that touched it, or what it was before all of them. Each sector by itself, so that writes are
+ *   dropped, reordered, and torn at 512 or 4096 bytes. A punch is a write of zeros. The size of the file is
+ *   one that it had meanwhile, whatever became of its data.
+ * - Names: each making, removing and renaming may be there or not, whatever became of the others, and of the
+ *   data of the file. Two limits keep to what a journal can leave: a rename is wholly there or not at all,
+ *   and a name is made anew only where the removal of the earlier one is there, too. A sync of a file says
+ *   nothing of its name: that takes a sync of its directory.
  *
- * Which of the many states is left is decided by chance, by a strategy a file: pure strategies (nothing, all, the last call only, all
- * but one) find most faults of order, sectors by lot find the torn ones.
+ * Which of the many states is left is decided by chance, by a strategy a file: pure strategies (nothing, all,
+ * the last call only, all but one) find most faults of order, sectors by lot find the torn ones.
  */
 import type { Event, Inode, Node, Operation, Trace, Tree } from './trace.ts';
 

@@ -1,6 +1,6 @@
 /**
- * What each host has promised so far, by the moment: the fence, the lease, the identity. What a crash leaves is held against it
- * (check-state.ts).
+ * What each host has promised so far, by the moment: the fence, the lease, the identity. What a crash leaves
+ * is held against it (check-state.ts).
  */
 import type { ExportRecord } from '../../src/store/records/record.ts';
 import type { Source } from './hosts.ts';

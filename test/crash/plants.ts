@@ -1,4 +1,7 @@
-/** Faults to plant, each one that a store could have: the checker must find every one of them. Patched into the product's parts, for one life. */
+/**
+ * Faults to plant, each one that a store could have: the checker must find every one of them. Patched into
+ * the product's parts, for one life.
+ */
 import type { Served } from '../../src/export/serve.ts';
 import { ReceiveBuffer } from '../../src/nbd/receive-buffer.ts';
 import { Image } from '../../src/store/image/image.ts';

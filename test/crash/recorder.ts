@@ -1,13 +1,15 @@
 /**
  * Records what this process does to the files under a directory.
  *
- * The functions of node:fs and the system calls through koffi are replaced by ones that note the call and then make it, so the product
- * runs unchanged. What is not noted shows: the trace, played back, must give what is really there (`crash-check.ts` compares).
- * This is for a process that does nothing else, because nothing is put back: import it before anything of src/.
+ * The functions of node:fs and the system calls through koffi are replaced by ones that note the call and
+ * then make it, so the product runs unchanged. What is not noted shows: the trace, played back, must give
+ * what is really there (`crash-check.ts` compares). This is for a process that does nothing else, because
+ * nothing is put back: import it before anything of src/.
  *
- * Syncs are noted and not made. They take as long as the recorder's owner wishes, so that other calls fall in between. And three
- * things that a file's owner asks the kernel are answered for the crash that is being played: the inode of a file (whose copy has
- * another one), the boot id, and whether what is synced is a directory.
+ * Syncs are noted and not made. They take as long as the recorder's owner wishes, so that other calls fall in
+ * between. And three things that a file's owner asks the kernel are answered for the crash that is being
+ * played: the inode of a file (whose copy has another one), the boot id, and whether what is synced is a
+ * directory.
  */
 import fs from 'node:fs';
 import promises from 'node:fs/promises';

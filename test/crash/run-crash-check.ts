@@ -1,8 +1,9 @@
 /**
- * The crash checker, in a process of its own (it replaces functions of node): for `npm test` and `npm run chaos`.
+ * The crash checker, in a process of its own (it replaces functions of node): for `npm test` and `npm run
+ * chaos`.
  *
- * A seed brings the same disks and the same intentions again; how the calls of threads and timers fall in between is new each time. So the
- * report of a fault tells the whole story.
+ * A seed brings the same disks and the same intentions again; how the calls of threads and timers fall in
+ * between is new each time. So the report of a fault tells the whole story.
  */
 import { spawn } from 'node:child_process';
 import { join } from 'node:path';
@@ -13,8 +14,9 @@ import type { PlantedFault } from './plants.ts';
 export type { CrashReport, PlantedFault };
 
 /**
- * A state is megabytes of buffers that are garbage a moment later. Collected young and often they cost nothing; as V8 has it by default, a whole
- * collection every four states took a third of the time. (Its threads would wait for a processor longer than they work.)
+ * A state is megabytes of buffers that are garbage a moment later. Collected young and often they cost
+ * nothing; as V8 has it by default, a whole collection every four states took a third of the time. (Its
+ * threads would wait for a processor longer than they work.)
  */
 const ABOUT_GARBAGE = [
   '--single-threaded-gc',
@@ -23,7 +25,10 @@ const ABOUT_GARBAGE = [
   '--no-incremental-marking',
 ];
 
-/** Ends with the first fault, or after so many states, or so many minutes; without either, after 1000 states. @throws Error when the checker itself fails. */
+/**
+ * Ends with the first fault, or after so many states, or so many minutes; without either, after 1000 states.
+ * @throws Error when the checker itself fails.
+ */
 export async function runCrashCheck(
   options: Partial<CrashCheckOptions> & { seed: number },
 ): Promise<CrashReport> {

@@ -1,4 +1,7 @@
-/** The crash checker's own process: it replaces node's functions before any of the product is loaded. Options in, report out, as JSON. */
+/**
+ * The crash checker's own process: it replaces node's functions before any of the product is loaded. Options
+ * in, report out, as JSON.
+ */
 import type { CrashCheckOptions } from './check-crashes.ts';
 import { install } from './recorder.ts';
 

@@ -1,4 +1,7 @@
-/** Moves that end badly, as B's daemon cleans up after them: no disk stays fenced at A, and a domain's disks stay together. */
+/**
+ * Moves that end badly, as B's daemon cleans up after them: no disk stays fenced at A, and a domain's disks
+ * stay together.
+ */
 import assert from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
 import { existsSync } from 'node:fs';

@@ -1,4 +1,6 @@
-/** HASH (docs/protocol.md): digests instead of data, for the lease holder, while others are served as ever. */
+/**
+ * HASH (docs/protocol.md): digests instead of data, for the lease holder, while others are served as ever.
+ */
 import { strict as assert } from 'node:assert';
 import { createHash, randomBytes, randomUUID } from 'node:crypto';
 import { writeFile } from 'node:fs/promises';

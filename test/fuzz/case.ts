@@ -1,4 +1,7 @@
-/** One case: the bytes that a peer sends, and to whom. Kept in corpus/ as text: the side, then one line of hex for each piece. */
+/**
+ * One case: the bytes that a peer sends, and to whom. Kept in corpus/ as text: the side, then one line of hex
+ * for each piece.
+ */
 import { configureLog } from '../../src/log/log.ts';
 import { Random } from '../lab/model/random.ts';
 import { runClient } from './client.ts';

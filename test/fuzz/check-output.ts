@@ -1,4 +1,7 @@
-/** What a server has sent, read by somebody who knows the formats only: every message must be whole and of a known kind. */
+/**
+ * What a server has sent, read by somebody who knows the formats only: every message must be whole and of a
+ * known kind.
+ */
 import {
   NBD_EXTENDED_REPLY_MAGIC,
   NBD_MAX_PAYLOAD,
@@ -7,7 +10,10 @@ import {
   NBD_STRUCTURED_REPLY_MAGIC,
 } from '../../src/nbd/constants.ts';
 
-/** @throws Error at the first message that is none. Data of simple replies cannot be told from messages: there it gives up. */
+/**
+ * @throws Error at the first message that is none. Data of simple replies cannot be told from messages: there
+ * it gives up.
+ */
 export function checkServerOutput(bytes: Buffer): void {
   let at = 18;
   while (at + 20 <= bytes.length && bytes.readBigUInt64BE(at) === NBD_OPTION_REPLY_MAGIC) {

@@ -1,4 +1,7 @@
-/** The client under fire: its handshake, then its reply parser and request table, with a server whose bytes are given. */
+/**
+ * The client under fire: its handshake, then its reply parser and request table, with a server whose bytes
+ * are given.
+ */
 
 import { RequestTable } from '../../src/client/request-table.ts';
 import { ByteDriver } from '../../src/nbd/byte-coroutine.ts';
@@ -21,7 +24,10 @@ export const underWay = [
 
 const lease = '11111111-2222-4333-8444-555555555555';
 
-/** @param pieces what the server sends, cut as it arrives. @returns how many requests were answered. @throws Error on whatever should not happen. */
+/**
+ * @param pieces what the server sends, cut as it arrives. @returns how many requests were answered. @throws
+ * Error on whatever should not happen.
+ */
 export function runClient(pieces: readonly Buffer[], allowOldstyle: boolean): number {
   let answered = 0;
   const attach = { lease, uuid: null, generation: 0, name: 'disk' };
@@ -34,7 +40,8 @@ export function runClient(pieces: readonly Buffer[], allowOldstyle: boolean): nu
   let replies: ByteDriver<never> | null = null;
   try {
     for (const piece of pieces) {
-      // The driver hands out parts of the chunk that it is given; the next one overwrites it, as a socket's buffer would be.
+      // The driver hands out parts of the chunk that it is given; the next one overwrites it, as a socket's
+      // buffer would be.
       const chunk = Buffer.from(piece);
       let used = 0;
       if (replies === null) {

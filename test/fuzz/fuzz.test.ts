@@ -1,4 +1,7 @@
-/** What fuzzing found once stays found; and a short run of it with every test run. The long one is `npm run fuzz`. */
+/**
+ * What fuzzing found once stays found; and a short run of it with every test run. The long one is `npm run
+ * fuzz`.
+ */
 import { strict as assert } from 'node:assert';
 import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';

@@ -1,8 +1,9 @@
 /**
- * npm run fuzz -- --minutes N [--seed S]: peers that break the rules, by the thousand, against the server's and the client's side of NBD.
+ * npm run fuzz -- --minutes N [--seed S]: peers that break the rules, by the thousand, against the server's
+ * and the client's side of NBD.
  *
- * The cases run in a thread of their own, so that one that never ends is seen from here. A finding is written to fuzz/corpus/, where
- * test/fuzz replays it from then on, and named with the number that makes it again.
+ * The cases run in a thread of their own, so that one that never ends is seen from here. A finding is written
+ * to fuzz/corpus/, where test/fuzz replays it from then on, and named with the number that makes it again.
  */
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -88,7 +89,10 @@ async function work({ seed, until }: Start): Promise<void> {
   process.exitCode = found === 0 ? 0 : 1;
 }
 
-/** Bytes, garbage not counted: buffers are given back a turn after nobody has them any more, so a few turns are given to that. */
+/**
+ * Bytes, garbage not counted: buffers are given back a turn after nobody has them any more, so a few turns
+ * are given to that.
+ */
 async function inUse(): Promise<number> {
   for (let turn = 0; turn < 5; turn++) {
     globalThis.gc?.();

@@ -1,4 +1,7 @@
-/** A small disk in memory that trusts nobody: a request past its end, or an answer that is given twice, is a finding. */
+/**
+ * A small disk in memory that trusts nobody: a request past its end, or an answer that is given twice, is a
+ * finding.
+ */
 import type { Disk, ZeroHow } from '../../src/export/disk.ts';
 import type { Completion, ExtentsCompletion } from '../../src/store/completion.ts';
 

@@ -1,6 +1,7 @@
 /**
- * Makes something odd of a valid dialogue, which is a list of messages: fields get the values at which programs break, bits flip, messages
- * vanish, come twice, trade places, or end early. In the end the bytes are cut as a network would cut them.
+ * Makes something odd of a valid dialogue, which is a list of messages: fields get the values at which
+ * programs break, bits flip, messages vanish, come twice, trade places, or end early. In the end the bytes
+ * are cut as a network would cut them.
  */
 import type { Random } from '../lab/model/random.ts';
 

@@ -1,4 +1,6 @@
-/** Valid dialogues, message by message: what a client sends to a server, and what a server sends to a client. */
+/**
+ * Valid dialogues, message by message: what a client sends to a server, and what a server sends to a client.
+ */
 
 import {
   Command,

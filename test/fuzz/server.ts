@@ -1,4 +1,7 @@
-/** The server under fire: handshake, request parser and session on a disk in memory, with a client whose bytes are given. */
+/**
+ * The server under fire: handshake, request parser and session on a disk in memory, with a client whose bytes
+ * are given.
+ */
 import type { Socket } from 'node:net';
 import { Duplex } from 'node:stream';
 import { Export } from '../../src/export/export.ts';
@@ -24,7 +27,10 @@ class Wire extends Duplex {
   }
 }
 
-/** @param pieces what the client sends, cut as it arrives. @returns what the server sent. @throws Error on whatever should not happen. */
+/**
+ * @param pieces what the client sends, cut as it arrives. @returns what the server sent. @throws Error on
+ * whatever should not happen.
+ */
 export async function runServer(pieces: readonly Buffer[]): Promise<Buffer> {
   let turns = 0;
   const record = newRecord('disk', '/nowhere', new MemoryDisk(() => false).size);
@@ -55,7 +61,8 @@ export async function runServer(pieces: readonly Buffer[]): Promise<Buffer> {
       const count = piece.copy(space, 0, at);
       at += count;
       sentToUs += count;
-      // It stops reading a client that asks for too much, and goes on when the answers have left: they leave at once here.
+      // It stops reading a client that asks for too much, and goes on when the answers have left: they leave
+      // at once here.
       if (!session.received(count)) for (let turn = 0; turn < 5; turn++) await new Promise(setImmediate);
     }
     if (sentToUs % 5 === 0) await new Promise(setImmediate);

@@ -1,6 +1,6 @@
 /**
- * The faults 1 to 6 that were found in the C xNBD 0.4.1, each as the story in which it showed. (Each is tested elsewhere, too, in more ways:
- * docs/safety.md says where.)
+ * The faults 1 to 6 that were found in the C xNBD 0.4.1, each as the story in which it showed. (Each is
+ * tested elsewhere, too, in more ways: docs/safety.md says where.)
  */
 import assert from 'node:assert/strict';
 import { copyFile, readFile, rename, writeFile } from 'node:fs/promises';

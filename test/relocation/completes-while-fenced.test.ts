@@ -1,4 +1,7 @@
-/** A disk that its last block reaches while the next host fences it (C from B from A): the record may lose neither. */
+/**
+ * A disk that its last block reaches while the next host fences it (C from B from A): the record may lose
+ * neither.
+ */
 import assert from 'node:assert/strict';
 import { randomBytes, randomUUID } from 'node:crypto';
 import { join } from 'node:path';

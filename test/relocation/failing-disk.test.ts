@@ -1,4 +1,7 @@
-/** Bad sectors, at the origin and here: each is the error of its own block, is shown and said once, and the disk does not become complete over it. */
+/**
+ * Bad sectors, at the origin and here: each is the error of its own block, is shown and said once, and the
+ * disk does not become complete over it.
+ */
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
 import { readFile, rm, truncate, writeFile } from 'node:fs/promises';

@@ -1,4 +1,7 @@
-/** No room at the destination: the copy pauses and says so, the guest works on as long as it can, and all goes on when there is room. */
+/**
+ * No room at the destination: the copy pauses and says so, the guest works on as long as it can, and all goes
+ * on when there is room.
+ */
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
 import { mkdir, readFile, writeFile } from 'node:fs/promises';
@@ -79,7 +82,8 @@ describe('a destination without room', function () {
     const { downBytes } = await wan.stats();
     await sleep(3000);
     assert.equal((await wan.stats()).downBytes, downBytes, 'the copy pauses');
-    // Reads of absent blocks pass through and are not kept; the guest's own writes have the room that is left.
+    // Reads of absent blocks pass through and are not kept; the guest's own writes have the room that is
+    // left.
     assertSameBytes(await guest.read(8 * MIB, 8 * MIB), content.subarray(8 * MIB));
     assert.equal((await proxy.status()).presentBytes, presentBytes);
     await write(SIZE - MIB, bytesFrom(7, 200_000));

@@ -1,4 +1,7 @@
-/** A move that is given up, at bad moments: the origin gets its disk back, whole, and no acknowledged write is lost. */
+/**
+ * A move that is given up, at bad moments: the origin gets its disk back, whole, and no acknowledged write is
+ * lost.
+ */
 import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
 import { mkdir, rm, stat, writeFile } from 'node:fs/promises';

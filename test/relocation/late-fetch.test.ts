@@ -1,4 +1,7 @@
-/** Rule 6: a fetch that arrives late never overwrites a newer write. Rule 7: what fails is never zeros, and is tried again. */
+/**
+ * Rule 6: a fetch that arrives late never overwrites a newer write. Rule 7: what fails is never zeros, and is
+ * tried again.
+ */
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
 import { mkdir, readFile, stat } from 'node:fs/promises';

@@ -1,4 +1,7 @@
-/** Rule 11: any NBD server is an origin: those that answer out of order, without block status, in limited sizes, one client only. */
+/**
+ * Rule 11: any NBD server is an origin: those that answer out of order, without block status, in limited
+ * sizes, one client only.
+ */
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
 import { readFile, rm, stat, writeFile } from 'node:fs/promises';

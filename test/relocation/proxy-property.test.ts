@@ -1,6 +1,7 @@
 /**
- * A proxy against a model, under whatever fast-check thinks of: overlapping reads, writes, trims and zeroes at once, late and shuffled
- * answers of the origin, a takeover at any moment, stops, and kill -9. XNBD_PROPERTY_RUNS multiplies the runs.
+ * A proxy against a model, under whatever fast-check thinks of: overlapping reads, writes, trims and zeroes
+ * at once, late and shuffled answers of the origin, a takeover at any moment, stops, and kill -9.
+ * XNBD_PROPERTY_RUNS multiplies the runs.
  */
 import assert from 'node:assert/strict';
 import { readFile } from 'node:fs/promises';

@@ -1,4 +1,7 @@
-/** An origin that has taken its disk back: whoever held the lease learns so, writes nothing more, and keeps what it has for a look. */
+/**
+ * An origin that has taken its disk back: whoever held the lease learns so, writes nothing more, and keeps
+ * what it has for a look.
+ */
 import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
 import { stat, writeFile } from 'node:fs/promises';

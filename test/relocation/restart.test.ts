@@ -1,4 +1,7 @@
-/** A proxy that is stopped, killed or cut off goes on where it was; what does not belong to it is refused and left as it is. */
+/**
+ * A proxy that is stopped, killed or cut off goes on where it was; what does not belong to it is refused and
+ * left as it is.
+ */
 import assert from 'node:assert/strict';
 import { copyFile, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { bytesFrom } from '../lab/model/actions.ts';

@@ -1,4 +1,7 @@
-/** A link that lets nothing pass although TCP stays up, and one that comes and goes: found out, shown, said once, and survived. */
+/**
+ * A link that lets nothing pass although TCP stays up, and one that comes and goes: found out, shown, said
+ * once, and survived.
+ */
 import assert from 'node:assert/strict';
 import { readFile, writeFile } from 'node:fs/promises';
 import { bytesFrom } from '../lab/model/actions.ts';

@@ -1,4 +1,7 @@
-/** Rules 1, 2 and 3: nothing is kept before the takeover, the fence comes before the first kept block, the origin's image stays as it was. */
+/**
+ * Rules 1, 2 and 3: nothing is kept before the takeover, the fence comes before the first kept block, the
+ * origin's image stays as it was.
+ */
 import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
 import { readFile, stat, writeFile } from 'node:fs/promises';

@@ -1,4 +1,7 @@
-/** The origin's host is just starting when the disk is complete: it is told to retire once it serves the disk again. */
+/**
+ * The origin's host is just starting when the disk is complete: it is told to retire once it serves the disk
+ * again.
+ */
 import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
 import { writeFile } from 'node:fs/promises';

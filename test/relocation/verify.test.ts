@@ -1,4 +1,7 @@
-/** The self-check: a disk that is equal to its origin passes, by hashes; one wrong byte is found; what the guest writes is no fault. */
+/**
+ * The self-check: a disk that is equal to its origin passes, by hashes; one wrong byte is found; what the
+ * guest writes is no fault.
+ */
 import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
 import { open, readFile, truncate, writeFile } from 'node:fs/promises';
@@ -77,7 +80,10 @@ describe('a disk compared with its origin', function () {
     return guest;
   }
 
-  /** Takes over and has one block there that is not as it was at the origin; the guest has written nothing of it. */
+  /**
+   * Takes over and has one block there that is not as it was at the origin; the guest has written nothing of
+   * it.
+   */
   async function startWithFault(uri = overWan(), ...more: string[]): Promise<ExportProcess> {
     // Slowly, so that the block is there before the disk is complete.
     await wan.stop();
@@ -122,7 +128,10 @@ describe('a disk compared with its origin', function () {
     );
   }
 
-  /** Writes, trims and zeroes a part of the disk, without a pause. Resolves once it has begun. @returns what stops it */
+  /**
+   * Writes, trims and zeroes a part of the disk, without a pause. Resolves once it has begun. @returns what
+   * stops it
+   */
   async function load(
     guest: Client,
     seed: number,

@@ -1,6 +1,6 @@
 /**
- * The D-Bus interfaces org.xnbd1.*: which members they have, and how a status becomes their properties. D-Bus knows no null: a string
- * that is not there is empty, a number -1.
+ * The D-Bus interfaces org.xnbd1.*: which members they have, and how a status becomes their properties. D-Bus
+ * knows no null: a string that is not there is empty, a number -1.
  */
 import dbus from 'dbus-next';
 import type { ExportStatus } from '../../control/protocol.ts';
@@ -140,7 +140,8 @@ export function exportProperties(status: ExportStatus, domain: string): Properti
 }
 
 export class ExportInterface extends PropertyInterface {
-  // For the introspection only: the service answers these calls itself, because handlers here do not learn who calls.
+  // For the introspection only: the service answers these calls itself, because handlers here do not learn
+  // who calls.
   Takeover(): void {}
   Abandon(): void {}
   Verify(): void {}

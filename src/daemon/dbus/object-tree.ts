@@ -1,8 +1,9 @@
 /**
- * The objects that we show on the bus, with org.freedesktop.DBus.ObjectManager over them and PropertiesChanged for what changed.
+ * The objects that we show on the bus, with org.freedesktop.DBus.ObjectManager over them and
+ * PropertiesChanged for what changed.
  *
- * An object's counters move all the time: changes are gathered, and announced at most twice a second for each object. Who asks gets
- * the values of the moment.
+ * An object's counters move all the time: changes are gathered, and announced at most twice a second for each
+ * object. Who asks gets the values of the moment.
  */
 import { isDeepStrictEqual } from 'node:util';
 import dbus, { type MessageBus } from 'dbus-next';

@@ -1,6 +1,7 @@
 /**
- * Keeps org.xnbd1 on the bus in step with the exports and relocations of this host. The daemon serves hooks with or without a bus: where
- * there is none, or it goes away, this tries again and then shows everything anew.
+ * Keeps org.xnbd1 on the bus in step with the exports and relocations of this host. The daemon serves hooks
+ * with or without a bus: where there is none, or it goes away, this tries again and then shows everything
+ * anew.
  */
 import type { ExportStatus } from '../../control/protocol.ts';
 import { log } from '../../log/log.ts';

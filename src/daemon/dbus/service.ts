@@ -1,6 +1,7 @@
 /**
- * org.xnbd1 on the bus: what the daemon shows of its exports and relocations, and the methods of an export. Reading is for everyone
- * whom the bus's policy lets (etc/org.xnbd1.conf); the methods are for root and the daemon's own user, whatever the policy says.
+ * org.xnbd1 on the bus: what the daemon shows of its exports and relocations, and the methods of an export.
+ * Reading is for everyone whom the bus's policy lets (etc/org.xnbd1.conf); the methods are for root and the
+ * daemon's own user, whatever the policy says.
  */
 import dbus, { type Message } from 'dbus-next';
 import type { ExportStatus, VerificationStatus } from '../../control/protocol.ts';
@@ -35,7 +36,9 @@ export interface DBusServiceOptions {
   verify: (name: string) => Promise<void>;
   accept: (name: string) => Promise<void>;
   abandon: (name: string) => Promise<void>;
-  /** The bus has gone away: nothing is shown any more, and the service manager should start the daemon again. */
+  /**
+   * The bus has gone away: nothing is shown any more, and the service manager should start the daemon again.
+   */
   onClosed: (reason: string) => void;
 }
 
@@ -140,7 +143,10 @@ export class DBusService {
     this.#bus.close();
   }
 
-  /** Takes the calls that dbus-next may not have: those that need to know the caller, and Set, which it would obey although it refuses it. */
+  /**
+   * Takes the calls that dbus-next may not have: those that need to know the caller, and Set, which it would
+   * obey although it refuses it.
+   */
   #intercept(message: Message): boolean {
     if (message.interface === 'org.freedesktop.DBus.Properties' && message.member === 'Set') {
       this.#fail(

@@ -1,6 +1,7 @@
 /**
- * A domain is about to arrive: each of its disks gets a proxy in `standby`, which reads through to the origin and keeps nothing. All disks
- * of the domain or none: whatever goes wrong, what has been set up so far is given back, and the guest runs on at the source.
+ * A domain is about to arrive: each of its disks gets a proxy in `standby`, which reads through to the origin
+ * and keeps nothing. All disks of the domain or none: whatever goes wrong, what has been set up so far is
+ * given back, and the guest runs on at the source.
  */
 import { lstat, rm } from 'node:fs/promises';
 import type { DomainInfo } from '../../libvirt/domain-xml.ts';
@@ -57,7 +58,10 @@ export async function arrive(host: Host, domain: DomainInfo, signal: AbortSignal
   }
 }
 
-/** The URI of a disk's origin: as the source's daemon wrote it into the domain's metadata, else from the peer that serves the name. */
+/**
+ * The URI of a disk's origin: as the source's daemon wrote it into the domain's metadata, else from the peer
+ * that serves the name.
+ */
 async function originOf(host: Host, domain: DomainInfo, name: string): Promise<string> {
   const uri = domain.origins.get(name)?.uri ?? (await findAtPeers(host.config, name));
   if (uri === undefined) {
@@ -142,7 +146,10 @@ export async function giveUp(host: Host, relocation: RelocationRecord, reason: s
   await host.relocations.settled();
 }
 
-/** Undoes the arrival of one disk, whether its process runs or not. @throws Error when the disk belongs to this host by now. */
+/**
+ * Undoes the arrival of one disk, whether its process runs or not. @throws Error when the disk belongs to
+ * this host by now.
+ */
 export async function discard(host: Host, name: string): Promise<void> {
   const record = await host.exports.record(name);
   if (record?.state === 'relocating') await host.exports.ensure(name);

@@ -1,8 +1,9 @@
 /**
- * A disk that comes back finds its older generation here: an old copy, or, when it comes back before it was complete elsewhere, the very
- * origin that the host which it comes from still reads. That goes by `NAME@GENERATION` from then on, beside what arrives, and is served on to
- * who holds its lease (gateway/local-exports.ts finds it by the generation that he asks for). A disk that does not arrive after all leaves its name
- * to the older generation again.
+ * A disk that comes back finds its older generation here: an old copy, or, when it comes back before it was
+ * complete elsewhere, the very origin that the host which it comes from still reads. That goes by
+ * `NAME@GENERATION` from then on, beside what arrives, and is served on to who holds its lease
+ * (gateway/local-exports.ts finds it by the generation that he asks for). A disk that does not arrive after
+ * all leaves its name to the older generation again.
  */
 import { existsSync } from 'node:fs';
 import { readdir, rename } from 'node:fs/promises';
@@ -12,7 +13,10 @@ import { diskName, type ExportRecord, olderName, writeRecord } from '../../store
 import type { Host } from '../host.ts';
 import { deleteRetired } from './retirement.ts';
 
-/** Makes the name free: what an earlier stay left is deleted (if it is retired, and configured so) or set aside, and served on if it is fenced. */
+/**
+ * Makes the name free: what an earlier stay left is deleted (if it is retired, and configured so) or set
+ * aside, and served on if it is fenced.
+ */
 export function setAside(host: Host, record: ExportRecord): Promise<void> {
   return host.turns.run(`disk ${record.name}`, async () => {
     if ((await host.exports.record(record.name)) === undefined) return;
@@ -32,7 +36,10 @@ export function setAside(host: Host, record: ExportRecord): Promise<void> {
   });
 }
 
-/** Gives its name back to the last generation that was set aside, if nothing else has that now. @returns it has it again */
+/**
+ * Gives its name back to the last generation that was set aside, if nothing else has that now. @returns it
+ * has it again
+ */
 export function putBack(host: Host, name: string): Promise<boolean> {
   const disk = diskName(name);
   return host.turns.run(`disk ${disk}`, async () => {
@@ -56,8 +63,9 @@ export function putBack(host: Host, name: string): Promise<boolean> {
 }
 
 /**
- * An export that does not run gets another name, and its image, if that lies where its name puts it. The record comes first: what has been
- * begun is ended by whoever finds it (`settleName`). @returns its state directory
+ * An export that does not run gets another name, and its image, if that lies where its name puts it. The
+ * record comes first: what has been begun is ended by whoever finds it (`settleName`). @returns its state
+ * directory
  */
 async function giveName(host: Host, record: ExportRecord, name: string): Promise<string> {
   const [from, to] = [host.exports.place(record.name), host.exports.place(name)];
@@ -67,7 +75,10 @@ async function giveName(host: Host, record: ExportRecord, name: string): Promise
   return await settleName(host, record.name, renamed);
 }
 
-/** The second half, also for a daemon that finds a record under another name than its own. @param was the name of the directory */
+/**
+ * The second half, also for a daemon that finds a record under another name than its own. @param was the name
+ * of the directory
+ */
 export async function settleName(host: Host, was: string, record: ExportRecord): Promise<string> {
   const [from, to] = [host.exports.place(was), host.exports.place(record.name)];
   // Whoever died in between may have moved the image already.

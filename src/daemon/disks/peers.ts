@@ -1,4 +1,7 @@
-/** Exports at the gateways of other hosts: how they are named, and which of the `[peers]` serves one whose domain does not tell. */
+/**
+ * Exports at the gateways of other hosts: how they are named, and which of the `[peers]` serves one whose
+ * domain does not tell.
+ */
 
 import { OriginConnection } from '../../client/connection.ts';
 import { type Address, type Config, formatAddress, type Peer } from '../../config/config.ts';
@@ -14,7 +17,10 @@ export function exportUri(gateway: Address, name: string, tls: Tls): string {
   return `${tls === 'off' ? 'nbd' : 'nbds'}://${formatAddress(gateway)}/${encodeURIComponent(name)}`;
 }
 
-/** The URI of the export at the first peer, in the order of the configuration, that serves it; undefined when none does. */
+/**
+ * The URI of the export at the first peer, in the order of the configuration, that serves it; undefined when
+ * none does.
+ */
 export async function findAtPeers(
   { peers, gateway, tls }: Config,
   name: string,

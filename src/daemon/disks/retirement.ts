@@ -1,4 +1,7 @@
-/** What becomes of a disk on the host that it has left for good: every block is at the next host, and nobody is served from here. */
+/**
+ * What becomes of a disk on the host that it has left for good: every block is at the next host, and nobody
+ * is served from here.
+ */
 import { log } from '../../log/log.ts';
 import { deleteLeftovers } from '../../store/records/delete-disk.ts';
 import type { ExportRecord } from '../../store/records/record.ts';

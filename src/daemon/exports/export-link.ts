@@ -1,6 +1,6 @@
 /**
- * The daemon's line to one export: its control socket, watched for as long as the export lives. The export is the one who knows its
- * state; the daemon only hears of it here.
+ * The daemon's line to one export: its control socket, watched for as long as the export lives. The export is
+ * the one who knows its state; the daemon only hears of it here.
  */
 import { connectControl } from '../../control/client.ts';
 import type { ControlMethod, ExportStatus } from '../../control/protocol.ts';
@@ -9,7 +9,10 @@ import type { ControlMethod, ExportStatus } from '../../control/protocol.ts';
 const callLimitMs = 20_000;
 
 export interface ExportLink {
-  /** @throws Error with the export's own words when it refuses; when it is gone; when it does not answer in time. */
+  /**
+   * @throws Error with the export's own words when it refuses; when it is gone; when it does not answer in
+   * time.
+   */
   call(method: ControlMethod): Promise<unknown>;
   close(): void;
 }
@@ -20,7 +23,10 @@ export interface ExportLinkEvents {
   gone: () => void;
 }
 
-/** Opens a control socket and watches; the first status has been reported when this resolves. @throws Error when nobody answers. */
+/**
+ * Opens a control socket and watches; the first status has been reported when this resolves. @throws Error
+ * when nobody answers.
+ */
 export async function watchExport(path: string, events: ExportLinkEvents): Promise<ExportLink> {
   const client = await connectControl(path, events.status);
   let closing = false;

@@ -1,6 +1,7 @@
 /**
- * Starts the process of an export: in a session of its own and with no pipe of ours, so that it lives on when the daemon ends, and so
- * that nothing which waits for the end of a hook's output waits for it. Its stderr goes to a file in the run directory.
+ * Starts the process of an export: in a session of its own and with no pipe of ours, so that it lives on when
+ * the daemon ends, and so that nothing which waits for the end of a hook's output waits for it. Its stderr
+ * goes to a file in the run directory.
  */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
@@ -19,7 +20,10 @@ const pollMs = 20;
 /** What src/log/line.ts puts in front of a message. */
 const logPrefix = /^(<\d>|\S+Z \w+: )/;
 
-/** The program beside this one: the source's when run from source, the bundle's when installed; XNBD_EXPORT names another. */
+/**
+ * The program beside this one: the source's when run from source, the bundle's when installed; XNBD_EXPORT
+ * names another.
+ */
 export function exportProgram(): string {
   const here = import.meta.filename;
   const beside = here.endsWith('.ts')
@@ -152,7 +156,10 @@ export async function exportRuns(pid: number, name: string): Promise<boolean> {
   }
 }
 
-/** Processes of exports that have this state directory, or are about to: of this host, whose view of the file system is ours. */
+/**
+ * Processes of exports that have this state directory, or are about to: of this host, whose view of the file
+ * system is ours.
+ */
 export async function exportsWith(stateDir: string): Promise<number[]> {
   const here = await readlink('/proc/self/ns/mnt');
   const pids = (await readdir('/proc')).filter((name) => /^\d+$/.test(name)).map(Number);

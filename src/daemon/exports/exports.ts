@@ -1,9 +1,10 @@
 /**
  * The exports of this host: found, watched, started, started again, ended.
  *
- * What an export is stands in its record on disk, how it does is said on its control socket; this keeps neither for itself, so a daemon
- * that comes back finds everything again by looking. The process of an export that is needed (`needed`) and ends is started
- * again with what its record says, after a pause that grows while it keeps ending.
+ * What an export is stands in its record on disk, how it does is said on its control socket; this keeps
+ * neither for itself, so a daemon that comes back finds everything again by looking. The process of an export
+ * that is needed (`needed`) and ends is started again with what its record says, after a pause that grows
+ * while it keeps ending.
  */
 import { existsSync } from 'node:fs';
 import { readdir, rm } from 'node:fs/promises';
@@ -149,7 +150,9 @@ export class Exports {
     return this.#start(name, recordArguments(record, this.place(name), tls), signal);
   }
 
-  /** Starts an arriving disk, as `standby`. @throws Error with the export's own words when it does not start. */
+  /**
+   * Starts an arriving disk, as `standby`. @throws Error with the export's own words when it does not start.
+   */
   async arrive(name: string, originUri: string, signal?: AbortSignal): Promise<ExportStatus> {
     const tls = await this.#events.originArguments(originUri);
     return await this.#start(name, arrivalArguments(name, this.place(name), originUri, tls), signal);
@@ -230,8 +233,8 @@ export class Exports {
   }
 
   /**
-   * Ends what an earlier daemon was starting when it was killed, and what has no record yet: it would take the name, and what lies there by
-   * then, for its own.
+   * Ends what an earlier daemon was starting when it was killed, and what has no record yet: it would take
+   * the name, and what lies there by then, for its own.
    */
   async endStrays(name: string): Promise<void> {
     if (this.#entries.has(name) || this.#starting.has(name)) return;

@@ -1,8 +1,9 @@
 /**
  * Ends exports that nobody uses any more.
  *
- * An export that was lent a moment ago is kept a while longer: its guest may have left while the link of the host that it went to was
- * broken, and that host must find the disk when it comes back. Nobody else would start it again.
+ * An export that was lent a moment ago is kept a while longer: its guest may have left while the link of the
+ * host that it went to was broken, and that host must find the disk when it comes back. Nobody else would
+ * start it again.
  */
 import { log } from '../../log/log.ts';
 import type { Domains } from '../registry/domains.ts';

@@ -1,8 +1,10 @@
 /**
- * Writes where a domain's disks are into its live metadata (docs/architecture.md), so that libvirt carries it to the next host.
+ * Writes where a domain's disks are into its live metadata (docs/architecture.md), so that libvirt carries it
+ * to the next host.
  *
- * libvirt blocks every call about a domain while one of that domain's hooks waits, and refuses changes while the domain migrates. So this
- * runs beside everything else and is waited for by nobody: soon after its cause, and again with growing pauses until it is done or pointless.
+ * libvirt blocks every call about a domain while one of that domain's hooks waits, and refuses changes while
+ * the domain migrates. So this runs beside everything else and is waited for by nobody: soon after its cause,
+ * and again with growing pauses until it is done or pointless.
  */
 import type { Config } from '../../config/config.ts';
 import type { ExportState } from '../../control/protocol.ts';
@@ -75,7 +77,9 @@ export function announcer(parts: Parts, libvirt: MetadataWriter): Announcer {
 /** States of a disk that is not here yet, or not any more. */
 const elsewhere: ReadonlySet<ExportState> = new Set(['standby', 'fenced', 'retired', 'reclaimed']);
 
-/** The element, or undefined while there is nothing to say: the guest is not here, or an export does not run. */
+/**
+ * The element, or undefined while there is nothing to say: the guest is not here, or an export does not run.
+ */
 function originsXml(
   { config, exports, relocations }: Parts,
   uuid: string,

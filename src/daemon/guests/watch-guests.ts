@@ -1,6 +1,7 @@
 /**
- * What libvirt tells beside its hooks. Nothing here is needed for safety: a disk is taken over at its guest's first write in any case, and
- * hooks tell who ends. But a guest that only reads arrives silently, and hooks are missed while the daemon is away.
+ * What libvirt tells beside its hooks. Nothing here is needed for safety: a disk is taken over at its guest's
+ * first write in any case, and hooks tell who ends. But a guest that only reads arrives silently, and hooks
+ * are missed while the daemon is away.
  */
 
 import { type ActiveDomain, type DomainEvent, LibvirtClient } from '../../libvirt/client.ts';
@@ -65,7 +66,10 @@ export function watchGuests(host: Host): GuestWatch {
     }
   }
 
-  /** Another driver may have the domain, or a hook of it may be running: so libvirt is asked about this one, twice. */
+  /**
+   * Another driver may have the domain, or a hook of it may be running: so libvirt is asked about this one,
+   * twice.
+   */
   function checkLater(domain: UsingDomain): void {
     if (checks.has(domain.uuid)) return;
     const check = async (first: boolean): Promise<void> => {

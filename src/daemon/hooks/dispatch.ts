@@ -1,9 +1,9 @@
 /**
- * What each libvirt hook means here. The XML on stdin is all that a hook may know of its domain: libvirt holds the domain's lock while it
- * waits for us, so nothing on this path calls libvirt.
+ * What each libvirt hook means here. The XML on stdin is all that a hook may know of its domain: libvirt
+ * holds the domain's lock while it waits for us, so nothing on this path calls libvirt.
  *
- * What begins something may fail, and then the administrator reads our line in virsh. What ends something succeeds, and `reconnect` most of
- * all: libvirt kills the running guest when it fails.
+ * What begins something may fail, and then the administrator reads our line in virsh. What ends something
+ * succeeds, and `reconnect` most of all: libvirt kills the running guest when it fails.
  */
 
 import { type DomainInfo, readDomain } from '../../libvirt/domain-xml.ts';
@@ -63,7 +63,10 @@ async function started(host: Host, domain: DomainInfo): Promise<void> {
   host.announceOrigins(domain.uuid);
 }
 
-/** libvirtd was restarted under a running guest: its exports should be there, and are looked after while libvirt goes on. */
+/**
+ * libvirtd was restarted under a running guest: its exports should be there, and are looked after while
+ * libvirt goes on.
+ */
 async function reconnect(host: Host, domain: DomainInfo): Promise<void> {
   await host.domains.use(usingDomain(domain));
   for (const { export: name } of domain.disks) {

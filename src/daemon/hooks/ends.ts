@@ -1,6 +1,7 @@
 /**
- * `stopped` and `release`: a domain has ended here, or a migration to here has failed. libvirt does not say which of them, may run
- * both twice, and does not care what they answer; so each looks at where its disks stand, and nothing here fails the hook.
+ * `stopped` and `release`: a domain has ended here, or a migration to here has failed. libvirt does not say
+ * which of them, may run both twice, and does not care what they answer; so each looks at where its disks
+ * stand, and nothing here fails the hook.
  */
 import { log } from '../../log/log.ts';
 import { discard, giveUp } from '../disks/arrival.ts';
@@ -32,7 +33,8 @@ export async function release(host: Host, domain: UsingDomain): Promise<void> {
     !relocation.resumed &&
     nothingWritten(host, Object.keys(relocation.disks))
   ) {
-    // The guest has never run here: the migration has failed. Should it have written all the same, the exports refuse.
+    // The guest has never run here: the migration has failed. Should it have written all the same, the
+    // exports refuse.
     await attempt(`the relocation of ${domain.name} goes on`, () =>
       giveUp(host, relocation, 'libvirt gave the migration up before the guest had arrived'),
     );

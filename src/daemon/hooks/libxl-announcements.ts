@@ -1,6 +1,7 @@
 /**
- * Arrivals that libvirt announced without the domain's XML: libxl's `migrate` brings none (libvirt 9.0), so its hook script only leaves
- * an empty file `announced/libxl.GUEST` in the run directory. A `prepare` of that guest soon after is an arrival, not a start.
+ * Arrivals that libvirt announced without the domain's XML: libxl's `migrate` brings none (libvirt 9.0), so
+ * its hook script only leaves an empty file `announced/libxl.GUEST` in the run directory. A `prepare` of that
+ * guest soon after is an arrival, not a start.
  */
 import { mkdir, readdir, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';

@@ -1,6 +1,7 @@
 /**
- * The door for libvirt's hooks: a unix socket that only root opens, one JSON line each way, one call a connection
- * (docs/architecture.md). What a hook does is decided elsewhere; here every call gets an answer, in time, whatever happens.
+ * The door for libvirt's hooks: a unix socket that only root opens, one JSON line each way, one call a
+ * connection (docs/architecture.md). What a hook does is decided elsewhere; here every call gets an answer,
+ * in time, whatever happens.
  */
 import { createServer, type Server, type Socket } from 'node:net';
 import * as v from 'valibot';
@@ -24,7 +25,10 @@ export interface HookAnswer {
   stderr: string;
 }
 
-/** Does one hook's work. What it throws becomes the hook's stderr and exit 1; `signal` says that the time for it is over. */
+/**
+ * Does one hook's work. What it throws becomes the hook's stderr and exit 1; `signal` says that the time for
+ * it is over.
+ */
 export type HookHandler = (call: HookCall, signal: AbortSignal) => Promise<HookAnswer>;
 
 /** The largest call, in characters: libvirt's own limit for a domain's XML lies below. */

@@ -1,6 +1,7 @@
 /**
- * Which domain of this host uses which exports: learned from hooks, written to `run/domains/UUID.json` so that a daemon that comes back
- * knows which exports have to run. It lies in the run directory because a reboot ends the domains too.
+ * Which domain of this host uses which exports: learned from hooks, written to `run/domains/UUID.json` so
+ * that a daemon that comes back knows which exports have to run. It lies in the run directory because a
+ * reboot ends the domains too.
  */
 import { mkdir, readdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -69,7 +70,10 @@ export class Domains {
     return this.#byUuid.get(uuid);
   }
 
-  /** When a hook of the domain told last that it uses its disks, in milliseconds since 1970; 0: before this daemon. */
+  /**
+   * When a hook of the domain told last that it uses its disks, in milliseconds since 1970; 0: before this
+   * daemon.
+   */
   lastUse(uuid: string): number {
     return this.#usedAt.get(uuid) ?? 0;
   }

@@ -1,11 +1,12 @@
 /**
- * One relocation: all disks of one domain that arrive here in one migration. This is its file, `relocations/ID.json`, and nothing else;
- * what moves it on is in relocations.ts.
+ * One relocation: all disks of one domain that arrive here in one migration. This is its file,
+ * `relocations/ID.json`, and nothing else; what moves it on is in relocations.ts.
  *
  *     preparing ---takeover---> relocating ---every disk is a target---> completed
  *         `-----given up--------> failed <----given up (nothing was written)---'
  *
- * `announced` is set once the D-Bus signal of the present state has been sent, so that a daemon that was away sends it when it is back.
+ * `announced` is set once the D-Bus signal of the present state has been sent, so that a daemon that was away
+ * sends it when it is back.
  */
 import { randomUUID } from 'node:crypto';
 import { readdir, readFile, rm } from 'node:fs/promises';

@@ -1,6 +1,7 @@
 /**
- * The relocations that arrive on this host, moved on by what their exports say. Nothing here acts on an export: it learns, writes down,
- * and tells (`RelocationsEvents`), each telling once, also when the daemon was away while it happened.
+ * The relocations that arrive on this host, moved on by what their exports say. Nothing here acts on an
+ * export: it learns, writes down, and tells (`RelocationsEvents`), each telling once, also when the daemon
+ * was away while it happened.
  */
 import type { ExportStatus } from '../../control/protocol.ts';
 import { log } from '../../log/log.ts';
@@ -46,7 +47,10 @@ export class Relocations {
     this.#events = events;
   }
 
-  /** Takes up what an earlier daemon left, without telling yet: `catchUp` does, once its exports have been looked at. */
+  /**
+   * Takes up what an earlier daemon left, without telling yet: `catchUp` does, once its exports have been
+   * looked at.
+   */
   async load(): Promise<void> {
     const boot = await bootId();
     for (const relocation of await readRelocations(this.#dir)) {
@@ -172,11 +176,13 @@ export class Relocations {
 
   #announce(relocation: RelocationRecord): void {
     const { state } = relocation;
-    // A state is on disk before it is told, so that a signal is never taken back; and marked as told right after.
+    // A state is on disk before it is told, so that a signal is never taken back; and marked as told right
+    // after.
     this.#writing = this.#writing.then(async () => {
       if (relocation.announced || !this.#events.canTell()) return;
       this.#events.tell(relocation, state);
-      if (relocation.state !== state) return; // It has moved on meanwhile, and its new state is yet to be told.
+      // It has moved on meanwhile, and its new state is yet to be told.
+      if (relocation.state !== state) return;
       relocation.announced = true;
       await this.#write(relocation);
     });
@@ -227,7 +233,10 @@ function asObserved(record: ExportRecord): Observed {
   };
 }
 
-/** Is every block here, or was the disk wanted by the next host before that and has left (then there is no more to come)? */
+/**
+ * Is every block here, or was the disk wanted by the next host before that and has left (then there is no
+ * more to come)?
+ */
 function isComplete({ state, sizeBytes, presentBytes }: Observed): boolean {
   switch (state) {
     case 'serving':

@@ -8,15 +8,18 @@
  *        |   or GIVE_BACK           link gone: back ----+                       |
  *        +------------------------ GIVE_BACK, reclaim --------------------------+
  *
- * From `fencing` on no write, trim or zero request is let in, whoever asks, so that two hosts never both accept writes. Those that
- * were let in before are waited for, the image is synced, the record says `fenced` on disk, and only then is TAKEOVER answered. While
- * `fenced` the lease holder alone reads. What is on disk (`fenced`, `retired`) survives a restart; a lease that is merely attached does not.
+ * From `fencing` on no write, trim or zero request is let in, whoever asks, so that two hosts never both
+ * accept writes. Those that were let in before are waited for, the image is synced, the record says `fenced`
+ * on disk, and only then is TAKEOVER answered. While `fenced` the lease holder alone reads. What is on disk
+ * (`fenced`, `retired`) survives a restart; a lease that is merely attached does not.
  *
- * Two things make a lease void for good. `reclaim`: an administrator says that the holder is lost. And a new start of a guest here while the
- * disk is lent (`epoch` counts them): what would have arrived at the holder is a guest that is no more, and its late takeover would
- * fence the disk under the new one. Whoever comes back with such a lease is told so, and knows that what he has is void.
+ * Two things make a lease void for good. `reclaim`: an administrator says that the holder is lost. And a new
+ * start of a guest here while the disk is lent (`epoch` counts them): what would have arrived at the holder
+ * is a guest that is no more, and its late takeover would fence the disk under the new one. Whoever comes
+ * back with such a lease is told so, and knows that what he has is void.
  *
- * A link that breaks before the fence is durable ends the lease: the holder cannot have seen an answer, so it has kept nothing.
+ * A link that breaks before the fence is durable ends the lease: the holder cannot have seen an answer, so it
+ * has kept nothing.
  */
 import { log } from '../../log/log.ts';
 import { Errno, OptionReply } from '../../nbd/constants.ts';
@@ -37,7 +40,10 @@ export interface LeaseLink {
   destroy(): void;
 }
 
-/** A holder that has asked for something less than so long ago is alive: one that has all it needs asks (PING) every 15 s. */
+/**
+ * A holder that has asked for something less than so long ago is alive: one that has all it needs asks (PING)
+ * every 15 s.
+ */
 const ALIVE_MS = 20_000;
 
 /** What a request wants of the disk. */
@@ -54,7 +60,10 @@ export interface LenderOptions {
   canLend: () => string | null;
   /** Waits for the writes in flight, then flushes. @returns errno */
   quiesce: () => Promise<number>;
-  /** `disconnect`: the orderly disconnect of the last client means that the source's guest is gone; `told`: only `sourceGone()`. */
+  /**
+   * `disconnect`: the orderly disconnect of the last client means that the source's guest is gone; `told`:
+   * only `sourceGone()`.
+   */
   sourceGone: 'disconnect' | 'told';
   /** The holder has every block. A proxy lets go of its own origin then. */
   onRetired: () => void;
@@ -224,7 +233,8 @@ export class Lender {
   }
 
   /**
-   * An administrator takes the disk back from a holder that is lost. Its generation grows beyond the holder's, and the lease is void.
+   * An administrator takes the disk back from a holder that is lost. Its generation grows beyond the
+   * holder's, and the lease is void.
    * @throws Error, one line, when there is nothing to take back, or the holder is alive.
    */
   reclaim(): Promise<void> {
@@ -248,7 +258,8 @@ export class Lender {
   }
 
   /**
-   * A guest is about to be started on the disk here: no arrival of an earlier one elsewhere may take the disk over from now on.
+   * A guest is about to be started on the disk here: no arrival of an earlier one elsewhere may take the disk
+   * over from now on.
    * @throws Error, one line, when the disk is not to be had here.
    */
   newGuest(): Promise<void> {
@@ -264,7 +275,10 @@ export class Lender {
     });
   }
 
-  /** Our own origin has taken the disk back: whoever uses this copy is stopped, and told when he comes back. The record says so already. */
+  /**
+   * Our own origin has taken the disk back: whoever uses this copy is stopped, and told when he comes back.
+   * The record says so already.
+   */
   becomeReclaimed(): void {
     const lease = this.#lease;
     this.#voided = lease;

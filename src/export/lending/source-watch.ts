@@ -1,8 +1,9 @@
 /**
- * Knows, during one lease, whether the source's client is gone, and answers who waits for that word (WAIT_GONE).
+ * Knows, during one lease, whether the source's client is gone, and answers who waits for that word
+ * (WAIT_GONE).
  *
- * By hand the word is the orderly disconnect (NBD_CMD_DISC) of the last client. A link that merely breaks is no such word, nor is a
- * later disconnect then: whoever lost the link may be about to come back.
+ * By hand the word is the orderly disconnect (NBD_CMD_DISC) of the last client. A link that merely breaks is
+ * no such word, nor is a later disconnect then: whoever lost the link may be about to come back.
  */
 import { Errno } from '../../nbd/constants.ts';
 import type { Completion } from '../../store/completion.ts';

@@ -1,11 +1,12 @@
 /**
  * Waiting a moment for a client's next request before going back to the loop.
  *
- * A client that has one request under way at a time sends the next one some microseconds after the reply. Going to sleep for these
- * and being woken again costs more than the whole request does, most of all in a virtual machine, where an idle processor is one that the
- * host has taken away. So we look at the socket for PATIENCE_MS, as QEMU's iothreads do (poll-max-ns), for as long as that
- * meets with success: each time in vain doubles the number of times that we do not even try, so that a client that thinks for
- * longer, or needs our processor to do so, costs nothing.
+ * A client that has one request under way at a time sends the next one some microseconds after the reply.
+ * Going to sleep for these and being woken again costs more than the whole request does, most of all in a
+ * virtual machine, where an idle processor is one that the host has taken away. So we look at the socket for
+ * PATIENCE_MS, as QEMU's iothreads do (poll-max-ns), for as long as that meets with success: each time in
+ * vain doubles the number of times that we do not even try, so that a client that thinks for longer, or needs
+ * our processor to do so, costs nothing.
  */
 import { receiveNow, SystemErrno } from '../../system/syscalls.ts';
 

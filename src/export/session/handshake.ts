@@ -1,4 +1,7 @@
-/** What a client may ask of an export during its handshake: that it is named, that it is served, that it is lent. */
+/**
+ * What a client may ask of an export during its handshake: that it is named, that it is served, that it is
+ * lent.
+ */
 import { OptionReply } from '../../nbd/constants.ts';
 import { printable, type Refusal, ServerHandshake } from '../../nbd/handshake/server-handshake.ts';
 import { diskName } from '../../store/records/record.ts';

@@ -79,7 +79,10 @@ export class Listener {
     session.start(socket);
   }
 
-  /** Whoever says nothing makes room for who does. @returns false when all connections are past their handshake */
+  /**
+   * Whoever says nothing makes room for who does. @returns false when all connections are past their
+   * handshake
+   */
   #dropOldestHandshake(): boolean {
     for (const session of this.#sessions) {
       if (session.inTransmission) continue;
@@ -92,8 +95,8 @@ export class Listener {
 }
 
 /**
- * A socket on the same connection that reads into the session's own buffer. Node offers that (`onread`) only to those who make a socket,
- * not for accepted ones; so the accepted one gives up its handle.
+ * A socket on the same connection that reads into the session's own buffer. Node offers that (`onread`) only
+ * to those who make a socket, not for accepted ones; so the accepted one gives up its handle.
  */
 function takeOver(accepted: Socket, session: Session): Socket {
   const holder = accepted as unknown as { _handle: unknown };

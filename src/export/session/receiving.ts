@@ -1,9 +1,10 @@
 /**
  * Requests that have come in half: how much memory they may take, and how long they may take.
  *
- * A WRITE that fits a session's receive buffer costs nothing more than that buffer. A larger one needs memory of its own until it is whole,
- * and a client may never send the rest: so all clients of an export share some memory for that (large-requests.ts). Past it a session stops reading, and goes on in
- * its turn. A request that has begun is whole in time, or its client is shown out: it would hold what others wait for.
+ * A WRITE that fits a session's receive buffer costs nothing more than that buffer. A larger one needs memory
+ * of its own until it is whole, and a client may never send the rest: so all clients of an export share some
+ * memory for that (large-requests.ts). Past it a session stops reading, and goes on in its turn. A request
+ * that has begun is whole in time, or its client is shown out: it would hold what others wait for.
  */
 import type { Growth } from '../../nbd/receive-buffer.ts';
 import type { LargeRequests } from '../large-requests.ts';
@@ -47,8 +48,10 @@ export class Receiving implements Growth {
   }
 
   /**
-   * A request has begun and is not whole: from now on its time runs. Costs nothing where that has been said of the same session already.
-   * @param stands whether still the same request is coming in, and the server waits for the client, not the other way round
+   * A request has begun and is not whole: from now on its time runs. Costs nothing where that has been said
+   * of the same session already.
+   * @param stands whether still the same request is coming in, and the server waits for the client, not the
+   * other way round
    */
   begun(wholeSoFar: number, stands: (wholeSoFar: number) => boolean): void {
     this.#timer ??= this.#watch(performance.now(), wholeSoFar, stands, this.#large.requestMs);

@@ -1,10 +1,12 @@
 /**
- * Replies on their way to one socket. A reply is built where it will be sent from: `reserve` gives room in a slab, into which header and
- * data are put, at once or later; `send` queues it. What is queued in one turn of the loop goes out together, neighbours in
- * a slab as one piece. A slab is used again when all that was reserved in it has left.
+ * Replies on their way to one socket. A reply is built where it will be sent from: `reserve` gives room in a
+ * slab, into which header and data are put, at once or later; `send` queues it. What is queued in one turn of
+ * the loop goes out together, neighbours in a slab as one piece. A slab is used again when all that was
+ * reserved in it has left.
  *
- * A piece goes straight to the kernel by send(2), which costs a fraction of what a stream's write costs; what the kernel does not take
- * at once (the client reads slowly) goes through the stream, which waits for room, and so does all that follows until it is empty.
+ * A piece goes straight to the kernel by send(2), which costs a fraction of what a stream's write costs; what
+ * the kernel does not take at once (the client reads slowly) goes through the stream, which waits for room,
+ * and so does all that follows until it is empty.
  */
 import type { Socket } from 'node:net';
 import { type Descriptor, descriptorOf } from '../../system/descriptor.ts';
@@ -13,7 +15,9 @@ import { newSlab, SLAB_BYTES, type Slab, spareSlabs } from './slabs.ts';
 
 /** So much is not held back until the end of the turn. */
 const FLUSH_BYTES = 256 * 1024;
-/** So much may wait in the kernel for the client: a few large replies, each of which then leaves by one call. */
+/**
+ * So much may wait in the kernel for the client: a few large replies, each of which then leaves by one call.
+ */
 const SEND_BUFFER = 1024 * 1024;
 
 interface Piece {
@@ -50,7 +54,9 @@ export class ReplyWriter {
     this.#held = true;
   }
 
-  /** Room for `length` bytes, at the returned slab's `used` - `length`. To be followed by `send` or `release`. */
+  /**
+   * Room for `length` bytes, at the returned slab's `used` - `length`. To be followed by `send` or `release`.
+   */
   reserve(length: number): Slab {
     if (length > SLAB_BYTES) return take(newSlab(length), length);
     let slab = this.#slab;
@@ -62,7 +68,10 @@ export class ReplyWriter {
     return take(slab, length);
   }
 
-  /** Queues what has been reserved at `start`; leaves at the end of this turn of the loop, or when `flush` is called. */
+  /**
+   * Queues what has been reserved at `start`; leaves at the end of this turn of the loop, or when `flush` is
+   * called.
+   */
   send(slab: Slab, start: number, end: number): void {
     if (this.#closed) {
       this.#leave(slab, 1);

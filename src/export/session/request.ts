@@ -1,4 +1,7 @@
-/** One request under way: its fields, where its reply is being built, and the completion that the disk answers to. */
+/**
+ * One request under way: its fields, where its reply is being built, and the completion that the disk answers
+ * to.
+ */
 
 import { Command, HASH_LENGTH, NBD_MAX_PAYLOAD } from '../../nbd/constants.ts';
 import type { RequestParser } from '../../nbd/transmission/request-parser.ts';

@@ -1,10 +1,11 @@
 /**
  * One connection: the handshake, then requests in and replies out, until it ends.
  *
- * This is the hot path. Bytes come straight into one receive buffer, requests are parsed and handed to the disk from there, and answered
- * in the order in which the disk completes them. What one client may keep under way is bounded: past its share (Export.clientBytes) the
- * session stops reading its socket, and goes on below half of that; nor does it take on more for a client that is slow to read its replies.
- * And no client keeps the loop: after TURN_MS of its requests it is the others' turn.
+ * This is the hot path. Bytes come straight into one receive buffer, requests are parsed and handed to the
+ * disk from there, and answered in the order in which the disk completes them. What one client may keep under
+ * way is bounded: past its share (Export.clientBytes) the session stops reading its socket, and goes on below
+ * half of that; nor does it take on more for a client that is slow to read its replies. And no client keeps
+ * the loop: after TURN_MS of its requests it is the others' turn.
  */
 import type { Socket } from 'node:net';
 import { log } from '../../log/log.ts';
@@ -185,7 +186,9 @@ export class Session implements Client, RequestOwner {
     this.#endIfIdle();
   }
 
-  /** The client has not finished the request that came in after so many, and nothing here keeps it from that. */
+  /**
+   * The client has not finished the request that came in after so many, and nothing here keeps it from that.
+   */
   readonly #stands = (taken: number): boolean =>
     !this.#paused && this.#input.length > 0 && this.#takenBefore + this.#taken === taken;
 
@@ -248,7 +251,10 @@ export class Session implements Client, RequestOwner {
     }
   }
 
-  /** Whatever throws is our fault, not the client's: its request fails, so that a write does not stay counted for ever. */
+  /**
+   * Whatever throws is our fault, not the client's: its request fails, so that a write does not stay counted
+   * for ever.
+   */
   #attempt(request: Request, payload: Buffer): void {
     try {
       this.#submit(request, payload);

@@ -1,9 +1,10 @@
 /**
  * Memory in which replies are built, a megabyte at a time.
  *
- * A slab that all its replies have left is used again, by whichever connection needs one next, the last used first: its pages are there, and
- * perhaps in the processor's cache. New memory for each burst would cost a fault for every page, and make V8 collect garbage for the
- * sake of memory that is not on its heap. What was not needed for SPARE_MS is given back to the system.
+ * A slab that all its replies have left is used again, by whichever connection needs one next, the last used
+ * first: its pages are there, and perhaps in the processor's cache. New memory for each burst would cost a
+ * fault for every page, and make V8 collect garbage for the sake of memory that is not on its heap. What was
+ * not needed for SPARE_MS is given back to the system.
  */
 import { addressOf } from '../../system/syscalls.ts';
 

@@ -1,15 +1,18 @@
 /**
- * The client's side of the newstyle handshake, without any I/O: bytes in, bytes out, and in the end what the server offers.
+ * The client's side of the newstyle handshake, without any I/O: bytes in, bytes out, and in the end what the
+ * server offers.
  *
- * It is written as a coroutine (byte-coroutine.ts), so the code reads in the order of the specification ("Handshake phase"), and
- * whoever owns the socket may deliver bytes as they come.
+ * It is written as a coroutine (byte-coroutine.ts), so the code reads in the order of the specification
+ * ("Handshake phase"), and whoever owns the socket may deliver bytes as they come.
  *
- * Order: greeting, EXTENDED_HEADERS or else STRUCTURED_REPLY, XNBD_ATTACH (if asked for), SET_META_CONTEXT base:allocation, GO; a server
- * that knows no GO gets EXPORT_NAME. Oldstyle servers are refused unless allowed: they agree to nothing, so whoever stands between could
- * pretend to be one to talk us out of what we want (CVE-2019-14842).
+ * Order: greeting, EXTENDED_HEADERS or else STRUCTURED_REPLY, XNBD_ATTACH (if asked for), SET_META_CONTEXT
+ * base:allocation, GO; a server that knows no GO gets EXPORT_NAME. Oldstyle servers are refused unless
+ * allowed: they agree to nothing, so whoever stands between could pretend to be one to talk us out of what we
+ * want (CVE-2019-14842).
  *
- * With TLS it has two halves, and `startTls` is the first: greeting and STARTTLS, in the clear. A server, or whoever stands between, that cannot or
- * will not do TLS ends it there; nothing is ever asked for in the clear. The rest is as without TLS.
+ * With TLS it has two halves, and `startTls` is the first: greeting and STARTTLS, in the clear. A server, or
+ * whoever stands between, that cannot or will not do TLS ends it there; nothing is ever asked for in the
+ * clear. The rest is as without TLS.
  */
 
 import type { ByteCoroutine } from '../byte-coroutine.ts';
@@ -126,7 +129,8 @@ function nothingYet(): ServerOffer {
 }
 
 /**
- * The half in the clear: when it returns, the TLS handshake comes next, and not one byte of the server before it.
+ * The half in the clear: when it returns, the TLS handshake comes next, and not one byte of the server before
+ * it.
  * @returns the server's handshake flags. @throws HandshakeError when the server does not do TLS.
  */
 export function* startTls(send: (bytes: Buffer) => void): ByteCoroutine<number> {
@@ -139,7 +143,10 @@ export function* startTls(send: (bytes: Buffer) => void): ByteCoroutine<number> 
   return serverFlags;
 }
 
-/** Greeting and flags. @returns the server's handshake flags; null after an oldstyle greeting, which is all that there is. */
+/**
+ * Greeting and flags. @returns the server's handshake flags; null after an oldstyle greeting, which is all
+ * that there is.
+ */
 function* meet(
   send: (bytes: Buffer) => void,
   allowOldstyle: boolean,
@@ -153,7 +160,9 @@ function* meet(
   return serverFlags;
 }
 
-/** @returns the handshake flags of the server; null after an oldstyle greeting, which is all that there is. */
+/**
+ * @returns the handshake flags of the server; null after an oldstyle greeting, which is all that there is.
+ */
 function* greeting(allowOldstyle: boolean, offer: ServerOffer): ByteCoroutine<number | null> {
   const first = yield 16;
   const style = first.readBigUInt64BE(8);

@@ -1,4 +1,7 @@
-/** What the data of the longer handshake options hold. Every length in them is checked; undefined means malformed. */
+/**
+ * What the data of the longer handshake options hold. Every length in them is checked; undefined means
+ * malformed.
+ */
 import { NBD_MAX_STRING } from '../constants.ts';
 
 export interface InfoRequest {
@@ -23,7 +26,9 @@ export interface MetaContextRequest {
   queries: string[];
 }
 
-/** LIST_META_CONTEXT and SET_META_CONTEXT: u32 name length, name, u32 count, count times u32 length and query. */
+/**
+ * LIST_META_CONTEXT and SET_META_CONTEXT: u32 name length, name, u32 count, count times u32 length and query.
+ */
 export function parseMetaContextRequest(data: Buffer): MetaContextRequest | undefined {
   const named = parseString(data, 0);
   if (named === undefined || named.next + 4 > data.length) return undefined;

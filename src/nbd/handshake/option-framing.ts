@@ -1,6 +1,7 @@
 /**
- * Option haggling as bytes ("Option negotiation" of the specification): the greeting, options, and replies to them. What is said in
- * them is elsewhere; here only where a message begins and ends, and what it carries at which place.
+ * Option haggling as bytes ("Option negotiation" of the specification): the greeting, options, and replies to
+ * them. What is said in them is elsewhere; here only where a message begins and ends, and what it carries at
+ * which place.
  */
 
 import {
@@ -43,7 +44,10 @@ export function encodeGreeting(): Buffer {
   return greeting;
 }
 
-/** @returns the server's handshake flags. @throws Error when these are not the first bytes of a newstyle server. */
+/**
+ * @returns the server's handshake flags. @throws Error when these are not the first bytes of a newstyle
+ * server.
+ */
 export function decodeGreeting(bytes: Buffer): number {
   if (bytes.readBigUInt64BE(0) !== NBD_MAGIC || bytes.readBigUInt64BE(8) !== NBD_OPTS_MAGIC) {
     throw new Error('the greeting is not that of a newstyle NBD server');

@@ -1,12 +1,14 @@
 /**
- * The server's side of the handshake (fixed newstyle, doc/proto.md "Option haggling"): bytes in, replies out, no I/O.
+ * The server's side of the handshake (fixed newstyle, doc/proto.md "Option haggling"): bytes in, replies out,
+ * no I/O.
  *
  *     greeting -> client flags -> options ... -> transmission
  *                                    |
  *                                    +-> closed (ABORT, EXPORT_NAME of an unknown export, a broken protocol)
  *
- * An option that is not known, or not allowed, is answered with an error and haggling goes on. Nothing here trusts a length: an option of
- * more than MAX_OPTION_DATA bytes, or more than MAX_OPTIONS options, ends the connection.
+ * An option that is not known, or not allowed, is answered with an error and haggling goes on. Nothing here
+ * trusts a length: an option of more than MAX_OPTION_DATA bytes, or more than MAX_OPTIONS options, ends the
+ * connection.
  */
 
 import {
@@ -47,7 +49,9 @@ export interface OfferedExport {
   transmissionFlags: number;
 }
 
-/** An option is refused: `type` is one of OptionReply.ERR_*, `text` one line for the person at the other end. */
+/**
+ * An option is refused: `type` is one of OptionReply.ERR_*, `text` one line for the person at the other end.
+ */
 export interface Refusal {
   type: number;
   text: string;
@@ -101,7 +105,10 @@ export class ServerHandshake {
     return encodeGreeting();
   }
 
-  /** Takes what is complete from `input` and returns the replies to send, in order. Bytes after the handshake stay in `input`. */
+  /**
+   * Takes what is complete from `input` and returns the replies to send, in order. Bytes after the handshake
+   * stay in `input`.
+   */
   feed(input: ReceiveBuffer): Buffer[] {
     this.#replies = [];
     while (this.state === 'haggling' && (this.#flagsSeen ? this.#option(input) : this.#clientFlags(input))) {
@@ -318,7 +325,8 @@ export class ServerHandshake {
   }
 
   #begin(name: string): void {
-    // Contexts are negotiated for one export; choosing another discards them (doc/proto.md, NBD_OPT_SET_META_CONTEXT).
+    // Contexts are negotiated for one export; choosing another discards them (doc/proto.md,
+    // NBD_OPT_SET_META_CONTEXT).
     if (this.#contextExport !== name) this.agreement.baseAllocation = false;
     this.state = 'transmission';
   }

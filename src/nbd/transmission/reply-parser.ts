@@ -1,9 +1,9 @@
 /**
  * Replies of a server in the transmission phase: bytes in, calls on a {@link ReplyReceiver} out. No I/O.
  *
- * Payloads of READ go straight from the received chunk into the buffer of whoever asked. Nothing that the peer says is trusted: an
- * unknown cookie, a length past the request or a chunk of the wrong kind throws {@link ReplyError}, and the connection is of no
- * more use.
+ * Payloads of READ go straight from the received chunk into the buffer of whoever asked. Nothing that the
+ * peer says is trusted: an unknown cookie, a length past the request or a chunk of the wrong kind throws
+ * {@link ReplyError}, and the connection is of no more use.
  *
  * Specification: "Simple reply message", "Structured reply chunk message", "Extended reply chunk message".
  */
@@ -26,7 +26,10 @@ import type { Extent } from '../extent.ts';
 
 export class ReplyError extends Error {}
 
-/** Whoever has the requests. A cookie is what the request carried. Each method throws ReplyError for a reply that does not fit. */
+/**
+ * Whoever has the requests. A cookie is what the request carried. Each method throws ReplyError for a reply
+ * that does not fit.
+ */
 export interface ReplyReceiver {
   /** An extended header repeats the offset of its request. */
   repeats(cookie: bigint, offset: bigint): void;

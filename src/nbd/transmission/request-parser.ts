@@ -1,4 +1,7 @@
-/** Transmission phase, the server's side of reading: request headers and the payloads of WRITE, parsed in place. */
+/**
+ * Transmission phase, the server's side of reading: request headers and the payloads of WRITE, parsed in
+ * place.
+ */
 import {
   Command,
   CommandFlag,
@@ -16,7 +19,8 @@ const EMPTY = Buffer.alloc(0);
 export class ProtocolError extends Error {}
 
 /**
- * Holds the fields of the request parsed last. The cookie, eight opaque bytes that the reply repeats, is kept as two 32 bit numbers.
+ * Holds the fields of the request parsed last. The cookie, eight opaque bytes that the reply repeats, is kept
+ * as two 32 bit numbers.
  */
 export class RequestParser {
   /** EXTENDED_HEADERS were agreed. */
@@ -25,7 +29,10 @@ export class RequestParser {
   type = 0;
   cookieHigh = 0;
   cookieLow = 0;
-  /** Inexact above 2^53, which is past the end of every disk anyway; a reply repeats the exact one, its two halves. */
+  /**
+   * Inexact above 2^53, which is past the end of every disk anyway; a reply repeats the exact one, its two
+   * halves.
+   */
   offset = 0;
   offsetHigh = 0;
   offsetLow = 0;
@@ -72,8 +79,9 @@ export class RequestParser {
   }
 
   /**
-   * With extended headers a flag says whether a payload follows; a command that takes none has it skipped, and keeps the flag.
-   * A WRITE's data follow always: QEMU 10 sends them without the flag, and qemu-nbd takes them so.
+   * With extended headers a flag says whether a payload follows; a command that takes none has it skipped,
+   * and keeps the flag. A WRITE's data follow always: QEMU 10 sends them without the flag, and qemu-nbd takes
+   * them so.
    */
   #nextExtended(input: ReceiveBuffer): boolean {
     if (!input.has(EXTENDED_REQUEST_HEADER_LENGTH)) return false;

@@ -1,4 +1,7 @@
-/** Transmission phase, the server's side of writing: replies in the style that was agreed, put into a buffer that the caller owns. */
+/**
+ * Transmission phase, the server's side of writing: replies in the style that was agreed, put into a buffer
+ * that the caller owns.
+ */
 import {
   EXTENDED_CHUNK_HEADER_LENGTH,
   NBD_EXTENDED_REPLY_MAGIC,
@@ -22,7 +25,10 @@ export function replyStyle(agreement: Agreement): ReplyStyle {
   return agreement.structuredReplies ? ReplyStyle.STRUCTURED : ReplyStyle.SIMPLE;
 }
 
-/** What a reply repeats of its request: the cookie, eight opaque bytes, and the offset; each as its two halves. */
+/**
+ * What a reply repeats of its request: the cookie, eight opaque bytes, and the offset; each as its two
+ * halves.
+ */
 export interface Answered {
   cookieHigh: number;
   cookieLow: number;
@@ -132,7 +138,10 @@ function writeSimpleReply(into: Buffer, at: number, request: Answered, errno: nu
   return SIMPLE_REPLY_LENGTH;
 }
 
-/** Each reply that this server sends is one chunk, so every chunk is the last. @returns where its payload begins */
+/**
+ * Each reply that this server sends is one chunk, so every chunk is the last. @returns where its payload
+ * begins
+ */
 function writeChunkHeader(
   into: Buffer,
   at: number,

@@ -1,10 +1,11 @@
 /**
  * Copies what is still absent, from the first block to the last, while the guest works.
  *
- * It walks the disk twice over, one walk ahead of the other: the first (survey.ts) asks the origin which stretches are holes, which are marked
- * as present without fetching them; the second fetches what remains, as much at a time as the window allows (background-window.ts).
- * What fails is tried again in a later round, and rounds that bring nothing become rare: the copy is over when every block is present,
- * and not before. While the image has no room it pauses (room.ts).
+ * It walks the disk twice over, one walk ahead of the other: the first (survey.ts) asks the origin which
+ * stretches are holes, which are marked as present without fetching them; the second fetches what remains, as
+ * much at a time as the window allows (background-window.ts). What fails is tried again in a later round, and
+ * rounds that bring nothing become rare: the copy is over when every block is present, and not before. While
+ * the image has no room it pauses (room.ts).
  */
 
 import { log } from '../../log/log.ts';

@@ -1,19 +1,24 @@
 /**
  * How many bytes the background copy may have in flight.
  *
- * Too few leave the line idle; too many wait in a queue somewhere on the path, and a guest's cold read waits behind them: the C
- * xNBD, which filled the line, answered cold reads after 337 ms on a line of 50 ms. What is in flight beyond bandwidth x delay
- * is queue, so the window is steered by delay, as TCP Vegas does: the shortest round trip seen is what the path takes when
- * empty; what the present round trips take more, times the rate, is queue. Below `QUEUE_LOW` the window grows, above
- * `QUEUE_HIGH` it shrinks, once a round trip. At first it doubles until a queue shows.
+ * Too few leave the line idle; too many wait in a queue somewhere on the path, and a guest's cold read waits
+ * behind them: the C xNBD, which filled the line, answered cold reads after 337 ms on a line of 50 ms. What
+ * is in flight beyond bandwidth x delay is queue, so the window is steered by delay, as TCP Vegas does: the
+ * shortest round trip seen is what the path takes when empty; what the present round trips take more, times
+ * the rate, is queue. Below `QUEUE_LOW` the window grows, above `QUEUE_HIGH` it shrinks, once a round trip.
+ * At first it doubles until a queue shows.
  *
- * Routes change, so now and then (`PROBE_INTERVAL_MS`) the copy pauses until nothing is in flight and measures the empty path anew.
+ * Routes change, so now and then (`PROBE_INTERVAL_MS`) the copy pauses until nothing is in flight and
+ * measures the empty path anew.
  */
 const MINIMUM = 128 * 1024;
 const MAXIMUM = 32 * 1024 * 1024;
 const SMALLEST_CHUNK = 64 * 1024;
 const LARGEST_CHUNK = 1024 * 1024;
-/** Queue that we want on the path, bytes: enough to keep it busy, little enough to wait for (at 100 Mbit/s 4 to 9 ms). */
+/**
+ * Queue that we want on the path, bytes: enough to keep it busy, little enough to wait for (at 100 Mbit/s 4
+ * to 9 ms).
+ */
 const QUEUE_LOW = 48 * 1024;
 const QUEUE_HIGH = 112 * 1024;
 const PROBE_INTERVAL_MS = 15_000;
@@ -29,7 +34,10 @@ export class BackgroundWindow {
   #probeAt = Number.POSITIVE_INFINITY;
   #probing = false;
 
-  /** Bytes that a chunk should have now: small where the line is slow, so that a guest's read does not wait behind a long one. */
+  /**
+   * Bytes that a chunk should have now: small where the line is slow, so that a guest's read does not wait
+   * behind a long one.
+   */
   get chunk(): number {
     const share = Math.floor(this.#limit / 8 / SMALLEST_CHUNK) * SMALLEST_CHUNK;
     return Math.min(Math.max(share, SMALLEST_CHUNK), LARGEST_CHUNK);

@@ -1,9 +1,9 @@
 /**
- * Holes of the origin are holes here: what is still absent there is punched (the image may have held something) and marked as present,
- * without asking the origin for its zeros.
+ * Holes of the origin are holes here: what is still absent there is punched (the image may have held
+ * something) and marked as present, without asking the origin for its zeros.
  *
- * A hole may be as large as the disk. It is dealt with a piece at a time, because the guest's writes there wait for the lock, and because
- * everything else that the disk has to do waits for the thread pool.
+ * A hole may be as large as the disk. It is dealt with a piece at a time, because the guest's writes there
+ * wait for the lock, and because everything else that the disk has to do waits for the thread pool.
  */
 import { Errno } from '../../nbd/constants.ts';
 import { Countdown } from '../../store/countdown.ts';

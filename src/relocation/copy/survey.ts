@@ -1,9 +1,10 @@
 /**
- * Asks the origin which stretches of the disk are data and which are holes (BLOCK_STATUS), as far ahead of the copy as it takes.
+ * Asks the origin which stretches of the disk are data and which are holes (BLOCK_STATUS), as far ahead of
+ * the copy as it takes.
  *
- * A round trip for each 128 MiB would make an empty disk of a terabyte take minutes at the end of a long line: so the stretches are long, and several
- * are asked for at once. An origin may answer for less than it was asked: the rest is asked for again. One that does not tell its
- * allocation at all is all data.
+ * A round trip for each 128 MiB would make an empty disk of a terabyte take minutes at the end of a long
+ * line: so the stretches are long, and several are asked for at once. An origin may answer for less than it
+ * was asked: the rest is asked for again. One that does not tell its allocation at all is all data.
  */
 import { AllocationFlag, Errno } from '../../nbd/constants.ts';
 import type { Extent } from '../../store/completion.ts';
@@ -58,7 +59,10 @@ export class Survey {
     this.#unknown = [{ first: 0, end: this.#parts.map.blocks }];
   }
 
-  /** The data to be copied next: the caller moves `first` on as he does; it is gone when that has reached `end`. */
+  /**
+   * The data to be copied next: the caller moves `first` on as he does; it is gone when that has reached
+   * `end`.
+   */
   nextData(): Stretch | undefined {
     while (this.#data[0] !== undefined && this.#data[0].first >= this.#data[0].end) {
       this.#data.shift();
@@ -108,7 +112,10 @@ export class Survey {
     });
   }
 
-  /** Sorts the extents from block `first` on into holes and data; whole blocks of zeros count as holes. @returns the block up to which it is known now */
+  /**
+   * Sorts the extents from block `first` on into holes and data; whole blocks of zeros count as holes.
+   * @returns the block up to which it is known now
+   */
   #take(first: number, end: number, extents: readonly Extent[]): number {
     const { map, hole } = this.#parts;
     const { sizeBytes } = map;

@@ -1,7 +1,8 @@
 /**
- * The blocks that cannot be copied: the origin cannot read them, or the image cannot take them. They are absent, so that the disk does not
- * become complete; they are counted, shown, and said once. They leave the list by becoming present: the copy tries them again now and
- * then, and a guest that writes them whole has no need of the old data.
+ * The blocks that cannot be copied: the origin cannot read them, or the image cannot take them. They are
+ * absent, so that the disk does not become complete; they are counted, shown, and said once. They leave the
+ * list by becoming present: the copy tries them again now and then, and a guest that writes them whole has no
+ * need of the old data.
  */
 import type { BadRange } from '../../control/protocol.ts';
 import { log } from '../../log/log.ts';

@@ -1,10 +1,11 @@
 /**
- * Whoever turns an absent block into a present one holds a lock on it meanwhile: the keeping of a fetched block, or a guest's
- * write, trim or zeroing. Inside the lock he looks again which blocks are still absent. So a fetch that arrives late never
- * overwrites a newer write (rule 6), whichever of the two reaches the image first, and a write that fails leaves the block to the fetch.
+ * Whoever turns an absent block into a present one holds a lock on it meanwhile: the keeping of a fetched
+ * block, or a guest's write, trim or zeroing. Inside the lock he looks again which blocks are still absent.
+ * So a fetch that arrives late never overwrites a newer write (rule 6), whichever of the two reaches the
+ * image first, and a write that fails leaves the block to the fetch.
  *
- * Present blocks need no lock: nothing but the guest changes them. Locks are first come, first served, and held only for
- * local disk time, never over the network.
+ * Present blocks need no lock: nothing but the guest changes them. Locks are first come, first served, and
+ * held only for local disk time, never over the network.
  */
 interface Lock {
   first: number;

@@ -1,4 +1,7 @@
-/** One fetch under way: the blocks, who wants their bytes, and who waits for them to be local. Its life is fetcher.ts's. */
+/**
+ * One fetch under way: the blocks, who wants their bytes, and who waits for them to be local. Its life is
+ * fetcher.ts's.
+ */
 import { Errno } from '../../nbd/constants.ts';
 import type { Completion } from '../../store/completion.ts';
 import { BLOCK_SIZE } from '../../store/maps/present-map.ts';
@@ -18,7 +21,10 @@ export interface Keeper extends Completion {
   readonly vital: boolean;
 }
 
-/** One share of a fetch: only blocks that were absent when it was asked for. The others may hold a newer write by now. */
+/**
+ * One share of a fetch: only blocks that were absent when it was asked for. The others may hold a newer write
+ * by now.
+ */
 interface Share<Who> {
   who: Who;
   first: number;

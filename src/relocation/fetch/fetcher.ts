@@ -1,11 +1,13 @@
 /**
- * Fetches absent blocks from the origin and keeps them. Used after the takeover only: before it nothing may be kept (rule 1).
+ * Fetches absent blocks from the origin and keeps them. Used after the takeover only: before it nothing may
+ * be kept (rule 1).
  *
- * A block is fetched once at a time: who wants a block that is under way joins that fetch. When the bytes arrive, readers get
- * them at once; then, under the block lock, those blocks that are *still* absent are written to the image and marked (rules 4 and 6); then
- * those are told who wait for the block to be local. If the local image refuses (no room, a bad sector), readers have their data
- * all the same and the blocks stay absent; so they do while room is short (room.ts), but for those that a guest's write needs. What the
- * origin cannot read as a whole is read in parts (salvage.ts), so that an error is that of its own block alone.
+ * A block is fetched once at a time: who wants a block that is under way joins that fetch. When the bytes
+ * arrive, readers get them at once; then, under the block lock, those blocks that are *still* absent are
+ * written to the image and marked (rules 4 and 6); then those are told who wait for the block to be local. If
+ * the local image refuses (no room, a bad sector), readers have their data all the same and the blocks stay
+ * absent; so they do while room is short (room.ts), but for those that a guest's write needs. What the origin
+ * cannot read as a whole is read in parts (salvage.ts), so that an error is that of its own block alone.
  */
 
 import { log } from '../../log/log.ts';
@@ -94,7 +96,8 @@ export class Fetcher {
   }
 
   /**
-   * Makes blocks from `first` on local, for a client: all of them absent now, up to `end` or the end of one fetch.
+   * Makes blocks from `first` on local, for a client: all of them absent now, up to `end` or the end of one
+   * fetch.
    * @returns the block behind those; `keeper` is completed for them, later.
    */
   keep(first: number, end: number, keeper: Keeper): number {
@@ -191,7 +194,10 @@ export class Fetcher {
     this.#underWay.clear(fetch.first, fetch.end - fetch.first);
   }
 
-  /** The guest has written every block meanwhile: what the origin would have said matters no more, and the link may close upon it. */
+  /**
+   * The guest has written every block meanwhile: what the origin would have said matters no more, and the
+   * link may close upon it.
+   */
   #readLocally(fetch: Fetch): void {
     this.#parts.image.read(fetch.data, fetch.first * BLOCK_SIZE, {
       complete: (errno) => {
@@ -223,8 +229,8 @@ export class Fetcher {
   }
 
   /**
-   * Not all of it could be kept, for want of room mostly. The few blocks that guests' writes wait for, some of which have joined only now, may be:
-   * each is tried by itself, once. @param tried those that have been
+   * Not all of it could be kept, for want of room mostly. The few blocks that guests' writes wait for, some
+   * of which have joined only now, may be: each is tried by itself, once. @param tried those that have been
    */
   #keepVital(fetch: Fetch, tried: Set<number>, then: () => void): void {
     const blocks = this.#map

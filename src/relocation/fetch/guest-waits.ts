@@ -1,9 +1,10 @@
 /**
  * How long clients' requests wait for the origin.
  *
- * Without a limit they wait for as long as it takes, as on a hard NFS mount: a guest notices nothing but time. With one, a request that has waited so
- * long gets EIO, and nobody else does. Whoever waits here is told so (`expire`) and answers the request then; what comes for it
- * afterwards he throws away. Requests that find their blocks present never come here.
+ * Without a limit they wait for as long as it takes, as on a hard NFS mount: a guest notices nothing but
+ * time. With one, a request that has waited so long gets EIO, and nobody else does. Whoever waits here is
+ * told so (`expire`) and answers the request then; what comes for it afterwards he throws away. Requests that
+ * find their blocks present never come here.
  *
  * The limit may be changed at any time, and holds for those who wait already.
  */
@@ -50,7 +51,10 @@ export class GuestWaits {
     this.#arm();
   }
 
-  /** A request begins to wait. @param expire called at most once, when it has waited too long and has not been ended */
+  /**
+   * A request begins to wait. @param expire called at most once, when it has waited too long and has not been
+   * ended
+   */
   begin(expire: () => void): Wait {
     const waiting: Waiting = { since: performance.now(), expire };
     this.#waiting.add(waiting);

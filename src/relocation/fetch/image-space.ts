@@ -1,9 +1,10 @@
 /**
  * Whether the image's file system has room for what is copied.
  *
- * The guest's own writes come first: the copy stops, and what a client reads is passed on without being kept, before the last bytes are used
- * up (`reserve`), and at the latest when the file system says ENOSPC. Then the free room is looked at now and then, and the copy goes on when
- * there is some; where the file system does not tell the truth (a quota, a thin volume, a block device) one try a minute does.
+ * The guest's own writes come first: the copy stops, and what a client reads is passed on without being kept,
+ * before the last bytes are used up (`reserve`), and at the latest when the file system says ENOSPC. Then the
+ * free room is looked at now and then, and the copy goes on when there is some; where the file system does
+ * not tell the truth (a quota, a thin volume, a block device) one try a minute does.
  */
 import { statfs } from 'node:fs/promises';
 import { dirname } from 'node:path';
@@ -91,7 +92,8 @@ export class Room {
       if (!grown && performance.now() - at < TRY_MS) return;
       this.#refused = null;
     }
-    // A little more than the reserve, so that the copy does not stop and go. And where all that is missing fits, nobody needs a reserve.
+    // A little more than the reserve, so that the copy does not stop and go. And where all that is missing
+    // fits, nobody needs a reserve.
     const wanted = Math.min(this.#reserve * (this.shortage === null ? 1 : 1.25), this.#options.missing());
     if (this.#free >= wanted) this.#setEnough();
     else this.#setShort();

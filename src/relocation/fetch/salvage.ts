@@ -1,7 +1,9 @@
 /**
- * Reads what can be read of a stretch that the origin could not read as a whole: one bad sector must not cost the 255 blocks around it.
+ * Reads what can be read of a stretch that the origin could not read as a whole: one bad sector must not cost
+ * the 255 blocks around it.
  *
- * The stretch is read again in 16 pieces at once, and each piece that fails in single blocks: two round trips, whatever is broken.
+ * The stretch is read again in 16 pieces at once, and each piece that fails in single blocks: two round
+ * trips, whatever is broken.
  */
 import { Errno } from '../../nbd/constants.ts';
 import { Countdown } from '../../store/countdown.ts';
@@ -11,7 +13,10 @@ import type { Fetch } from './fetch.ts';
 
 const PIECES = 16;
 
-/** Fills the fetch's data, and names the blocks that stay unread. @param done 0, or why nothing can be said (the link closes, another error) */
+/**
+ * Fills the fetch's data, and names the blocks that stay unread. @param done 0, or why nothing can be said
+ * (the link closes, another error)
+ */
 export function salvage(link: OriginLink, fetch: Fetch, done: (errno: number) => void): void {
   readPieces(link, fetch, fetch.first, fetch.end, done);
 }

@@ -1,10 +1,12 @@
 /**
- * Present blocks that the image does not give back any more: they were written once, and reading them fails now.
+ * Present blocks that the image does not give back any more: they were written once, and reading them fails
+ * now.
  *
- * The error of such a read is the client's. But as long as there is an origin it may have the only copy of what they held, so the disk does
- * not become complete over it: while there are any, the origin is kept. Each read that fails makes its blocks suspects; those are read
- * one by one, and what fails again is remembered, shown, and looked at anew every now and then: a block is well again when it has been
- * written, or the disk under it has been repaired.
+ * The error of such a read is the client's. But as long as there is an origin it may have the only copy of
+ * what they held, so the disk does not become complete over it: while there are any, the origin is kept. Each
+ * read that fails makes its blocks suspects; those are read one by one, and what fails again is remembered,
+ * shown, and looked at anew every now and then: a block is well again when it has been written, or the disk
+ * under it has been repaired.
  */
 import type { BadRange } from '../../control/protocol.ts';
 import { log } from '../../log/log.ts';

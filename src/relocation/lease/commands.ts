@@ -18,7 +18,10 @@ export async function command(link: OriginLink, uri: string, type: number, what:
   }
 }
 
-/** TAKEOVER once more, after a restart: it changes nothing where the fence holds. @param refused told with the errno. */
+/**
+ * TAKEOVER once more, after a restart: it changes nothing where the fence holds. @param refused told with the
+ * errno.
+ */
 export function fenceAgain(link: OriginLink, refused: (errno: number) => void): void {
   link.command(Command.XNBD_TAKEOVER, {
     complete: (errno) => {

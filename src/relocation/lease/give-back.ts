@@ -1,9 +1,10 @@
 /**
  * Gives the origin its disk back, when a move is given up.
  *
- * In standby, too: a takeover that failed half way, or an earlier process that died in it, may have left the origin fenced, and nobody but
- * the lease holder can lift that. And our record calls what was kept void before the origin is asked: it may be written there
- * from then on, so that a restart here must not go on from it, nor fence the origin again.
+ * In standby, too: a takeover that failed half way, or an earlier process that died in it, may have left the
+ * origin fenced, and nobody but the lease holder can lift that. And our record calls what was kept void
+ * before the origin is asked: it may be written there from then on, so that a restart here must not go on
+ * from it, nor fence the origin again.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { RecordKeeper } from '../../store/records/record-keeper.ts';
@@ -22,7 +23,10 @@ export interface GiveBackOptions {
   command: () => Promise<void>;
 }
 
-/** The caller lets no change in any more. @throws Error, one line, when the origin cannot be told, or refuses; then nothing has changed. */
+/**
+ * The caller lets no change in any more. @throws Error, one line, when the origin cannot be told, or refuses;
+ * then nothing has changed.
+ */
 export async function giveBack({ keeper, link, askedToFence, command }: GiveBackOptions): Promise<void> {
   const { name, state, takenOverAt, generation, origin } = keeper.record;
   for (let waited = 0; link.unreachableSince !== null && waited < PATIENCE_MS; waited += LOOK_EVERY_MS)

@@ -1,10 +1,12 @@
 /**
  * The last word to an origin: every block is here, retire.
  *
- * It is said for as long as it takes, for until it is heard the origin stays fenced, and nobody else can lift that. The origin may be away, its
- * gateway may be up before its exports are, a certificate may have run out, its disk may be full: all of that passes, or an
- * administrator sees it in our status. It is given up only where nobody is left who could hear it: the origin, or its host, says that it has retired
- * (its answer was lost; the disk may be deleted there by now), that another lease holds it, or, for UNKNOWN_MS, that there is no such disk on its host.
+ * It is said for as long as it takes, for until it is heard the origin stays fenced, and nobody else can lift
+ * that. The origin may be away, its gateway may be up before its exports are, a certificate may have run out,
+ * its disk may be full: all of that passes, or an administrator sees it in our status. It is given up only
+ * where nobody is left who could hear it: the origin, or its host, says that it has retired (its answer was
+ * lost; the disk may be deleted there by now), that another lease holds it, or, for UNKNOWN_MS, that there is
+ * no such disk on its host.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { log } from '../../log/log.ts';
@@ -32,7 +34,10 @@ export interface LetGoOptions {
   hindered: (reason: string) => void;
 }
 
-/** Resolves when the origin has been told and our record says so, or the export is being stopped. @throws Error when the record cannot be written. */
+/**
+ * Resolves when the origin has been told and our record says so, or the export is being stopped. @throws
+ * Error when the record cannot be written.
+ */
 export async function letGo(options: LetGoOptions): Promise<void> {
   const { link, keeper, stateDir, closeMap, stopped } = options;
   if (link.lends) await tellToRetire(options);
@@ -46,7 +51,10 @@ export async function letGo(options: LetGoOptions): Promise<void> {
   log.info(`${keeper.record.name}: the origin is let go`);
 }
 
-/** Resolves when the origin has retired, or nobody is left to be told, or the link is closed. Takes over `link.onRefused`. */
+/**
+ * Resolves when the origin has retired, or nobody is left to be told, or the link is closed. Takes over
+ * `link.onRefused`.
+ */
 function tellToRetire({ link, keeper, stopped, hindered }: LetGoOptions): Promise<void> {
   const { name } = keeper.record;
   return new Promise((resolve) => {

@@ -1,6 +1,7 @@
 /**
- * What the origin holds where we have nothing yet: its allocation (BLOCK_STATUS), asked for a stretch at a time and remembered. The origin is
- * fenced, so the answer stays true; and as the background copy marks holes as present, less and less of it is needed.
+ * What the origin holds where we have nothing yet: its allocation (BLOCK_STATUS), asked for a stretch at a
+ * time and remembered. The origin is fenced, so the answer stays true; and as the background copy marks holes
+ * as present, less and less of it is needed.
  *
  * An origin that does not tell, or cannot be reached, is all data: that is never wrong.
  */
@@ -42,7 +43,10 @@ export class OriginMap {
     return silent ? [{ length: end - offset, flags: 0 }] : null;
   }
 
-  /** Asks the origin about `offset` and what follows; afterwards something is known of it. @param length bytes, at most STRETCH */
+  /**
+   * Asks the origin about `offset` and what follows; afterwards something is known of it. @param length
+   * bytes, at most STRETCH
+   */
   ask(offset: number, length: number, then: () => void): void {
     const start = Math.floor(offset / BLOCK_SIZE) * BLOCK_SIZE;
     const wanted = Math.min(offset - start + length, STRETCH, this.#sizeBytes - start);

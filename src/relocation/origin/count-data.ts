@@ -1,8 +1,8 @@
 /**
  * How much data an origin holds: what the destination will need at most.
  *
- * libvirt waits for the answer, and a large disk at the end of a long line has many stretches to be asked for: so many are asked for at
- * once, and there is an end to it.
+ * libvirt waits for the answer, and a large disk at the end of a long line has many stretches to be asked
+ * for: so many are asked for at once, and there is an end to it.
  */
 import { AllocationFlag } from '../../nbd/constants.ts';
 import type { OriginLink } from './link.ts';

@@ -1,12 +1,14 @@
 /**
  * The link to the origin: a connection that comes back.
  *
- * Every operation is remembered until it is answered. When the connection breaks, or falls silent (stall-watch.ts), the link connects again
- * (outage.ts says when, for as long as it takes) and sends what has not been answered once more: all of it may be repeated (reads, block
- * status, and the private commands by design). So above the link a lost connection is only a wait. An error that the origin itself
- * answers is passed on. What comes late on a connection that was given up is not looked at.
+ * Every operation is remembered until it is answered. When the connection breaks, or falls silent
+ * (stall-watch.ts), the link connects again (outage.ts says when, for as long as it takes) and sends what has
+ * not been answered once more: all of it may be repeated (reads, block status, and the private commands by
+ * design). So above the link a lost connection is only a wait. An error that the origin itself answers is
+ * passed on. What comes late on a connection that was given up is not looked at.
  *
- * An origin that comes back as another disk (uuid, generation or size) is refused: the link stays down and says so.
+ * An origin that comes back as another disk (uuid, generation or size) is refused: the link stays down and
+ * says so.
  *
  * The first connection is the caller's: it fails loudly, so that a wrong URI is an error and not a wait.
  */
@@ -54,11 +56,16 @@ export class OriginLink {
   readonly lends: boolean;
   /** It was fenced for our lease when we attached last; null: we have not attached yet. */
   fenced: boolean | null = null;
-  /** What the origin said when it was reached last and did not take us back (another disk, another lease, a certificate); null: it did. */
+  /**
+   * What the origin said when it was reached last and did not take us back (another disk, another lease, a
+   * certificate); null: it did.
+   */
   refusal: string | null = null;
   /** Told when the origin is lost, when it is back, and when the reason changes. */
   onChange: (() => void) | null = null;
-  /** Told when the origin can be reached again and refuses us (another lease, another disk, no such export). */
+  /**
+   * Told when the origin can be reached again and refuses us (another lease, another disk, no such export).
+   */
   onRefused: ((refusal: HandshakeError) => void) | null = null;
   readonly #options: OriginLinkOptions;
   readonly #outage: Outage;
@@ -90,7 +97,10 @@ export class OriginLink {
     return new OriginLink(options, identityOf(connection.offer), connection);
   }
 
-  /** A link to an origin that was met before and may be away now: it connects in the background, for as long as it takes. */
+  /**
+   * A link to an origin that was met before and may be away now: it connects in the background, for as long
+   * as it takes.
+   */
   static resume(options: OriginLinkOptions & { known: OriginIdentity }): OriginLink {
     const link = new OriginLink(options, options.known, null);
     link.#outage.begin('it has not been tried yet');
@@ -108,7 +118,10 @@ export class OriginLink {
     return this.#outage.reason;
   }
 
-  /** Fills `into`. @param unwanted true once nobody waits for it: then it may end with ESHUTDOWN while the origin is away. */
+  /**
+   * Fills `into`. @param unwanted true once nobody waits for it: then it may end with ESHUTDOWN while the
+   * origin is away.
+   */
   read(into: Buffer, offset: number, done: Completion, unwanted?: () => boolean): void {
     const send = (connection: OriginConnection, answered: Completion): void => {
       const { minimumBlock, maximumPayload } = connection.offer;
@@ -172,8 +185,8 @@ export class OriginLink {
   }
 
   /**
-   * The SHA-256 of [offset, +length), HASH_MAX bytes at most, comes into `into`; EINVAL from an origin of ours that is too old to
-   * know the command. The caller has looked at `lends`.
+   * The SHA-256 of [offset, +length), HASH_MAX bytes at most, comes into `into`; EINVAL from an origin of
+   * ours that is too old to know the command. The caller has looked at `lends`.
    */
   hash(into: Buffer, offset: number, length: number, done: Completion): void {
     this.#submit((connection, answered) => {

@@ -1,9 +1,11 @@
 /**
- * The times in which an origin cannot be reached: since when, why, when to try again, and what of it goes to the log.
+ * The times in which an origin cannot be reached: since when, why, when to try again, and what of it goes to
+ * the log.
  *
- * Attempts begin soon and become rarer, each at a moment of its own (jitter), so that the many disks of a host that comes back do not all knock at
- * once. The log gets one line when the origin is lost, one for each *other* reason that an attempt fails with, and one when it is back;
- * a link that comes and goes gets no more than one that stays away.
+ * Attempts begin soon and become rarer, each at a moment of its own (jitter), so that the many disks of a
+ * host that comes back do not all knock at once. The log gets one line when the origin is lost, one for each
+ * *other* reason that an attempt fails with, and one when it is back; a link that comes and goes gets no more
+ * than one that stays away.
  */
 import { log } from '../../log/log.ts';
 
@@ -30,7 +32,10 @@ export class Outage {
     this.#where = where;
   }
 
-  /** The origin cannot be reached. @param since what is known to be the beginning. @returns ms until the next attempt is due */
+  /**
+   * The origin cannot be reached. @param since what is known to be the beginning. @returns ms until the next
+   * attempt is due
+   */
   begin(reason: string, since = new Date()): number {
     if (performance.now() - this.#endedAt > GOOD_MS) {
       this.#delay = FIRST_RETRY_MS;

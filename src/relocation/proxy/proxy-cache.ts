@@ -1,6 +1,7 @@
 /**
- * CACHE on a proxy: the absent blocks of a range are fetched and kept. A client may name the whole disk, so only a few fetches are under
- * way at a time; the others' turn comes as those arrive. An origin that fails ends it: the command is a hint, and errors are told by READ.
+ * CACHE on a proxy: the absent blocks of a range are fetched and kept. A client may name the whole disk, so
+ * only a few fetches are under way at a time; the others' turn comes as those arrive. An origin that fails
+ * ends it: the command is a hint, and errors are told by READ.
  */
 
 import { Errno } from '../../nbd/constants.ts';

@@ -3,13 +3,16 @@
  *
  *     standby --takeover--> relocating --every block present--> complete
  *
- * - **standby**: the source's guest still writes at the origin. Reads pass through and nothing is kept; the first write, trim or zeroing
- *   begins the takeover and waits for it. (QEMU reads block 0 long before the switchover: keeping that corrupts the guest.)
- * - **takeover** (takeover.ts): the origin is fenced, then our record says `relocating`, then the map is empty and ready. Only after that is
- *   a block kept or a write acknowledged.
- * - **relocating**: present blocks are read from the image; absent ones are fetched (fetcher.ts); whole blocks that a client writes never
- *   are. A partial write to an absent block fetches the block first. The background copy brings the rest.
- * - **complete**: the record says so, durably; then the origin is told to retire. Every call goes straight to the local disk.
+ * - **standby**: the source's guest still writes at the origin. Reads pass through and nothing is kept; the
+ *   first write, trim or zeroing begins the takeover and waits for it. (QEMU reads block 0 long before the
+ *   switchover: keeping that corrupts the guest.)
+ * - **takeover** (takeover.ts): the origin is fenced, then our record says `relocating`, then the map is
+ *   empty and ready. Only after that is a block kept or a write acknowledged.
+ * - **relocating**: present blocks are read from the image; absent ones are fetched (fetcher.ts); whole
+ *   blocks that a client writes never are. A partial write to an absent block fetches the block first. The
+ *   background copy brings the rest.
+ * - **complete**: the record says so, durably; then the origin is told to retire. Every call goes straight to
+ *   the local disk.
  *
  * Whatever changes an absent block does so under the block lock (block-locks.ts).
  */
@@ -54,7 +57,9 @@ export class ProxyDisk implements Disk {
   readonly size: number;
   /** Begins the takeover; may be called at any time. Its end is told by `keep`, or by a rejection. */
   onFirstChange: (() => Promise<void>) | null = null;
-  /** A client's write, trim or zeroing has been acknowledged: from then on giving up the move would lose data. */
+  /**
+   * A client's write, trim or zeroing has been acknowledged: from then on giving up the move would lose data.
+   */
   changed = false;
   /** Told when that happens first. */
   onChanged: (() => void) | null = null;
@@ -97,7 +102,10 @@ export class ProxyDisk implements Disk {
     this.#complete = true;
   }
 
-  /** Lets no change in any more. @returns false, and does nothing, once one has been let in: giving up could lose it. */
+  /**
+   * Lets no change in any more. @returns false, and does nothing, once one has been let in: giving up could
+   * lose it.
+   */
   refuseChanges(): boolean {
     if (this.changed || this.#changing > 0) return false;
     this.#refusing = true;
@@ -180,8 +188,8 @@ export class ProxyDisk implements Disk {
   }
 
   /**
-   * Before the takeover: straight from the origin, in whole blocks (it may ask for a minimum), by way of a buffer of our own: the caller's is
-   * his again when he has waited too long.
+   * Before the takeover: straight from the origin, in whole blocks (it may ask for a minimum), by way of a
+   * buffer of our own: the caller's is his again when he has waited too long.
    */
   #readThrough(into: Buffer, offset: number, done: Completion): void {
     this.awaited = true;
@@ -193,7 +201,8 @@ export class ProxyDisk implements Disk {
       complete: (errno) => {
         if (!guest.waits()) return;
         if (errno === 0) whole.copy(into, 0, offset - first, offset - first + into.length);
-        // An answer that takes longer than the whole relocation is not needed any more: the link is closed upon it.
+        // An answer that takes longer than the whole relocation is not needed any more: the link is closed
+        // upon it.
         if (errno !== 0 && this.#complete) this.#image.read(into, offset, done);
         else done.complete(guestErrno(errno));
       },
@@ -231,8 +240,8 @@ export class ProxyDisk implements Disk {
   }
 
   /**
-   * Carries out a write, trim or zeroing of [offset, +length): after the takeover, with the blocks that it covers in part made local
-   * first, and, where a block is absent, under its lock.
+   * Carries out a write, trim or zeroing of [offset, +length): after the takeover, with the blocks that it
+   * covers in part made local first, and, where a block is absent, under its lock.
    */
   #change(
     offset: number,
@@ -320,7 +329,10 @@ function endBlock(offset: number, length: number): number {
   return Math.ceil((offset + length) / BLOCK_SIZE);
 }
 
-/** The absent blocks, two at most, of which a change to [offset, +length) leaves a part as it is at the origin. */
+/**
+ * The absent blocks, two at most, of which a change to [offset, +length) leaves a part as it is at the
+ * origin.
+ */
 function partialBlocks(map: PresentMap, offset: number, length: number): number[] {
   const end = offset + length;
   const partial: number[] = [];

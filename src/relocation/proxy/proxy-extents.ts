@@ -1,7 +1,8 @@
 /**
- * BLOCK_STATUS of a disk that is still arriving: present stretches as the image has them, absent ones as the origin has them
- * (origin-map.ts); nothing is fetched for it. An answer ends where the origin would have to be asked first, so that what is local is told without
- * the network; only one that begins there waits for the origin.
+ * BLOCK_STATUS of a disk that is still arriving: present stretches as the image has them, absent ones as the
+ * origin has them (origin-map.ts); nothing is fetched for it. An answer ends where the origin would have to
+ * be asked first, so that what is local is told without the network; only one that begins there waits for the
+ * origin.
  */
 import type { Extent, ExtentsCompletion } from '../../store/completion.ts';
 import type { Image } from '../../store/image/image.ts';
@@ -37,7 +38,10 @@ export function proxyExtents(
   });
 }
 
-/** What can be told without asking the origin; nothing when the first block is absent and nothing is known of it. */
+/**
+ * What can be told without asking the origin; nothing when the first block is absent and nothing is known of
+ * it.
+ */
 function locally(sources: ExtentSources, offset: number, length: number, one: boolean): Extent[] {
   const { image, map, originMap } = sources;
   const extents: Extent[] = [];

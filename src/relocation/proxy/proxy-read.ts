@@ -1,10 +1,10 @@
 /**
- * One read of a proxy that finds blocks absent: present stretches come from the image, absent ones from the fetches that bring them, in any
- * number and order. It completes when all have come. What each block is, is decided once, when the read begins: a write that
- * overtakes it is a concurrent one.
+ * One read of a proxy that finds blocks absent: present stretches come from the image, absent ones from the
+ * fetches that bring them, in any number and order. It completes when all have come. What each block is, is
+ * decided once, when the read begins: a write that overtakes it is a concurrent one.
  *
- * When it has waited for the origin too long it is an error, and what comes from there later is thrown away: the buffer is the
- * caller's again as soon as the last local stretch has been read.
+ * When it has waited for the origin too long it is an error, and what comes from there later is thrown away:
+ * the buffer is the caller's again as soon as the last local stretch has been read.
  */
 import { Errno } from '../../nbd/constants.ts';
 import type { Completion } from '../../store/completion.ts';

@@ -1,14 +1,17 @@
 /**
- * One comparison of a relocating disk with its origin: every block that is present and that no guest has written since the takeover must be here
- * as it is there. The origin is fenced, so what it has does not change meanwhile.
+ * One comparison of a relocating disk with its origin: every block that is present and that no guest has
+ * written since the takeover must be here as it is there. The origin is fenced, so what it has does not
+ * change meanwhile.
  *
- * With an origin of ours, hashes travel (HASH, docs/protocol.md): one for each megabyte, or for each run of blocks that is shorter. Where two
- * differ, the run is halved until the blocks are found. With any other origin, or an older one of ours, the data travel, as much at a time as
- * the background copy would have under way. Holes on both sides are equal by the word of both, and not read at all.
+ * With an origin of ours, hashes travel (HASH, docs/protocol.md): one for each megabyte, or for each run of
+ * blocks that is shorter. Where two differ, the run is halved until the blocks are found. With any other
+ * origin, or an older one of ours, the data travel, as much at a time as the background copy would have under
+ * way. Holes on both sides are equal by the word of both, and not read at all.
  *
- * Guests write meanwhile. A block is marked in the written map before it is changed, and here it is looked at in this order: read, compare,
- * and only when it differs, look into the written map. So a block that is not marked then was not being changed while it was read, and a
- * difference is none of the guest's making. No lock is needed for that, and no guest waits.
+ * Guests write meanwhile. A block is marked in the written map before it is changed, and here it is looked at
+ * in this order: read, compare, and only when it differs, look into the written map. So a block that is not
+ * marked then was not being changed while it was read, and a difference is none of the guest's making. No
+ * lock is needed for that, and no guest waits.
  */
 import { Digests } from '../../export/digests.ts';
 import { AllocationFlag, Errno, HASH_LENGTH, HASH_MAX } from '../../nbd/constants.ts';
@@ -33,7 +36,10 @@ export interface ComparisonParts {
   map: PresentMap;
 }
 
-/** What a block is that is not equal; doubtful is one that may have been written before a loss of power (written-map.ts). */
+/**
+ * What a block is that is not equal; doubtful is one that may have been written before a loss of power
+ * (written-map.ts).
+ */
 export type Verdict = 'differs' | 'doubtful';
 
 export class Comparison {
@@ -71,7 +77,8 @@ export class Comparison {
 
   /**
    * Walks over the whole disk. Resolves when every block has been looked at, and nothing is under way.
-   * @throws Error, one line, when the origin refuses; or the one given to `stop`. Nothing is under way then, either.
+   * @throws Error, one line, when the origin refuses; or the one given to `stop`. Nothing is under way then,
+   * either.
    */
   async run(): Promise<void> {
     if (this.by === 'hashes' && !(await this.#knowsHashes())) this.by = 'data';
@@ -241,7 +248,10 @@ export class Comparison {
     }
   }
 
-  /** [first, end) is not equal as a whole: looks for the blocks that are not, among those that nobody has written meanwhile. */
+  /**
+   * [first, end) is not equal as a whole: looks for the blocks that are not, among those that nobody has
+   * written meanwhile.
+   */
   async #narrow(
     first: number,
     end: number,

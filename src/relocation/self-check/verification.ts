@@ -1,13 +1,15 @@
 /**
- * The self-check of one disk: whether, when and with what result it is compared with its origin (comparison.ts does the comparing), and
- * whether the origin may be let go after that (docs/safety.md, "Self-check").
+ * The self-check of one disk: whether, when and with what result it is compared with its origin
+ * (comparison.ts does the comparing), and whether the origin may be let go after that (docs/safety.md,
+ * "Self-check").
  *
- * - Where every disk is to be compared (`required`), a disk whose blocks are all here stays `relocating` until a comparison of the whole of it
- *   has found no difference.
- * - An administrator may ask for a comparison at any time between takeover and letting go. While it runs the origin is not let go.
- * - Once a difference has been found the origin is not let go: not until a comparison of the whole disk finds none, or an administrator
- *   accepts what was found. The record says so (`differs`), so this survives a restart. Nothing is repaired here: which of the two is
- *   right, nobody but an administrator can judge.
+ * - Where every disk is to be compared (`required`), a disk whose blocks are all here stays `relocating`
+ *   until a comparison of the whole of it has found no difference.
+ * - An administrator may ask for a comparison at any time between takeover and letting go. While it runs the
+ *   origin is not let go.
+ * - Once a difference has been found the origin is not let go: not until a comparison of the whole disk finds
+ *   none, or an administrator accepts what was found. The record says so (`differs`), so this survives a
+ *   restart. Nothing is repaired here: which of the two is right, nobody but an administrator can judge.
  */
 import type { VerificationStatus } from '../../control/protocol.ts';
 import { log } from '../../log/log.ts';
@@ -55,7 +57,10 @@ export class Verification {
     this.#parts = parts;
   }
 
-  /** May the origin be let go? Where a comparison has to come first, it begins; `admitted` is called when the answer has become another. */
+  /**
+   * May the origin be let go? Where a comparison has to come first, it begins; `admitted` is called when the
+   * answer has become another.
+   */
   admits(): boolean {
     if (this.#running !== null) return false;
     const { required, keeper } = this.#options;
@@ -72,7 +77,10 @@ export class Verification {
     return this.#running !== null;
   }
 
-  /** Control method `verify`: begins a comparison, if none is running. @throws Error, one line, when there is nothing to compare. */
+  /**
+   * Control method `verify`: begins a comparison, if none is running. @throws Error, one line, when there is
+   * nothing to compare.
+   */
   verify(): void {
     const { name, state, complete, origin } = this.#options.keeper.record;
     if (origin === null)
@@ -86,7 +94,10 @@ export class Verification {
     if (this.#running === null) this.#start();
   }
 
-  /** Control method `accept`: the differences that were found stay as they are, and the origin may go. @throws Error when there are none. */
+  /**
+   * Control method `accept`: the differences that were found stay as they are, and the origin may go. @throws
+   * Error when there are none.
+   */
   async accept(): Promise<void> {
     const { keeper, admitted } = this.#options;
     const { name } = keeper.record;

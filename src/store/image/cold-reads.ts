@@ -1,12 +1,14 @@
 /**
  * Reads of what the page cache does not hold.
  *
- * The thread pool costs two switches of threads a read: nothing beside a seek, as much as the read itself on flash. So short reads
- * of a fast disk wait on the loop. They are gathered for as long as requests are at hand, and the kernel is told of all of them
- * (WILLNEED) before the first is waited for: the disk works on them at once, with no thread for each.
+ * The thread pool costs two switches of threads a read: nothing beside a seek, as much as the read itself on
+ * flash. So short reads of a fast disk wait on the loop. They are gathered for as long as requests are at
+ * hand, and the kernel is told of all of them (WILLNEED) before the first is waited for: the disk works on
+ * them at once, with no thread for each.
  *
- * How fast the disk is, each read tells, wherever it was made: while the mean of the last few is above FAST_MS all go to the pool, whose
- * reads bring the mean down again when the disk has recovered. A batch holds the loop for BATCH_MS and one read at most.
+ * How fast the disk is, each read tells, wherever it was made: while the mean of the last few is above
+ * FAST_MS all go to the pool, whose reads bring the mean down again when the disk has recovered. A batch
+ * holds the loop for BATCH_MS and one read at most.
  */
 import { readSync } from 'node:fs';
 import { willNeedNow } from '../../system/syscalls.ts';

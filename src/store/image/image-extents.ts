@@ -7,7 +7,10 @@ const HOLE = AllocationFlag.HOLE | AllocationFlag.ZERO;
 /** More would hold up the loop; the client asks again from where the answer ends. */
 const MAX_EXTENTS = 2048;
 
-/** @returns extents from `position`, contiguous, of at most `length` bytes together. A file that cannot tell is all data. */
+/**
+ * @returns extents from `position`, contiguous, of at most `length` bytes together. A file that cannot tell
+ * is all data.
+ */
 export function extentsOf(fd: number, position: number, length: number, one: boolean): Extent[] {
   const end = position + length;
   const extents: Extent[] = [];

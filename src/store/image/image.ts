@@ -1,12 +1,13 @@
 /**
  * The local image of a disk: a raw file or a block device.
  *
- * Reads and writes go to the page cache on the loop as long as it answers at once, and to the thread pool when it does not: reads
- * by RWF_NOWAIT, which knows, elsewhere by measuring (pace.ts). Whatever may wait for the disk (sync, punch) never runs on the loop.
+ * Reads and writes go to the page cache on the loop as long as it answers at once, and to the thread pool
+ * when it does not: reads by RWF_NOWAIT, which knows, elsewhere by measuring (pace.ts). Whatever may wait for
+ * the disk (sync, punch) never runs on the loop.
  *
- * A write is acknowledged when it is in the page cache (it survives kill -9), and survives loss of power once a `sync` that began after it
- * has completed. A sync that fails is never followed by one that succeeds: the kernel reports a lost page once, and
- * forgets it then (qemu does the same).
+ * A write is acknowledged when it is in the page cache (it survives kill -9), and survives loss of power once
+ * a `sync` that began after it has completed. A sync that fails is never followed by one that succeeds: the
+ * kernel reports a lost page once, and forgets it then (qemu does the same).
  */
 import { constants as fsConstants, read, readSync, write, writeSync } from 'node:fs';
 import { type FileHandle, open, rm } from 'node:fs/promises';
@@ -94,7 +95,10 @@ export class Image {
     throw new Error(`image ${absolute} is neither a raw file nor a block device`);
   }
 
-  /** Makes a sparse file of `size` bytes, durably, and opens it. @throws Error when the file exists, or cannot be made. */
+  /**
+   * Makes a sparse file of `size` bytes, durably, and opens it. @throws Error when the file exists, or cannot
+   * be made.
+   */
   static async create(path: string, size: number): Promise<Image> {
     const absolute = resolve(path);
     try {
@@ -196,8 +200,9 @@ export class Image {
   }
 
   /**
-   * The range reads as zeros afterwards. Fast means by the file system's or the device's own means, which say at once when they
-   * cannot: then it is ENOTSUP, with nothing changed. (A block device zeroes without unmapping by writing, so that is never fast.)
+   * The range reads as zeros afterwards. Fast means by the file system's or the device's own means, which say
+   * at once when they cannot: then it is ENOTSUP, with nothing changed. (A block device zeroes without
+   * unmapping by writing, so that is never fast.)
    */
   zero(position: number, length: number, how: ZeroOptions, done: Completion): void {
     if (how.fast && how.noHole && this.isBlockDevice) done.complete(Errno.ENOTSUP);
@@ -243,7 +248,10 @@ export class Image {
     return errno === EOPNOTSUPP || errno === ENOSYS || (errno === EINVAL && this.isBlockDevice);
   }
 
-  /** Has the range read into the page cache, as much of it as the kernel sees fit; completes without waiting for that. */
+  /**
+   * Has the range read into the page cache, as much of it as the kernel sees fit; completes without waiting
+   * for that.
+   */
   willNeed(position: number, length: number, done: Completion): void {
     willNeed(this.#fd, position, Math.min(length, READAHEAD), () => done.complete(0));
   }
@@ -259,7 +267,10 @@ export class Image {
     });
   }
 
-  /** What of the range is data and what is a hole, in order; with `one` the first extent alone. May stop short of `length`. */
+  /**
+   * What of the range is data and what is a hole, in order; with `one` the first extent alone. May stop short
+   * of `length`.
+   */
   extents(position: number, length: number, one: boolean): Extent[] {
     return extentsOf(this.#fd, position, length, one);
   }

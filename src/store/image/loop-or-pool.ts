@@ -1,8 +1,8 @@
 /**
- * Whether to make a system call on the loop or in the thread pool. Against the page cache a call takes microseconds, and the pool would
- * cost ten times that; against a disk that is busy it blocks every client. So calls are made on the loop while they come
- * back quickly; one slow call sends the next ones to the pool for a while, then one call on the loop probes. Each slow probe doubles
- * the while.
+ * Whether to make a system call on the loop or in the thread pool. Against the page cache a call takes
+ * microseconds, and the pool would cost ten times that; against a disk that is busy it blocks every client.
+ * So calls are made on the loop while they come back quickly; one slow call sends the next ones to the pool
+ * for a while, then one call on the loop probes. Each slow probe doubles the while.
  */
 const FIXED_MS = 0.5;
 /** What a copy to or from the page cache may take at most, first touch of its pages included: 500 MB/s. */

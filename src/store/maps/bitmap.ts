@@ -1,7 +1,10 @@
 /** Indexes are shifted as 32 bit numbers: one bit more and the first would be set with the last. */
 const MOST_BITS = 2 ** 32;
 
-/** A set of small whole numbers as bits, with the searches that a proxy needs: the next one that is set, the next that is clear. */
+/**
+ * A set of small whole numbers as bits, with the searches that a proxy needs: the next one that is set, the
+ * next that is clear.
+ */
 export class Bitmap {
   /** How many bits there are. */
   readonly length: number;

@@ -1,6 +1,6 @@
 /**
- * Files of bits, one for each block of an image: a page of JSON that says whose map it is (the disk, the image file, the origin), then the bits.
- * Another disk's map is refused.
+ * Files of bits, one for each block of an image: a page of JSON that says whose map it is (the disk, the
+ * image file, the origin), then the bits. Another disk's map is refused.
  */
 import { type FileHandle, open, readFile, rename, rm } from 'node:fs/promises';
 

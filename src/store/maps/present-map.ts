@@ -1,15 +1,19 @@
 /**
  * The present map: one bit for each 4 KiB block of an image, set once the block's data is in the local image.
  *
- * Two losses have to be survived, and one file cannot serve both. After kill -9 the page cache is intact, so an acknowledged write
- * must be found in the map that the next process reads: the bit has to be written before the acknowledgement. After a loss of power
- * only what was synced is there, in any order, so a bit must not reach the disk before its data did. Hence two files:
+ * Two losses have to be survived, and one file cannot serve both. After kill -9 the page cache is intact, so
+ * an acknowledged write must be found in the map that the next process reads: the bit has to be written
+ * before the acknowledgement. After a loss of power only what was synced is there, in any order, so a bit
+ * must not reach the disk before its data did. Hence two files:
  *
- * - `present.live` is written at once with each mark, never synced, and counts only within the boot that wrote it.
- * - `present.map` is written by a checkpoint: take the bits as they are, sync the image, write those bits, sync the map. It holds
- *   after anything. A flush is a checkpoint; the background copy makes one now and then.
+ * - `present.live` is written at once with each mark, never synced, and counts only within the boot that
+ *   wrote it.
+ * - `present.map` is written by a checkpoint: take the bits as they are, sync the image, write those bits,
+ *   sync the map. It holds after anything. A flush is a checkpoint; the background copy makes one now and
+ *   then.
  *
- * Bits only ever go from 0 to 1, so a torn page of the map is a map of a moment in between, and as true as its neighbours.
+ * Bits only ever go from 0 to 1, so a torn page of the map is a map of a moment in between, and as true as
+ * its neighbours.
  *
  * The written map (written-map.ts) goes with it: made, opened, closed and removed together.
  */
@@ -117,7 +121,8 @@ export class PresentMap {
       bits.load(live.bits);
     }
     const written = await WrittenMap.open(stateDir, identity, bits);
-    // Begin a live file of this boot with all that is known: what the next kill -9 leaves must not depend on the durable one.
+    // Begin a live file of this boot with all that is known: what the next kill -9 leaves must not depend on
+    // the durable one.
     const liveFile = await createMapFile(livePath, mapHeader(FORMAT, identity, boot), bits.bytes);
     const durableFile = await open(durablePath, 'r+');
     const map = new PresentMap(bits, written, identity.sizeBytes, durableFile, liveFile, image);
@@ -167,9 +172,10 @@ export class PresentMap {
   }
 
   /**
-   * Marks blocks as present. Their data is in the image (its page cache) when this is called; when it returns, the marks survive
-   * the end of this process.
-   * @returns an NBD errno: when not 0 the blocks that were absent are so still, and nothing that rests on them may be acknowledged.
+   * Marks blocks as present. Their data is in the image (its page cache) when this is called; when it
+   * returns, the marks survive the end of this process.
+   * @returns an NBD errno: when not 0 the blocks that were absent are so still, and nothing that rests on
+   * them may be acknowledged.
    */
   mark(first: number, count: number): number {
     const from = first >>> 3;
@@ -184,7 +190,8 @@ export class PresentMap {
       log.error(
         `present map: blocks ${first} to ${first + count - 1} cannot be marked: ${(error as Error).message}`,
       );
-      // A later write to them must not be acknowledged on the strength of a mark that the next process does not find.
+      // A later write to them must not be acknowledged on the strength of a mark that the next process does
+      // not find.
       for (const run of absent) this.#bits.clear(run.first, run.end - run.first);
       return Errno.EIO;
     }

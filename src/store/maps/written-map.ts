@@ -1,18 +1,23 @@
 /**
- * The written map: one bit for each block of an image, set before a guest's write, trim or zeroing since the takeover touches the block.
- * What it lacks should be at the origin as it is here: that is what a self-check compares (docs/safety.md).
+ * The written map: one bit for each block of an image, set before a guest's write, trim or zeroing since the
+ * takeover touches the block. What it lacks should be at the origin as it is here: that is what a self-check
+ * compares (docs/safety.md).
  *
- * A bit too many means a block that is not compared. A bit too few is a false alarm, so a bit is set before the block is changed, and as with
- * the present map (present-map.ts) two files stand for the two losses:
+ * A bit too many means a block that is not compared. A bit too few is a false alarm, so a bit is set before
+ * the block is changed, and as with the present map (present-map.ts) two files stand for the two losses:
  *
- * - `written.live` is written at once with each mark, never synced, and counts only within the boot that wrote it. After kill -9 it is exact.
- * - `written.map` is written and synced some seconds later. After a loss of power it says what it can: blocks that it has were written;
- *   of those that it lacks the latest may have been, too, and their data may have reached the disk all the same.
+ * - `written.live` is written at once with each mark, never synced, and counts only within the boot that
+ *   wrote it. After kill -9 it is exact.
+ * - `written.map` is written and synced some seconds later. After a loss of power it says what it can: blocks
+ *   that it has were written; of those that it lacks the latest may have been, too, and their data may have
+ *   reached the disk all the same.
  *
- * So whoever opens the map in another boot than the last one (or after a `written.live` that could not be kept) writes down which blocks were
- * present then, `written.doubt`: if such a block is equal to the origin's all is well; if it is not, nobody can say whether a write or a fault is the cause.
+ * So whoever opens the map in another boot than the last one (or after a `written.live` that could not be
+ * kept) writes down which blocks were present then, `written.doubt`: if such a block is equal to the origin's
+ * all is well; if it is not, nobody can say whether a write or a fault is the cause.
  *
- * A guest is not to fail because of this map. If a mark cannot be written, `written.live` is removed, and what was present then is in doubt.
+ * A guest is not to fail because of this map. If a mark cannot be written, `written.live` is removed, and
+ * what was present then is in doubt.
  */
 import { rmSync, writeSync } from 'node:fs';
 import { type FileHandle, rm } from 'node:fs/promises';
@@ -136,7 +141,9 @@ export class WrittenMap {
     return this.#doubt?.has(block) ?? false;
   }
 
-  /** A guest is about to change these blocks. When this returns, the marks survive the end of this process. */
+  /**
+   * A guest is about to change these blocks. When this returns, the marks survive the end of this process.
+   */
   mark(first: number, count: number): void {
     if (this.#bits.nextClear(first, first + count) === first + count) return;
     this.#bits.set(first, count);
@@ -199,7 +206,10 @@ export class WrittenMap {
     }
   }
 
-  /** Makes the files that a running map has: a live one of this boot with all that is known, and the durable one. */
+  /**
+   * Makes the files that a running map has: a live one of this boot with all that is known, and the durable
+   * one.
+   */
   static async #begin(
     stateDir: string,
     identity: MapIdentity,

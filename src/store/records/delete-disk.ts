@@ -7,7 +7,8 @@ import { rememberDeparted } from './departed.ts';
 import type { ExportRecord } from './record.ts';
 
 /**
- * Deletes record and image; an image that is no file among our own, such as a block device, is the administrator's to delete.
+ * Deletes record and image; an image that is no file among our own, such as a block device, is the
+ * administrator's to delete.
  * @param name of the state directory. @returns what became of the image, for a message.
  */
 export async function deleteLeftovers(paths: HostPaths, name: string, record: ExportRecord): Promise<string> {
@@ -17,7 +18,8 @@ export async function deleteLeftovers(paths: HostPaths, name: string, record: Ex
   });
   const ours = dirname(record.image) === paths.images && found?.isFile() !== false;
   await rememberDeparted(paths.exports, record);
-  // The record last: it tells whose the image is. One that is gone already may not be so after a loss of power.
+  // The record last: it tells whose the image is. One that is gone already may not be so after a loss of
+  // power.
   if (ours) await removeDurably(record.image);
   await removeDurably(placeOf(paths, name).stateDir);
   return ours ? `its old image ${record.image} is deleted` : `${record.image} is left as it is`;

@@ -1,10 +1,11 @@
 /**
- * Disks that were here and are deleted, because they have moved away or were void: a file for each, named by the disk's uuid, in `departed`
- * beside the records.
+ * Disks that were here and are deleted, because they have moved away or were void: a file for each, named by
+ * the disk's uuid, in `departed` beside the records.
  *
- * A host that has a disk completely says so to the one that it came from, and asks again when the answer was lost. There the disk may be
- * deleted by then; that there is no such disk, it would have to take for a host that has just started and does not know its disks yet. And who was
- * lent what is void now must be told whenever he comes.
+ * A host that has a disk completely says so to the one that it came from, and asks again when the answer was
+ * lost. There the disk may be deleted by then; that there is no such disk, it would have to take for a host
+ * that has just started and does not know its disks yet. And who was lent what is void now must be told
+ * whenever he comes.
  */
 import { readdir, readFile, rm, stat } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
@@ -27,7 +28,10 @@ const NOTHING: Departed = { generation: -1, voidLeases: [] };
 
 const directoryFor = (exports: string): string => join(dirname(exports), 'departed');
 
-/** To be called before the record is deleted; durable when it resolves. @param exports directory of the records */
+/**
+ * To be called before the record is deleted; durable when it resolves. @param exports directory of the
+ * records
+ */
 export async function rememberDeparted(
   exports: string,
   { uuid, generation, state, lease, voidLeases }: ExportRecord,
@@ -43,7 +47,9 @@ export async function rememberDeparted(
   await replaceFile(join(directory, uuid), JSON.stringify(departed));
 }
 
-/** What became of a deleted disk that was lent, as far as is remembered. @returns undefined when nothing is */
+/**
+ * What became of a deleted disk that was lent, as far as is remembered. @returns undefined when nothing is
+ */
 export async function whatDeparted(
   exports: string,
   asked: { uuid: string; generation: number; lease: string },

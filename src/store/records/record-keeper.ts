@@ -23,7 +23,8 @@ export class RecordKeeper {
 
   /**
    * Changes the record on disk, durably, then in memory.
-   * @param change what depends on the record is worked out by a function, from the record as the changes before this one left it
+   * @param change what depends on the record is worked out by a function, from the record as the changes
+   * before this one left it
    * @throws when it could not be written; then it may or may not have changed on disk
    */
   readonly update = (change: RecordChange): Promise<void> => {

@@ -1,9 +1,11 @@
 /**
- * The record of an export, `export.json` in its state directory: who it is and where it stands in its life. It is what an export
- * finds when it starts again, and what the daemon reads to know which exports a host has.
+ * The record of an export, `export.json` in its state directory: who it is and where it stands in its life.
+ * It is what an export finds when it starts again, and what the daemon reads to know which exports a host
+ * has.
  *
- * A record is replaced as a whole (write aside, sync, rename, sync the directory), so that after a loss of power there is
- * either the old one or the new one. Whoever changes a state does so here first, and acts on it only when this has returned.
+ * A record is replaced as a whole (write aside, sync, rename, sync the directory), so that after a loss of
+ * power there is either the old one or the new one. Whoever changes a state does so here first, and acts on
+ * it only when this has returned.
  */
 import { randomUUID } from 'node:crypto';
 import { readFile, rm } from 'node:fs/promises';
@@ -42,13 +44,22 @@ const RecordSchema = v.strictObject({
       lease: Uuid,
     }),
   ),
-  /** How long a client's request may wait for the origin: seconds, or 'none' for no limit; left out: as the host says. */
+  /**
+   * How long a client's request may wait for the origin: seconds, or 'none' for no limit; left out: as the
+   * host says.
+   */
   originTimeout: v.optional(v.union([v.literal('none'), v.pipe(Count, v.minValue(1), v.maxValue(86_400))])),
   /** Origin side, while fenced: the lease that may read. */
   lease: v.nullable(Uuid),
-  /** Origin side, from the fence on: who took the disk over (HOST:PORT; empty: it did not tell), and when (ISO 8601). */
+  /**
+   * Origin side, from the fence on: who took the disk over (HOST:PORT; empty: it did not tell), and when (ISO
+   * 8601).
+   */
   movedTo: v.optional(v.nullable(v.strictObject({ host: v.string(), at: v.string() })), null),
-  /** Grows with each start of a guest on the disk here: an arrival that belongs to an earlier one is void. From 1 on: 0 is 'any' to an origin. */
+  /**
+   * Grows with each start of a guest on the disk here: an arrival that belongs to an earlier one is void.
+   * From 1 on: 0 is 'any' to an origin.
+   */
   epoch: v.optional(Count, 1),
   /** Leases that an administrator has ended by hand (reclaim), the last ones: they are void for good. */
   voidLeases: v.optional(v.array(Uuid), []),
@@ -80,8 +91,9 @@ export function checkExportName(name: string): void {
 }
 
 /**
- * An older generation of a disk that a host keeps beside the one that it serves: an origin to which the disk comes back before it was complete
- * elsewhere, or an old copy. It has its own record, image and sockets; to NBD clients it goes by the disk's name.
+ * An older generation of a disk that a host keeps beside the one that it serves: an origin to which the disk
+ * comes back before it was complete elsewhere, or an old copy. It has its own record, image and sockets; to
+ * NBD clients it goes by the disk's name.
  */
 export function olderName(name: string, generation: number): string {
   return `${name}@${generation}`;

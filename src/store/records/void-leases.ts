@@ -1,6 +1,6 @@
 /**
- * What an administrator's reclaim changes in the record of a disk that has moved away; and which leases are void: no one else is told that what
- * he has is worth nothing.
+ * What an administrator's reclaim changes in the record of a disk that has moved away; and which leases are
+ * void: no one else is told that what he has is worth nothing.
  */
 import type { ExportRecord } from './record.ts';
 
@@ -16,7 +16,8 @@ export function takenBack(
     state,
     lease: null,
     movedTo: null,
-    // The holder's is one more than ours: what is written here from now on is no older generation of that, nor the same.
+    // The holder's is one more than ours: what is written here from now on is no older generation of that,
+    // nor the same.
     generation: record.generation + 2,
     voidLeases: voidedWith(record, record.lease),
   };

@@ -1,4 +1,7 @@
-/** What a story may leave on its hosts: the disk where it is now, old copies where they are to be kept, and logs. Nothing that runs. */
+/**
+ * What a story may leave on its hosts: the disk where it is now, old copies where they are to be kept, and
+ * logs. Nothing that runs.
+ */
 import { readdir } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import type { ChaosHost } from '../moving/host.ts';
@@ -6,7 +9,10 @@ import { processesOf } from '../moving/processes.ts';
 import type { Stay } from '../moving/stay.ts';
 import type { Plan } from '../plan.ts';
 
-/** @param unheard the last host has yet to let go of its origin. @throws Error that names what is there and should not be. */
+/**
+ * @param unheard the last host has yet to let go of its origin. @throws Error that names what is there and
+ * should not be.
+ */
 export async function checkLeftovers(
   plan: Plan,
   hosts: readonly ChaosHost[],

@@ -1,6 +1,7 @@
 /**
- * Clients of one export that read, write, trim, zero and flush, several requests at a time, on several connections; every answer is held
- * against the model. A connection that breaks is made again, as QEMU does; what was under way then may or may not have happened.
+ * Clients of one export that read, write, trim, zero and flush, several requests at a time, on several
+ * connections; every answer is held against the model. A connection that breaks is made again, as QEMU does;
+ * what was under way then may or may not have happened.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { OriginConnection } from '../../../src/client/connection.ts';
@@ -263,7 +264,9 @@ export class Load {
     return outcome;
   }
 
-  /** @returns null when the load has been stopped meanwhile, and it is not the guest, which wants its answers. */
+  /**
+   * @returns null when the load has been stopped meanwhile, and it is not the guest, which wants its answers.
+   */
   async #connected(line: Line): Promise<OriginConnection | null> {
     while (line.connection === null) {
       line.connecting ??= this.#connect(line).finally(() => (line.connecting = null));

@@ -9,7 +9,10 @@ import { recordOf, type Stay } from '../moving/stay.ts';
 const BLOCK = 4096;
 const STEP = 1024 * 1024;
 
-/** Nobody writes meanwhile: the image, and what the export answers, must be what the guest wrote. @throws Error naming the byte */
+/**
+ * Nobody writes meanwhile: the image, and what the export answers, must be what the guest wrote. @throws
+ * Error naming the byte
+ */
 export async function compareEveryBlock(stay: Stay, model: ByteModel): Promise<void> {
   const image = await readFile(stay.image);
   model.read(0, model.size).done(image);
@@ -38,7 +41,10 @@ export interface RememberedImage {
   changed(): Promise<boolean>;
 }
 
-/** Remembers what is in a stay's image now, by a name of ours, so that it can still be compared when the host has deleted it. */
+/**
+ * Remembers what is in a stay's image now, by a name of ours, so that it can still be compared when the host
+ * has deleted it.
+ */
 export async function rememberImage(stay: Stay, dir: string): Promise<RememberedImage | null> {
   const ours = join(dir, `left-${stay.host.name}-${stay.name}-${process.hrtime.bigint()}`);
   try {

@@ -1,4 +1,7 @@
-/** Moves as libvirt makes them: its hooks in its order, an xnbdd on each host, which starts, watches and ends the exports. */
+/**
+ * Moves as libvirt makes them: its hooks in its order, an xnbdd on each host, which starts, watches and ends
+ * the exports.
+ */
 import { randomUUID } from 'node:crypto';
 import { readdir, writeFile } from 'node:fs/promises';
 import { originMetadata } from '../../../src/libvirt/domain-xml.ts';
@@ -117,7 +120,10 @@ export class ByDaemon implements Driver {
   }
 }
 
-/** As the source's daemon writes it into the domain's metadata. @throws Refused when nobody serves the disk there */
+/**
+ * As the source's daemon writes it into the domain's metadata. @throws Refused when nobody serves the disk
+ * there
+ */
 async function originElement(from: Stay): Promise<string> {
   const status = await statusOf(from);
   if (status === undefined) throw new Refused(`nobody serves ${from.name} at ${from.host.name} now`);

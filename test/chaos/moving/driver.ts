@@ -1,4 +1,7 @@
-/** Who moves the disks: an administrator by hand (by-hand.ts), or xnbdd on each host, called by the hooks of libvirt (by-daemon.ts). */
+/**
+ * Who moves the disks: an administrator by hand (by-hand.ts), or xnbdd on each host, called by the hooks of
+ * libvirt (by-daemon.ts).
+ */
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { ChaosHost } from './host.ts';
 import type { Stay } from './stay.ts';
@@ -15,9 +18,15 @@ export interface Driver {
   giveUp(stay: Stay): Promise<void>;
   /** The guest has left this host for the next. */
   guestLeft(stay: Stay): Promise<void>;
-  /** kill -9. By hand it is started again after `lasts` ms; the daemon does so on its own. @returns false: nobody was there. */
+  /**
+   * kill -9. By hand it is started again after `lasts` ms; the daemon does so on its own. @returns false:
+   * nobody was there.
+   */
   kill(stay: Stay, lasts: number): Promise<boolean>;
-  /** The disk has gone on for good: resolves when its origin's role is over here, too, and only what belongs there is left. */
+  /**
+   * The disk has gone on for good: resolves when its origin's role is over here, too, and only what belongs
+   * there is left.
+   */
   retired(stay: Stay): Promise<void>;
   /** The guest ends, and with it the export. */
   end(stay: Stay): Promise<void>;

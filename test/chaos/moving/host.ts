@@ -1,4 +1,7 @@
-/** One host of a story: a directory, a gateway behind an emulated line, and, where it drives the moves, a daemon. */
+/**
+ * One host of a story: a directory, a gateway behind an emulated line, and, where it drives the moves, a
+ * daemon.
+ */
 import { execFile } from 'node:child_process';
 import { mkdir, writeFile } from 'node:fs/promises';
 import { connect } from 'node:net';

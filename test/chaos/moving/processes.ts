@@ -1,4 +1,6 @@
-/** Our programs as processes: started, killed and frozen by their ids, and looked for where none should be. */
+/**
+ * Our programs as processes: started, killed and frozen by their ids, and looked for where none should be.
+ */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { closeSync, openSync } from 'node:fs';
@@ -92,7 +94,10 @@ export async function processesOf(directory: string): Promise<Map<number, string
   return found;
 }
 
-/** What a process that does not end is doing: of each thread its name, its state and where it waits in the kernel. */
+/**
+ * What a process that does not end is doing: of each thread its name, its state and where it waits in the
+ * kernel.
+ */
 export async function threadsOf(pid: number): Promise<string> {
   const tasks = await readdir(`/proc/${pid}/task`).catch(() => []);
   const told = tasks.map(async (task) => {

@@ -1,6 +1,6 @@
 /**
- * What our programs hold on a host at one moment: memory, file descriptors, processes, files. Taken at points where nothing is under
- * way, it must be the same each time the guest is there.
+ * What our programs hold on a host at one moment: memory, file descriptors, processes, files. Taken at points
+ * where nothing is under way, it must be the same each time the guest is there.
  */
 import { readdir, readFile, readlink } from 'node:fs/promises';
 import type { Site } from '../../lab/sites/sites.ts';

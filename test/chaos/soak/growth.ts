@@ -1,10 +1,13 @@
 /**
- * Does something grow from move to move? Counts (processes, descriptors, sockets, files) may not: with the guest at the same host they
- * are the same each time, but for a moment's noise. Memory breathes, as a collector of garbage comes when it likes: it may not be more
- * at the end than at the beginning by a share that such breath explains.
+ * Does something grow from move to move? Counts (processes, descriptors, sockets, files) may not: with the
+ * guest at the same host they are the same each time, but for a moment's noise. Memory breathes, as a
+ * collector of garbage comes when it likes: it may not be more at the end than at the beginning by a share
+ * that such breath explains.
  */
 
-/** Moves at the beginning in which caches fill and code is compiled, as a share of all; and so many at least. */
+/**
+ * Moves at the beginning in which caches fill and code is compiled, as a share of all; and so many at least.
+ */
 const WARM_UP = 0.2;
 const LEAST_WARM_UP = 3;
 /** Fewer moves after it say nothing. */
@@ -23,7 +26,10 @@ export interface Verdict {
   grows: boolean | null;
 }
 
-/** @param values one for each move, in order. @param allowance by how much the last third may be above the first. */
+/**
+ * @param values one for each move, in order. @param allowance by how much the last third may be above the
+ * first.
+ */
 export function judge(what: string, values: readonly number[], allowance: number): Verdict {
   const settled = values.slice(Math.max(LEAST_WARM_UP, Math.floor(values.length * WARM_UP)));
   const third = Math.max(1, Math.floor(settled.length / 3));

@@ -118,7 +118,10 @@ export function growing(found: readonly Judged[]): string[] {
   );
 }
 
-/** A row for each program and host: of each number the median of the first third after the warm-up, and of the last. */
+/**
+ * A row for each program and host: of each number the median of the first third after the warm-up, and of the
+ * last.
+ */
 export function verdictTable(found: readonly Judged[]): string {
   const table = new Table({
     head: ['host', '', 'PSS MiB', 'RSS MiB', 'descriptors', 'sockets', 'processes', 'files'],

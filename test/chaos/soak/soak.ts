@@ -1,10 +1,10 @@
 /**
- * npm run soak -- --minutes N [--moves N] [--size MIB] [--json FILE]: a guest of QEMU that writes all the while moves A -> B -> A -> B ...
- * with `virsh migrate`, its disks after it, on two libvirt hosts (test/lab).
+ * npm run soak -- --minutes N [--moves N] [--size MIB] [--json FILE]: a guest of QEMU that writes all the
+ * while moves A -> B -> A -> B ... with `virsh migrate`, its disks after it, on two libvirt hosts (test/lab).
  *
- * After each move, once every block has arrived and the origin is gone: the guest has found nothing wrong, every byte of its disks is
- * compared with what it says that it wrote, and what our programs hold on both hosts is counted (census.ts). It ends with an error when a
- * byte was wrong, or when something grew.
+ * After each move, once every block has arrived and the origin is gone: the guest has found nothing wrong,
+ * every byte of its disks is compared with what it says that it wrote, and what our programs hold on both
+ * hosts is counted (census.ts). It ends with an error when a byte was wrong, or when something grew.
  */
 import { mkdir, writeFile } from 'node:fs/promises';
 import { dirname } from 'node:path';
@@ -25,7 +25,10 @@ import {
 import { takeCensus } from './census.ts';
 import { growing, header, judgeMoves, type Move, moveLines, verdictTable } from './report.ts';
 
-/** Mbit/s, in turn: moves that are over at once, and moves in which the guest works for a while at a distance from its disks. */
+/**
+ * Mbit/s, in turn: moves that are over at once, and moves in which the guest works for a while at a distance
+ * from its disks.
+ */
 const RATES = [undefined, 200, 60, undefined, 100, 400];
 const ARRIVAL_LIMIT_MS = 300_000;
 /** For what ends on its own a moment later: connections, sockets of processes that have ended. */
@@ -133,7 +136,10 @@ async function moveOnce(guest: Guest, number: number, from: Site, to: Site): Pro
   };
 }
 
-/** The guest rests while its disks are compared; then it goes on, and only what belongs there is left. @returns what is wrong */
+/**
+ * The guest rests while its disks are compared; then it goes on, and only what belongs there is left.
+ * @returns what is wrong
+ */
 async function atRest(guest: Guest, from: Site, to: Site, told: number): Promise<string[]> {
   const ours = (): string[] =>
     signalsOf(sites, to, guest)
@@ -148,7 +154,10 @@ async function atRest(guest: Guest, from: Site, to: Site, told: number): Promise
   return errors;
 }
 
-/** Files that are there now and never were before while the guest was at this host; a relocation's has another name each time. */
+/**
+ * Files that are there now and never were before while the guest was at this host; a relocation's has another
+ * name each time.
+ */
 function newFiles(moves: readonly Move[]): string[] {
   const last = moves.at(-1)!;
   const before = moves.filter(({ to, number }) => to === last.to && number < last.number);

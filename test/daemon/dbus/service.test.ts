@@ -434,7 +434,10 @@ describe('etc/org.xnbd1.conf', () => {
   });
 });
 
-/** What dbus-send prints, run as nobody; not blocking, for the service answers in this process. undefined when it is not there. */
+/**
+ * What dbus-send prints, run as nobody; not blocking, for the service answers in this process. undefined when
+ * it is not there.
+ */
 async function sendAsNobody(address: string, parameters: string[]): Promise<string | undefined> {
   if (spawnSync('dbus-send', ['--version']).error !== undefined) return undefined;
   const child = spawn('dbus-send', [`--bus=${address}`, '--print-reply', '--dest=org.xnbd1', ...parameters], {

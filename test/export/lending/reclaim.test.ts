@@ -1,4 +1,7 @@
-/** Leases that become void: by an administrator's reclaim, and by a new start of the guest while the disk is lent. */
+/**
+ * Leases that become void: by an administrator's reclaim, and by a new start of the guest while the disk is
+ * lent.
+ */
 import { strict as assert } from 'node:assert';
 import { randomUUID } from 'node:crypto';
 import sinon from 'sinon';

@@ -43,7 +43,10 @@ export class TestCa {
     return ca;
   }
 
-  /** Makes a directory with ca-cert.pem, and one certificate under the names of server and client; one that is there is renewed. */
+  /**
+   * Makes a directory with ca-cert.pem, and one certificate under the names of server and client; one that is
+   * there is renewed.
+   */
   async issue(dir: string, commonName: string, wishes: CertificateWishes = {}): Promise<string> {
     await mkdir(dir, { recursive: true });
     const { altName = 'DNS:localhost,IP:127.0.0.1', usage = '', notBefore, notAfter } = wishes;

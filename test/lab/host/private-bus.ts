@@ -1,4 +1,7 @@
-/** A D-Bus daemon of our own, for one test file: everyone may do everything on it, as the authorisation under test is ours. */
+/**
+ * A D-Bus daemon of our own, for one test file: everyone may do everything on it, as the authorisation under
+ * test is ours.
+ */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { chmod, mkdtemp, rm, writeFile } from 'node:fs/promises';
@@ -32,7 +35,10 @@ const open = `<policy context="default">
     <allow receive_sender="*"/>
   </policy>`;
 
-/** `policy`: the bus's configuration beyond its socket; by default all is allowed. undefined when the machine has no dbus-daemon. */
+/**
+ * `policy`: the bus's configuration beyond its socket; by default all is allowed. undefined when the machine
+ * has no dbus-daemon.
+ */
 export async function startPrivateBus(policy = open): Promise<PrivateBus | undefined> {
   const directory = await mkdtemp(join(tmpdir(), 'xnbd-bus-'));
   await chmod(directory, 0o755);

@@ -1,4 +1,7 @@
-/** One xNBD host in a directory of its own: a real daemon, the real hook scripts, and libvirt's part played by hand. */
+/**
+ * One xNBD host in a directory of its own: a real daemon, the real hook scripts, and libvirt's part played by
+ * hand.
+ */
 import assert from 'node:assert/strict';
 import { type ChildProcess, execFile, spawn } from 'node:child_process';
 import { once } from 'node:events';

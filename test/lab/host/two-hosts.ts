@@ -1,4 +1,6 @@
-/** Two hosts, A and B, whose exports reach each other by their unix sockets, and one domain that runs at A. */
+/**
+ * Two hosts, A and B, whose exports reach each other by their unix sockets, and one domain that runs at A.
+ */
 import { randomUUID } from 'node:crypto';
 import { open } from 'node:fs/promises';
 import { join } from 'node:path';

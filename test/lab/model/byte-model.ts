@@ -1,13 +1,15 @@
 /**
  * What a disk may answer while reads and writes overlap in time.
  *
- * Every change is remembered with its bytes, the moment when it was asked for and the moment when it was answered. For one byte a read may
- * return what any change wrote there, if the change was asked for before the read was answered, unless a later change is certain to have
- * replaced it: one that was asked for after the first was answered, and answered with success before the read was asked for.
- * Changes that overlap in time may have won in either order. But once a read overlaps no change, its outcome is the order: it is
+ * Every change is remembered with its bytes, the moment when it was asked for and the moment when it was
+ * answered. For one byte a read may return what any change wrote there, if the change was asked for before
+ * the read was answered, unless a later change is certain to have replaced it: one that was asked for after
+ * the first was answered, and answered with success before the read was asked for. Changes that overlap in
+ * time may have won in either order. But once a read overlaps no change, its outcome is the order: it is
  * remembered as if it had been a change, so that a later read that sees another winner is a fault.
  *
- * A change that failed, or whose answer was lost with the process, may or may not have happened: it is possible, and replaces nothing.
+ * A change that failed, or whose answer was lost with the process, may or may not have happened: it is
+ * possible, and replaces nothing.
  */
 import assert from 'node:assert/strict';
 
@@ -70,8 +72,8 @@ export class ByteModel {
 
   /**
    * A read is being asked for.
-   * @returns what to tell when it is answered: its data, or null when it has failed. That throws an AssertionError when no history
-   * explains the data.
+   * @returns what to tell when it is answered: its data, or null when it has failed. That throws an
+   * AssertionError when no history explains the data.
    */
   read(from: number, length: number): { done(data: Buffer | null): void } {
     const asked = ++this.#now;

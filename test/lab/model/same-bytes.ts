@@ -1,6 +1,9 @@
 import assert from 'node:assert/strict';
 
-/** Two disks are equal; where not, says where first. (assert's own comparison of a few MiB takes gigabytes to show the difference.) */
+/**
+ * Two disks are equal; where not, says where first. (assert's own comparison of a few MiB takes gigabytes to
+ * show the difference.)
+ */
 export function assertSameBytes(actual: Buffer, expected: Buffer, what = 'the disk'): void {
   if (actual.equals(expected)) return;
   assert.equal(actual.length, expected.length, `${what} has ${actual.length} bytes, not ${expected.length}`);

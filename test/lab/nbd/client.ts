@@ -1,4 +1,7 @@
-/** An NBD client with promises, for tests: the proxy's own connection to an origin, turned on whatever is tested. */
+/**
+ * An NBD client with promises, for tests: the proxy's own connection to an origin, turned on whatever is
+ * tested.
+ */
 
 import { OriginConnection } from '../../../src/client/connection.ts';
 import { Command, Errno } from '../../../src/nbd/constants.ts';

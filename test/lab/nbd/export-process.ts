@@ -24,7 +24,10 @@ export interface ExportProcess {
   end(signal?: NodeJS.Signals): Promise<number | null>;
 }
 
-/** @param socket path of the NBD socket; the others follow. @throws Error with its stderr when it ends before it is ready. */
+/**
+ * @param socket path of the NBD socket; the others follow. @throws Error with its stderr when it ends before
+ * it is ready.
+ */
 export async function startExport(
   kind: 'target' | 'proxy',
   name: string,

@@ -39,7 +39,10 @@ export async function startQemuNbd(directory: string, image: string): Promise<Or
   return await serverOn(child, socket, `nbd+unix:///disk?socket=${socket}`);
 }
 
-/** nbd-server: newstyle, no structured replies, no block status; on TCP (on a unix socket 3.24 claims a size of 0). */
+/**
+ * nbd-server: newstyle, no structured replies, no block status; on TCP (on a unix socket 3.24 claims a size
+ * of 0).
+ */
 export async function startNbdServer(directory: string, image: string): Promise<OriginServer> {
   const port = await freePort();
   const config = join(directory, 'nbd-server.conf');

@@ -1,4 +1,6 @@
-/** An NBD client without manners: it sends what a test wants sent, byte by byte, and decodes what comes back. */
+/**
+ * An NBD client without manners: it sends what a test wants sent, byte by byte, and decodes what comes back.
+ */
 import { connect, type Socket } from 'node:net';
 import {
   Command,

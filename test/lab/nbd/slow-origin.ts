@@ -1,6 +1,6 @@
 /**
- * An origin in this process: a disk in memory behind a real export (sockets, lender, record), whose answers come late and in any order, or
- * not before they are let go.
+ * An origin in this process: a disk in memory behind a real export (sockets, lender, record), whose answers
+ * come late and in any order, or not before they are let go.
  */
 import { randomUUID } from 'node:crypto';
 import { join } from 'node:path';

@@ -1,4 +1,6 @@
-/** Origins and proxies in a directory of their own, and slow lines between them, which are there for one test. */
+/**
+ * Origins and proxies in a directory of their own, and slow lines between them, which are there for one test.
+ */
 import { join } from 'node:path';
 import { startWan, type Wan } from '../net/wan.ts';
 import { temporaryDirectory } from '../temporary-directory.ts';

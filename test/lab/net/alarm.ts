@@ -1,7 +1,7 @@
 /**
- * An alarm clock that rings within some tens of microseconds. Timers of the event loop count whole milliseconds and come late, which
- * would be a tenth of a round trip of 20 ms; so a worker thread sleeps in a futex until the moment and then sends a message.
- * Nobody spins: an alarm that is not set costs nothing.
+ * An alarm clock that rings within some tens of microseconds. Timers of the event loop count whole
+ * milliseconds and come late, which would be a tenth of a round trip of 20 ms; so a worker thread sleeps in a
+ * futex until the moment and then sends a message. Nobody spins: an alarm that is not set costs nothing.
  */
 import { isMainThread, parentPort, Worker, workerData } from 'node:worker_threads';
 

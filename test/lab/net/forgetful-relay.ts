@@ -1,4 +1,7 @@
-/** A relay to an origin that makes an older one of it: it knows no HASH. Requests for one arrive as a command that nobody knows. */
+/**
+ * A relay to an origin that makes an older one of it: it knows no HASH. Requests for one arrive as a command
+ * that nobody knows.
+ */
 import { once } from 'node:events';
 import { connect, createServer, type Socket } from 'node:net';
 import { Command, NBD_EXTENDED_REQUEST_MAGIC } from '../../../src/nbd/constants.ts';

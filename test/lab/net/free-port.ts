@@ -1,8 +1,10 @@
 /**
- * TCP ports for programs that are told where to listen, and that may have to listen there again after they were killed.
+ * TCP ports for programs that are told where to listen, and that may have to listen there again after they
+ * were killed.
  *
- * A port of the kernel's choice, found by listening on 0, is no such port: once it is closed, the next outgoing connection or the next program
- * that listens on 0 may have it. These are below the range that the kernel chooses from, and each process has some of its own, by its id.
+ * A port of the kernel's choice, found by listening on 0, is no such port: once it is closed, the next
+ * outgoing connection or the next program that listens on 0 may have it. These are below the range that the
+ * kernel chooses from, and each process has some of its own, by its id.
  */
 import { once } from 'node:events';
 import { createServer } from 'node:net';

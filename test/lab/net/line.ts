@@ -1,19 +1,24 @@
 /**
- * One direction of an emulated wide area network: a bottleneck that all connections share, and the way behind it.
+ * One direction of an emulated wide area network: a bottleneck that all connections share, and the way behind
+ * it.
  *
- * A piece of data waits in a first-in first-out queue until the line is free, takes its length divided by the rate to be sent, and
- * arrives half a round trip later. None of this needs a queue of its own for the bottleneck: the line is busy until a known time,
- * the depth of the queue is that time from now, and the time of arrival is known when the data comes in. So what is kept is the
- * list of arrivals, which is in order by itself.
+ * A piece of data waits in a first-in first-out queue until the line is free, takes its length divided by the
+ * rate to be sent, and arrives half a round trip later. None of this needs a queue of its own for the
+ * bottleneck: the line is busy until a known time, the depth of the queue is that time from now, and the time
+ * of arrival is known when the data comes in. So what is kept is the list of arrivals, which is in order by
+ * itself.
  *
- * The queue is bounded. When it is full nobody reads from the senders until it is half empty: they feel backpressure as from a
- * network that never drops. What is counted is payload: no packet headers.
+ * The queue is bounded. When it is full nobody reads from the senders until it is half empty: they feel
+ * backpressure as from a network that never drops. What is counted is payload: no packet headers.
  */
 import { now } from './alarm.ts';
 
 /** Pieces are sent one after the other, so that a large one arrives bit by bit and others come in between. */
 const PIECE = 16 * 1024;
-/** Milliseconds that waking up, and reading and writing on the way, cost in each direction; delivery is that much early. */
+/**
+ * Milliseconds that waking up, and reading and writing on the way, cost in each direction; delivery is that
+ * much early.
+ */
 const LEAD = 0.4;
 
 export interface LineOptions {

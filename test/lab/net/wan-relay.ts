@@ -1,18 +1,20 @@
 /**
- * A wide area network on one machine, for kernels without netem: a relay of byte streams with a round trip time and a rate.
+ * A wide area network on one machine, for kernels without netem: a relay of byte streams with a round trip
+ * time and a rate.
  *
- *     node test/lab/net/wan-relay.ts --listen 127.0.0.1:0 --to HOST:PORT --rtt-ms 20 --rate-mbit 100 [--queue-kib N] [--end-with-stdin]
+ *     node test/lab/net/wan-relay.ts --listen 127.0.0.1:0 --to HOST:PORT --rtt-ms 20 --rate-mbit 100 \
+ *         [--queue-kib N] [--end-with-stdin]
  *
- * `--listen` and `--to` also take the path of a unix socket. The first line on stdout is `ready HOST:PORT` (or the path). Then it takes
- * commands on stdin, one a line, and answers each with one line of JSON:
+ * `--listen` and `--to` also take the path of a unix socket. The first line on stdout is `ready HOST:PORT`
+ * (or the path). Then it takes commands on stdin, one a line, and answers each with one line of JSON:
  *
  *     cut     resets every connection, and new ones are refused
  *     stall   nothing passes any more, connections stay
  *     resume  ends a cut or a stall
  *     stats   bytes that arrived in each direction, connections now
  *
- * Each direction is one line (line.ts) for all connections together. A new connection costs what it costs in TCP: the client's bytes
- * leave after one round trip, the server's after one and a half.
+ * Each direction is one line (line.ts) for all connections together. A new connection costs what it costs in
+ * TCP: the client's bytes leave after one round trip, the server's after one and a half.
  */
 import { connect, createServer, type ListenOptions, type NetConnectOpts, type Socket } from 'node:net';
 import { createInterface } from 'node:readline';

@@ -62,7 +62,10 @@ describe('attach option', () => {
     );
   });
 
-  /** The client with a server that has EXTENDED_HEADERS and then answers each attach in turn. @returns the versions asked with */
+  /**
+   * The client with a server that has EXTENDED_HEADERS and then answers each attach in turn. @returns the
+   * versions asked with
+   */
   function asks(...answers: Buffer[]): { versions: number[]; driver: ByteDriver<unknown> } {
     const versions: number[] = [];
     const toClient: Buffer[] = [encodeGreeting()];

@@ -28,7 +28,9 @@ const host: HandshakeHost = {
   attach: () => ({ uuid: lease, generation: 3, fenced: false, size: SIZE }),
 };
 
-/** The client's handshake with our server, byte by byte; `refuse` are options that the server does not know. */
+/**
+ * The client's handshake with our server, byte by byte; `refuse` are options that the server does not know.
+ */
 function meet(options: Partial<ClientHandshakeOptions> = {}, refuse: number[] = []) {
   const server = new ServerHandshake(host);
   const input = new ReceiveBuffer(4096);

@@ -45,7 +45,10 @@ const extended = (cookie: number, type: number, body: Buffer, offset: number | b
   ]);
 const dataAt = (offset: number, data: Buffer) => Buffer.concat([u64(offset), data]);
 
-/** A read of 4096 bytes at 8192 (cookie 1), a BLOCK_STATUS there (cookie 2), a command without data (cookie 3). */
+/**
+ * A read of 4096 bytes at 8192 (cookie 1), a BLOCK_STATUS there (cookie 2), a command without data (cookie
+ * 3).
+ */
 function underWay(style: 'simple' | 'structured' | 'extended') {
   const table = new RequestTable(1);
   const into = Buffer.alloc(4096, 0xee);

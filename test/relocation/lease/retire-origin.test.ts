@@ -1,4 +1,7 @@
-/** The last word to an origin is said until it is heard: only an origin that cannot hear it any more ends that. */
+/**
+ * The last word to an origin is said until it is heard: only an origin that cannot hear it any more ends
+ * that.
+ */
 import assert from 'node:assert/strict';
 import { OptionReply } from '../../../src/nbd/constants.ts';
 import { HandshakeError, OriginRetired } from '../../../src/nbd/handshake/client-handshake.ts';

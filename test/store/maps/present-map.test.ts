@@ -1,4 +1,7 @@
-/** What the present map says after kill -9, after a loss of power, and to somebody else's disk (rules 4, 5 and 9). */
+/**
+ * What the present map says after kill -9, after a loss of power, and to somebody else's disk (rules 4, 5 and
+ * 9).
+ */
 import assert from 'node:assert/strict';
 import { closeSync, fstatSync, openSync, readdirSync, readlinkSync } from 'node:fs';
 import { readFile, rename, rm, truncate, writeFile } from 'node:fs/promises';

@@ -1,4 +1,7 @@
-/** What the written map says after kill -9, after a loss of power, and when it could not be kept: never a bit too few without a doubt. */
+/**
+ * What the written map says after kill -9, after a loss of power, and when it could not be kept: never a bit
+ * too few without a doubt.
+ */
 import assert from 'node:assert/strict';
 import { closeSync, openSync, readdirSync, readlinkSync } from 'node:fs';
 import { readdir, readFile, rm, writeFile } from 'node:fs/promises';
@@ -161,7 +164,10 @@ describe('written map', () => {
   });
 });
 
-/** Lets every write to a file that this process has open fail for want of room. @returns false where it is not found open. */
+/**
+ * Lets every write to a file that this process has open fail for want of room. @returns false where it is not
+ * found open.
+ */
 async function breakFile(path: string): Promise<boolean> {
   const { default: koffi } = await import('koffi');
   const dup2 = koffi.load(null).func('int dup2(int from, int to)') as (from: number, to: number) => number;
