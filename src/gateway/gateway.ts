@@ -2,10 +2,11 @@
 import type { Address } from '../config/config.ts';
 import { log } from '../log/log.ts';
 import { type TlsParty, TlsRefused } from '../pki/tls.ts';
+import { DOOR, Doorkeeper, type DoorOptions } from './doorkeeper.ts';
 import { joinStreams } from './join-streams.ts';
 import { StreamEnded } from './read-exactly.ts';
 import type { Transport, Visitor } from './transport.ts';
-import { receive } from './visit.ts';
+import { type Named, receive } from './visit.ts';
 
 export interface GatewayOptions {
   /** Directory of the sockets `NAME.sock`. */
@@ -20,8 +21,8 @@ export interface GatewayOptions {
   listen(visit: (visitor: Visitor) => void): Promise<Transport>;
   /** A visitor that has not named an export by then is shown out. Default 15 000. */
   handshakeLimitMs?: number;
-  /** So many visitors may be without an export; one more shows the oldest of them out. Default 128. */
-  maxHandshakes?: number;
+  /** How many visitors may be without an export, and how often each source may come. */
+  door?: Partial<DoorOptions>;
 }
 
 export interface Gateway {
@@ -32,9 +33,9 @@ export interface Gateway {
 
 /** @throws Error when the transport cannot listen. */
 export async function startGateway(options: GatewayOptions): Promise<Gateway> {
-  const { run, records = null, tls, handshakeLimitMs = 15_000, maxHandshakes = 128 } = options;
-  /** Those without an export, the oldest first. */
-  const handshakes = new Set<Visitor>();
+  const { run, records = null, tls, handshakeLimitMs = 15_000 } = options;
+  const door = { ...DOOR, ...options.door };
+  const doorkeeper = new Doorkeeper(door);
   const visits = new Map<Visitor, Promise<void>>();
   let open = true;
 
@@ -46,20 +47,26 @@ export async function startGateway(options: GatewayOptions): Promise<Gateway> {
   const greet = async (visitor: Visitor): Promise<void> => {
     const plain = visitor.stream;
     plain.on('error', () => plain.destroy());
-    handshakes.add(visitor);
-    for (const oldest of handshakes) {
-      if (handshakes.size <= maxHandshakes) break;
-      handshakes.delete(oldest);
-      showOut(oldest, `it named no export, and ${maxHandshakes} others wait`);
+    const leaves = doorkeeper.enter(visitor);
+    if (leaves === visitor) {
+      plain.destroy();
+      return;
+    }
+    if (leaves !== null) {
+      doorkeeper.leave(leaves, false);
+      showOut(leaves, `it named no export, and ${door.standing} others wait`);
     }
     const timer = setTimeout(
       () => showOut(visitor, `it named no export within ${handshakeLimitMs / 1000} s`),
       handshakeLimitMs,
     );
-    const named = await receive(visitor, { run, records }, tls).finally(() => {
+    let named: Named | null = null;
+    try {
+      named = await receive(visitor, { run, records }, tls);
+    } finally {
       clearTimeout(timer);
-      handshakes.delete(visitor);
-    });
+      doorkeeper.leave(visitor, named !== null);
+    }
     if (named === null) return;
     const { stream, who } = visitor;
     log.info(`${who} is at export ${named.name}`, { export: named.name });
@@ -94,7 +101,7 @@ export async function startGateway(options: GatewayOptions): Promise<Gateway> {
     async close(graceMs) {
       open = false;
       transport.close();
-      for (const visitor of handshakes) visitor.stream.destroy();
+      for (const visitor of doorkeeper.standing()) visitor.stream.destroy();
       const timer = setTimeout(() => {
         for (const visitor of visits.keys()) showOut(visitor, 'the gateway ends');
       }, graceMs);

@@ -10,6 +10,8 @@ import { log } from '../log/log.ts';
 export interface Visitor {
   /** Another one, around the first, once the visit is secure. */
   stream: Socket;
+  /** The peer's address, without port: what it is counted by. */
+  address: string;
   /** For the log: address and port of the peer, and its certificate once it has shown one. */
   who: string;
 }
@@ -44,10 +46,8 @@ export async function listenPlain(at: Address, visit: (visitor: Visitor) => void
     keepAliveInitialDelay: KEEPALIVE_MS,
   };
   const server = createServer(options, (stream) => {
-    visit({
-      stream,
-      who: formatAddress({ host: stream.remoteAddress ?? '?', port: stream.remotePort ?? 0 }),
-    });
+    const address = stream.remoteAddress ?? '?';
+    visit({ stream, address, who: formatAddress({ host: address, port: stream.remotePort ?? 0 }) });
   });
   server.maxConnections = MAX_CONNECTIONS;
   server.on('drop', (from) =>

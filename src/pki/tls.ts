@@ -6,10 +6,11 @@
  * node:tls is loaded with the first connection that wants it: it is 3 MB in every process of a disk, and most
  * have no TLS.
  */
+import { constants } from 'node:crypto';
 import { isIP } from 'node:net';
 import type { Duplex } from 'node:stream';
-import type { TLSSocket } from 'node:tls';
-import type { Credentials } from './credentials.ts';
+import type { Server, TLSSocket } from 'node:tls';
+import type { Credentials, Material } from './credentials.ts';
 import { describeCertificate, isAllowed, isNamed } from './trust.ts';
 
 /** Who we are to others, and who others may be. */
@@ -26,6 +27,25 @@ export interface TlsParty {
 export class TlsRefused extends Error {}
 
 /**
+ * A server does one handshake at a time, because it does not say which connection a fault is of; one whose
+ * handshake succeeded does the next, so that certificate and key are not read anew each time. Gone with the
+ * material that they were made of.
+ */
+const idleServers = new WeakMap<Material, Server[]>();
+const MOST_IDLE = 16;
+
+/** No session is ever resumed (no tickets, no cache), so each handshake shows a certificate. */
+function serverOf(material: Material): Server {
+  return process.getBuiltinModule('node:tls').createServer({
+    ...material,
+    requestCert: true,
+    rejectUnauthorized: true,
+    minVersion: 'TLSv1.3',
+    secureOptions: constants.SSL_OP_NO_TICKET,
+  });
+}
+
+/**
  * The server's side. Only those in `allow` pass.
  * @returns the stream inside, with the peer's certificate described.
  * @throws TlsRefused; the connection is closed then.
@@ -35,16 +55,8 @@ export async function acceptTls(
   party: TlsParty,
 ): Promise<{ stream: TLSSocket; peer: string }> {
   const material = await party.credentials.current();
-  const { createServer } = process.getBuiltinModule('node:tls');
+  const server = idleServers.get(material)?.pop() ?? serverOf(material);
   const stream = await new Promise<TLSSocket>((resolve, reject) => {
-    // A server of its own for each connection: no session is ever resumed, so each handshake shows a
-    // certificate.
-    const server = createServer({
-      ...material,
-      requestCert: true,
-      rejectUnauthorized: true,
-      minVersion: 'TLSv1.3',
-    });
     server.on('secureConnection', resolve);
     server.on('tlsClientError', (error: NodeJS.ErrnoException, refused) => {
       reject(new TlsRefused(whyRefused(error, refused.authorizationError)));
@@ -59,6 +71,10 @@ export async function acceptTls(
     plain.destroy();
     throw error;
   });
+  server.removeAllListeners('secureConnection').removeAllListeners('tlsClientError');
+  const idle = idleServers.get(material) ?? [];
+  idleServers.set(material, idle);
+  if (idle.length < MOST_IDLE) idle.push(server);
   stream.allowHalfOpen = true;
   stream.on('error', () => stream.destroy());
   const certificate = stream.getPeerX509Certificate();

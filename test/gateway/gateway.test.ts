@@ -434,7 +434,7 @@ describe('gateway', () => {
   });
 
   it('shows out the oldest of too many who name no export, and serves the newest', async () => {
-    await start({ maxHandshakes: 3 });
+    await start({ door: { standing: 3 } });
     await serve('disk', 'memory', '1M');
     const served = await dial();
     await ask(served, Option.GO, naming('disk'));
@@ -444,6 +444,32 @@ describe('gateway', () => {
     assert.equal((await ask(newest, Option.GO, naming('disk'))).type, OptionReply.ACK);
     assert.equal(served.destroyed, false);
     assert.equal((await ask(idle[2]!, Option.GO, naming('disk'))).type, OptionReply.ACK);
+  });
+
+  it('a flood of strangers keeps no host out, and those that come too often are turned away', async () => {
+    const door = { standing: 8, burst: 50, perSecond: 10 };
+    await start({ door });
+    await serve('disk', 'memory', '1M');
+    const [host, flood] = [await dial(), { on: true, refused: 0 }];
+    const strangers = (async () => {
+      while (flood.on) {
+        const stranger = connect({ host: '127.0.0.1', port, localAddress: '127.0.0.9' });
+        stranger.on('error', () => undefined).on('close', () => (flood.refused += 1));
+        cleanUp.push(() => stranger.destroy());
+        await sleep(5);
+      }
+    })();
+    await sleep(700);
+    assert.ok(flood.refused > 60, `${flood.refused} strangers are gone`);
+    assert.equal((await ask(host, Option.GO, naming('disk'))).type, OptionReply.ACK);
+    flood.on = false;
+    await strangers;
+    // A host that gets in may come as often as it likes.
+    for (let visits = 0; visits < 2 * door.burst; visits++) {
+      const again = await dial();
+      assert.equal((await ask(again, Option.GO, naming('disk'))).type, OptionReply.ACK);
+      again.destroy();
+    }
   });
 
   it('gives back pressure: a client that does not read holds up nobody and fills no memory', async () => {

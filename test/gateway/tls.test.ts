@@ -105,13 +105,14 @@ describe('gateway with TLS', function () {
   }
 
   /** As far as TLS goes; a server that refuses may be noticed only later. */
-  async function secured(certificates: string | null): Promise<TLSSocket> {
+  async function secured(certificates: string | null, session?: Buffer): Promise<TLSSocket> {
     const plain = await dial();
     assert.equal((await ask(plain, Option.STARTTLS)).type, OptionReply.ACK);
     const stream = connectTls({
       socket: plain,
       ca: await readFile(ca.cert),
       checkServerIdentity: () => undefined,
+      ...(session !== undefined && { session }),
       ...(certificates !== null && {
         cert: await readFile(join(certificates, 'client-cert.pem')),
         key: await readFile(join(certificates, 'client-key.pem')),
@@ -311,6 +312,22 @@ describe('gateway with TLS', function () {
     half.write(Buffer.from([22, 3, 1, 2, 0, 1]));
     const inside = await secured(friend);
     for (const socket of [silent, half, inside]) assert.equal((await whatComes(socket)).length, 0);
+  });
+
+  it('resumes no session: a client that comes again shows its certificate again', async () => {
+    let session: Buffer | undefined;
+    for (let visit = 0; visit < 3; visit++) {
+      const stream = await secured(friend, session);
+      stream.on('session', (given: Buffer) => {
+        session = given;
+      });
+      assert.equal((await ask(stream, Option.GO, naming('secret-disk'))).type, OptionReply.ACK);
+      assert.equal(stream.isSessionReused(), false);
+      session ??= stream.getSession();
+      stream.destroy();
+    }
+    assert.ok(session !== undefined);
+    assert.equal((await whatComes(await secured(null, session))).length, 0);
   });
 
   it('survives whatever comes for TLS', async () => {
