@@ -182,7 +182,7 @@ export function relocationProperties(status: RelocationStatus): Properties {
 export class RelocationInterface extends PropertyInterface {}
 RelocationInterface.configureMembers({ properties: readable(relocationSignatures) });
 
-/** The signals of docs/architecture.md; what a method returns is what it emits. */
+/** The signals of docs/reference.md; what a method returns is what it emits. */
 export class ManagerInterface extends PropertyInterface {
   RelocationStarted(relocation: string, domain: string, uuid: string): unknown[] {
     return [relocation, domain, uuid];

@@ -1,5 +1,5 @@
 /**
- * Writes where a domain's disks are into its live metadata (docs/architecture.md), so that libvirt carries it
+ * Writes where a domain's disks are into its live metadata (docs/reference.md), so that libvirt carries it
  * to the next host.
  *
  * libvirt blocks every call about a domain while one of that domain's hooks waits, and refuses changes while

@@ -1,6 +1,6 @@
 /**
  * The door for libvirt's hooks: a unix socket that only root opens, one JSON line each way, one call a
- * connection (docs/architecture.md). What a hook does is decided elsewhere; here every call gets an answer,
+ * connection (docs/reference.md). What a hook does is decided elsewhere; here every call gets an answer,
  * in time, whatever happens.
  */
 import { createServer, type Server, type Socket } from 'node:net';
