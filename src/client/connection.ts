@@ -1,6 +1,6 @@
 /**
  * One NBD connection to a server, as a client: requests, replies in any order. It does not come back when it
- * breaks: that is the link's (origin-link.ts).
+ * breaks: that is the link's (relocation/origin/link.ts).
  *
  * Requests answer through completions. A request that is under way when the connection breaks is never
  * completed here; the owner learns of the break by `onClosed` and has the requests.

@@ -7,7 +7,7 @@
  * silence is the connection given up. A slow line is never silent for so long: its answers come bit by bit,
  * and each bit counts. A server that answers one request after the other keeps the probe waiting behind a
  * slow one; giving up on it again and again would get us nowhere, so whoever owns the link grants more
- * `patience` each time that it was in vain (origin-link.ts).
+ * `patience` each time that it was in vain (relocation/origin/link.ts).
  *
  * What is counted is turns of a timer, not the clock: a process that was stopped, or whose host was asleep,
  * finds its answers in the socket when it wakes, and raises no alarm.

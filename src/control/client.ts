@@ -1,5 +1,5 @@
 /**
- * The other end of an export's control socket (control-protocol.ts): a connection that stays open, and the
+ * The other end of an export's control socket (protocol.ts): a connection that stays open, and the
  * errands that need but one.
  */
 import { connect, type Socket } from 'node:net';

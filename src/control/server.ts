@@ -1,5 +1,5 @@
 /**
- * The control socket of an export (control-protocol.ts): one JSON object a line, for the daemon and the
+ * The control socket of an export (protocol.ts): one JSON object a line, for the daemon and the
  * administrator of this host.
  */
 import { createServer, type Server, type Socket } from 'node:net';

@@ -1,6 +1,6 @@
 /**
- * One disk's relocation, from the lease to the end of the origin's role: what design 4 calls the life of a
- * disk, on the destination's side.
+ * One disk's relocation, from the lease to the end of the origin's role: the destination's side of what
+ * docs/architecture.md calls the life of a disk.
  *
  * Each step is on disk before it is acted upon, so that a process that dies anywhere goes on from there:
  *

@@ -36,7 +36,7 @@ const COMPLETE_LIMIT_MS = 120_000;
 const STORY_LIMIT_MS = 300_000;
 /**
  * After this an origin that has retired is believed to be gone; the destination itself takes ten minutes
- * (let-go.ts).
+ * (relocation/lease/retire-origin.ts).
  */
 const UNHEARD_MS = 8000;
 const LOOK_EVERY_MS = 10;

@@ -3,7 +3,7 @@
  *
  * The functions of node:fs and the system calls through koffi are replaced by ones that note the call and
  * then make it, so the product runs unchanged. What is not noted shows: the trace, played back, must give
- * what is really there (`crash-check.ts` compares). This is for a process that does nothing else, because
+ * what is really there (`check-state.ts` compares). This is for a process that does nothing else, because
  * nothing is put back: import it before anything of src/.
  *
  * Syncs are noted and not made. They take as long as the recorder's owner wishes, so that other calls fall in

@@ -1,5 +1,5 @@
 /**
- * What a program did to its files, in order: what the crash checker (crash-check.ts) works on.
+ * What a program did to its files, in order: what the crash checker (check-crashes.ts) works on.
  *
  * The clock ticks once for each thing that happens: a call begins, a call ends, a request is answered. A
  * moment is a reading of it, and a crash at a moment finds done what had ended before, and perhaps what had

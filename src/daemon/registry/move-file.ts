@@ -1,6 +1,6 @@
 /**
  * One relocation: all disks of one domain that arrive here in one migration. This is its file,
- * `relocations/ID.json`, and nothing else; what moves it on is in relocations.ts.
+ * `relocations/ID.json`, and nothing else; what moves it on is in moves.ts.
  *
  *     preparing ---takeover---> relocating ---every disk is a target---> completed
  *         `-----given up--------> failed <----given up (nothing was written)---'

@@ -5,7 +5,7 @@
  * stretches are holes, which are marked as present without fetching them; the second fetches what remains, as
  * much at a time as the window allows (background-window.ts). What fails is tried again in a later round, and
  * rounds that bring nothing become rare: the copy is over when every block is present, and not before. While
- * the image has no room it pauses (room.ts).
+ * the image has no room it pauses (fetch/image-space.ts).
  */
 
 import { log } from '../../log/log.ts';

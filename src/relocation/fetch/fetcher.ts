@@ -6,7 +6,7 @@
  * arrive, readers get them at once; then, under the block lock, those blocks that are *still* absent are
  * written to the image and marked (rules 4 and 6); then those are told who wait for the block to be local. If
  * the local image refuses (no room, a bad sector), readers have their data all the same and the blocks stay
- * absent; so they do while room is short (room.ts), but for those that a guest's write needs. What the origin
+ * absent; so they do while room is short (image-space.ts), but for those that a guest's write needs. What the origin
  * cannot read as a whole is read in parts (salvage.ts), so that an error is that of its own block alone.
  */
 

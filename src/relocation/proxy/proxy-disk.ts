@@ -1,12 +1,12 @@
 /**
- * The proxy: a disk whose blocks are still arriving (Hirofuchi et al. 2008, section 5.1; design 4).
+ * The proxy: a disk whose blocks are still arriving (Hirofuchi et al. 2008, section 5.1; docs/architecture.md).
  *
  *     standby --takeover--> relocating --every block present--> complete
  *
  * - **standby**: the source's guest still writes at the origin. Reads pass through and nothing is kept; the
  *   first write, trim or zeroing begins the takeover and waits for it. (QEMU reads block 0 long before the
  *   switchover: keeping that corrupts the guest.)
- * - **takeover** (takeover.ts): the origin is fenced, then our record says `relocating`, then the map is
+ * - **takeover** (relocation.ts): the origin is fenced, then our record says `relocating`, then the map is
  *   empty and ready. Only after that is a block kept or a write acknowledged.
  * - **relocating**: present blocks are read from the image; absent ones are fetched (fetcher.ts); whole
  *   blocks that a client writes never are. A partial write to an absent block fetches the block first. The

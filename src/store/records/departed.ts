@@ -13,7 +13,10 @@ import * as v from 'valibot';
 import { makeDirectory, replaceFile } from '../directory.ts';
 import type { ExportRecord } from './record.ts';
 
-/** Who has not asked by then waits until he believes it (let-go.ts). */
+/**
+ * After that nothing is remembered: a host that asks later is told that there is no such disk, and gives up after
+ * ten minutes (relocation/lease/retire-origin.ts).
+ */
 const KEPT_MS = 30 * 24 * 3600 * 1000;
 
 const DepartedSchema = v.strictObject({
