@@ -19,14 +19,15 @@ export const floors: Readonly<Record<string, readonly (readonly string[])[]>> = 
   ],
   'src/daemon': [
     ['daemon.ts'],
-    ['guests'],
+    ['guests', 'follow-up.ts'],
     ['hooks'],
     ['disks'],
+    ['log-changes.ts'],
     ['host.ts'],
-    ['dbus'],
+    ['dbus', 'devices'],
     ['exports'],
     ['registry'],
-    ['keyed-queue.ts'],
+    ['keyed-queue.ts', 'in-the-background.ts'],
   ],
   'src/relocation': [
     ['served-proxy.ts'],

@@ -1,4 +1,4 @@
-/** Where the things of one export lie on this host. */
+/** Where the things of one export lie on this host: paths, and nothing else. */
 import { join } from 'node:path';
 
 export interface HostPaths {
@@ -7,7 +7,7 @@ export interface HostPaths {
   run: string;
 }
 
-export interface ExportPlace {
+export interface ExportPaths {
   /** The image that an arriving disk gets; a record may name another. */
   image: string;
   stateDir: string;
@@ -17,7 +17,7 @@ export interface ExportPlace {
   log: string;
 }
 
-export function placeOf(paths: HostPaths, name: string): ExportPlace {
+export function exportPaths(paths: HostPaths, name: string): ExportPaths {
   return {
     image: join(paths.images, `${name}.img`),
     stateDir: join(paths.exports, name),

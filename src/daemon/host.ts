@@ -1,21 +1,23 @@
-/** What the daemon's parts work on, in one hand: nothing but the list. */
+/** The daemon's parts, handed as one object to every function that acts on disks. */
 import type { Config } from '../config/config.ts';
+import type { Devices } from './devices/devices.ts';
 import type { Exports } from './exports/exports.ts';
-import type { Idle } from './exports/unused-exports.ts';
-import type { Turns } from './keyed-queue.ts';
+import type { UnusedExports } from './exports/unused-exports.ts';
+import type { KeyedQueue } from './keyed-queue.ts';
 import type { Domains } from './registry/domains.ts';
-import type { Relocations } from './registry/moves.ts';
+import type { Moves } from './registry/moves.ts';
 
 export interface Host {
   config: Config;
-  exports: Exports;
   domains: Domains;
-  relocations: Relocations;
-  idle: Idle;
+  moves: Moves;
+  exports: Exports;
+  unused: UnusedExports;
+  devices: Devices;
   /**
    * One domain's hooks (key: its uuid), or the removal of one disk (key: `disk NAME`), never twice at a time.
    */
-  turns: Turns;
+  queue: KeyedQueue;
   /** Has the origins of a domain's disks written into its live metadata, soon: never waits for libvirt. */
-  announceOrigins(domainUuid: string): void;
+  writeOriginsSoon(domainUuid: string): void;
 }

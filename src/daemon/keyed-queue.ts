@@ -1,5 +1,8 @@
-/** Turns: work under one key is done one after the other, in the order in which it came. */
-export class Turns {
+/**
+ * Work under one key is done one after the other, in the order in which it came; under different keys, side
+ * by side.
+ */
+export class KeyedQueue {
   readonly #last = new Map<string, Promise<unknown>>();
 
   async run<T>(key: string, work: () => Promise<T>): Promise<T> {

@@ -7,6 +7,7 @@
  * is given the whole list. An event is thus news that comes early, and nothing is lost for ever when one does
  * not come.
  */
+import { EventEmitter } from 'node:events';
 import type { Message } from 'dbus-next';
 import { MessageType } from 'dbus-next';
 import { log } from '../log/log.ts';
@@ -45,14 +46,17 @@ export interface LibvirtClientOptions {
   /** 'system', or the address of the bus that libvirt-dbus is on. */
   address: string;
   drivers?: readonly Driver[];
-  onEvent: (event: DomainEvent) => void;
+  /** Milliseconds between two looks at a driver that answers; 10,000 by default. */
+  interval?: number;
+}
+
+export interface LibvirtEvents {
+  event: [DomainEvent];
   /**
    * All active domains of one driver, when they are first known and whenever they, or their states, are not
    * what was known.
    */
-  onDomains: (domains: readonly ActiveDomain[]) => void;
-  /** Milliseconds between two looks at a driver that answers; 10,000 by default. */
-  interval?: number;
+  domains: [readonly ActiveDomain[]];
 }
 
 /** Milliseconds; doubles up to the last for what does not answer. */
@@ -74,7 +78,7 @@ interface Watched {
   timer: NodeJS.Timeout | undefined;
 }
 
-export class LibvirtClient {
+export class LibvirtClient extends EventEmitter<LibvirtEvents> {
   readonly #options: LibvirtClientOptions;
   readonly #watched: Watched[];
   #bus: Bus | undefined;
@@ -83,6 +87,7 @@ export class LibvirtClient {
   #closed = false;
 
   constructor(options: LibvirtClientOptions) {
+    super();
     this.#options = options;
     this.#watched = (options.drivers ?? ['QEMU', 'Xen']).map((driver) => ({
       driver,
@@ -218,7 +223,7 @@ export class LibvirtClient {
       if (known === undefined) log.info(`libvirt: ${driver} answers; active domains: ${found.size}`);
       watched.known = found;
       watched.present = true;
-      if (known === undefined || differ(known, found)) this.#options.onDomains([...found.values()]);
+      if (known === undefined || differ(known, found)) this.emit('domains', [...found.values()]);
       return this.#options.interval ?? 10_000;
     } catch (error) {
       if (this.#bus !== bus) return 0;
@@ -250,7 +255,7 @@ export class LibvirtClient {
     const [path, event, detail] = message.body as [string, number, number];
     const uuid = uuidOfPath(path);
     if (uuid === undefined) return;
-    this.#options.onEvent({ uuid, name: watched.known?.get(path)?.name ?? uuid, event, detail });
+    this.emit('event', { uuid, name: watched.known?.get(path)?.name ?? uuid, event, detail });
     // Defined and undefined (0, 1) change nothing that we know of; after the others the list may be another.
     if (event >= 2) void this.#look(watched);
   }

@@ -1,6 +1,6 @@
 /** `xnbdctl delete`: deletes what is left here of a disk that is this host's no more. */
 import { setTimeout as sleep } from 'node:timers/promises';
-import { type HostPaths, placeOf } from '../config/export-paths.ts';
+import { exportPaths, type HostPaths } from '../config/export-paths.ts';
 import { deleteLeftovers } from '../store/records/delete-disk.ts';
 import { readRecord } from '../store/records/record.ts';
 import { lockState } from '../store/records/state-lock.ts';
@@ -24,7 +24,7 @@ export async function deleteLeft(paths: HostPaths, name: string, force: boolean)
     );
   }
   await ended(paths, name);
-  const { stateDir } = placeOf(paths, name);
+  const { stateDir } = exportPaths(paths, name);
   const lock = await lockState(stateDir);
   try {
     const record = await readRecord(stateDir);
@@ -41,7 +41,7 @@ export async function deleteLeft(paths: HostPaths, name: string, force: boolean)
 
 /** Ends its process, if there is one. */
 async function ended(paths: HostPaths, name: string): Promise<void> {
-  const { ctl } = placeOf(paths, name);
+  const { ctl } = exportPaths(paths, name);
   const client = await connectIfRunning(ctl);
   if (client === undefined) return;
   await client.call('stop').finally(() => client.close());

@@ -4,7 +4,7 @@
  */
 import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
-import { type HostPaths, placeOf } from '../config/export-paths.ts';
+import { exportPaths, type HostPaths } from '../config/export-paths.ts';
 import { type ControlClient, connectControl } from '../control/client.ts';
 import type { ExportStatus } from '../control/protocol.ts';
 import {
@@ -38,8 +38,8 @@ export async function exportNames(paths: HostPaths): Promise<string[]> {
 
 /** undefined where this host knows no such export. */
 export async function knownExport(paths: HostPaths, name: string): Promise<KnownExport | undefined> {
-  const place = placeOf(paths, name);
-  const client = await connectIfRunning(place.ctl);
+  const { ctl, stateDir, socket } = exportPaths(paths, name);
+  const client = await connectIfRunning(ctl);
   if (client !== undefined) {
     try {
       return await client.status();
@@ -47,8 +47,8 @@ export async function knownExport(paths: HostPaths, name: string): Promise<Known
       client.close();
     }
   }
-  const record = await readRecord(place.stateDir);
-  return record === undefined ? undefined : atRest(record, place.socket);
+  const record = await readRecord(stateDir);
+  return record === undefined ? undefined : atRest(record, socket);
 }
 
 /** undefined when no process listens. @throws Error for anything else, such as a missing permission. */

@@ -1,7 +1,7 @@
 /** The commands of `xnbdctl`: what may be written, and what is then done. */
 import { Command, CommanderError } from 'commander';
 import { defaultConfigPath, loadConfig } from '../config/config.ts';
-import { type HostPaths, placeOf } from '../config/export-paths.ts';
+import { exportPaths, type HostPaths } from '../config/export-paths.ts';
 import { parseOriginTimeout } from '../control/origin-timeout.ts';
 import type { OriginTimeout } from '../control/protocol.ts';
 import { checkExportName } from '../store/records/record.ts';
@@ -177,7 +177,7 @@ async function controlPath(options: GlobalOptions, name: string | undefined): Pr
   if (options.ctl !== undefined) return options.ctl;
   if (name === undefined) throw new UsageError('which disk? Name it, or its control socket with --ctl');
   checkName(name);
-  return placeOf(await paths(options), name).ctl;
+  return exportPaths(await paths(options), name).ctl;
 }
 
 async function gather(options: GlobalOptions, name: string | undefined): Promise<KnownExport[]> {
@@ -207,7 +207,7 @@ async function watched(options: GlobalOptions, names: string[]): Promise<Paramet
   names.forEach(checkName);
   const namesNow = (): Promise<string[]> => (names.length > 0 ? Promise.resolve(names) : exportNames(where));
   return {
-    paths: async () => (await namesNow()).map((name) => placeOf(where, name).ctl),
+    paths: async () => (await namesNow()).map((name) => exportPaths(where, name).ctl),
     untilComplete: names.length > 0,
   };
 }

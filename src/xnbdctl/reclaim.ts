@@ -6,7 +6,7 @@
 import { randomUUID } from 'node:crypto';
 import { OriginConnection } from '../client/connection.ts';
 import type { Config } from '../config/config.ts';
-import { placeOf } from '../config/export-paths.ts';
+import { exportPaths } from '../config/export-paths.ts';
 import { OriginRetired } from '../nbd/handshake/client-handshake.ts';
 import { parseNbdUri } from '../nbd/uri.ts';
 import { hostParty } from '../pki/host-party.ts';
@@ -87,7 +87,7 @@ async function ask({ gateway, tls }: Config, holder: string, name: string): Prom
 }
 
 async function takeBack({ paths }: Config, { name }: KnownExport): Promise<void> {
-  const { ctl, stateDir } = placeOf(paths, name);
+  const { ctl, stateDir } = exportPaths(paths, name);
   const running = await connectIfRunning(ctl);
   if (running !== undefined) {
     try {

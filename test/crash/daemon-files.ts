@@ -1,22 +1,17 @@
 /**
- * The daemon's own files under the same crashes: the book of relocations, and a retired disk that is set
- * aside for one that comes back.
+ * The daemon's own files under the same crashes: the book of moves, and a retired disk that is set aside for
+ * one that comes back.
  *
  * What was written is there afterwards, or what was being written, whole. And a disk that was being set aside
  * when the power went can be set aside again: its image is in one place, and its record says where.
  */
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
-import { setAside as setOlderAside, settleName } from '../../src/daemon/disks/older-generations.ts';
+import { type ExportPaths, exportPaths } from '../../src/config/export-paths.ts';
+import { finishRename, setAside as setOlderAside } from '../../src/daemon/disks/older-generations.ts';
 import type { Host } from '../../src/daemon/host.ts';
-import { Turns } from '../../src/daemon/keyed-queue.ts';
-import {
-  deleteRelocation,
-  newRelocation,
-  type RelocationRecord,
-  readRelocations,
-  writeRelocation,
-} from '../../src/daemon/registry/move-file.ts';
+import { KeyedQueue } from '../../src/daemon/keyed-queue.ts';
+import { deleteMove, type Move, newMove, readMoves, writeMove } from '../../src/daemon/registry/move-file.ts';
 import { type ExportRecord, newRecord, readRecord } from '../../src/store/records/record.ts';
 import { bytesFrom } from '../lab/model/actions.ts';
 import { type Crash, leftBy } from './lost-power.ts';
@@ -31,7 +26,7 @@ interface Version {
   asked: number;
   answered: number;
   /** null: deleted, which a loss of power may undo. */
-  record: RelocationRecord | null;
+  record: Move | null;
 }
 
 export interface DaemonFault {
@@ -53,7 +48,7 @@ export async function daemonFault(
   putDown(trace.base, root);
   const boot = 'a0000000-0000-4000-8000-000000000000';
   await recordWhile({ root, clock, trace, random, boot }, async () => {
-    await readRelocations(bookIn(root));
+    await readMoves(bookIn(root));
     for (let steps = 12; steps > 0; steps--) {
       if (random() < 0.2 && asideAsked === Number.POSITIVE_INFINITY) {
         asideAsked = clock.tick();
@@ -117,16 +112,16 @@ async function writeSomething(
   const version: Version = { asked: clock.tick(), answered: Number.POSITIVE_INFINITY, record: null };
   if (id !== undefined && last !== null && last !== undefined && random() < 0.2) {
     versions.get(id)!.push(version);
-    await deleteRelocation(dir, id);
+    await deleteMove(dir, id);
     return;
   }
-  const record: RelocationRecord =
+  const record: Move =
     last === undefined || last === null
-      ? await newRelocation({ name: 'vm', uuid: '8f14e45f-ceea-467f-a1d2-9d3c5b6a7e80' }, [NAME])
+      ? await newMove({ name: 'vm', uuid: '8f14e45f-ceea-467f-a1d2-9d3c5b6a7e80' }, [NAME])
       : { ...last, state: 'relocating', reason: `step ${version.asked}` };
   version.record = record;
   versions.set(record.id, [...(versions.get(record.id) ?? []), version]);
-  await writeRelocation(dir, record);
+  await writeMove(dir, record);
   version.answered = clock.tick();
 }
 
@@ -135,25 +130,27 @@ async function bookFault(
   versions: Map<string, Version[]>,
   moment: number,
 ): Promise<string | undefined> {
-  const found = new Map((await readRelocations(bookIn(root))).map((record) => [record.id, record]));
+  const found = new Map((await readMoves(bookIn(root))).map((record) => [record.id, record]));
   for (const [id, all] of versions) {
     const asked = all.filter((version) => version.asked < moment);
     const certain = asked.findLastIndex(({ answered }) => answered < moment);
     const possible = certain === -1 ? [null, ...asked] : asked.slice(certain);
     const seen = JSON.stringify(found.get(id) ?? null);
     if (!possible.some((version) => JSON.stringify(version?.record ?? null) === seen))
-      return `relocation ${id} comes back as ${seen}`;
+      return `move ${id} comes back as ${seen}`;
     found.delete(id);
   }
   const [foreign] = found.keys();
-  return foreign === undefined ? undefined : `relocation ${foreign} is there, and nobody made it`;
+  return foreign === undefined ? undefined : `move ${foreign} is there, and nobody made it`;
 }
+
+type ImageAndState = Pick<ExportPaths, 'image' | 'stateDir'>;
 
 async function asideFault(root: string, image: Buffer, asked: boolean): Promise<string | undefined> {
   const [here, aside] = [NAME, `${NAME}@1`].map((name) => ({
     stateDir: join(root, 'a/exports', name),
     image: join(root, 'a/images', `${name}.img`),
-  })) as [Place, Place];
+  })) as [ImageAndState, ImageAndState];
   if (asked) {
     try {
       await setAside(root);
@@ -170,33 +167,25 @@ async function asideFault(root: string, image: Buffer, asked: boolean): Promise<
     : `${path} is not the image`;
 }
 
-interface Place {
-  stateDir: string;
-  image: string;
-}
-
 /** What the daemon does before a disk comes back to this host. */
 async function setAside(root: string): Promise<void> {
   const images = join(root, 'a/images');
   const exports = join(root, 'a/exports');
-  const place: Place = { stateDir: join(exports, NAME), image: join(images, `${NAME}.img`) };
+  const stateDir = join(exports, NAME);
   const host = {
-    turns: new Turns(),
+    queue: new KeyedQueue(),
     config: { paths: { images, exports }, relocation: { retired: 'keep' } },
     exports: {
-      record: () => readRecord(place.stateDir),
+      record: () => readRecord(stateDir),
       stop: () => Promise.resolve(),
-      place: (name: string): Place => ({
-        stateDir: join(exports, name),
-        image: join(images, `${name}.img`),
-      }),
+      paths: (name: string) => exportPaths({ images, exports, run: join(root, 'a/run') }, name),
     },
   } as unknown as Host;
-  const record = await readRecord(place.stateDir);
+  const record = await readRecord(stateDir);
   if (record === undefined) return;
   // A daemon that starts ends what another has begun.
   if (record.name === NAME) await setOlderAside(host, record);
-  else await settleName(host, NAME, record);
+  else await finishRename(host, NAME, record);
 }
 
 function story(trace: Trace, moment: number, crash: Crash): string {

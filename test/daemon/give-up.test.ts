@@ -12,9 +12,9 @@ import { killExport } from '../../src/daemon/exports/export-process.ts';
 import { Exports } from '../../src/daemon/exports/exports.ts';
 import { answerHook } from '../../src/daemon/hooks/dispatch.ts';
 import type { Host } from '../../src/daemon/host.ts';
-import { Turns } from '../../src/daemon/keyed-queue.ts';
+import { KeyedQueue } from '../../src/daemon/keyed-queue.ts';
 import { Domains } from '../../src/daemon/registry/domains.ts';
-import { Relocations } from '../../src/daemon/registry/moves.ts';
+import { Moves } from '../../src/daemon/registry/moves.ts';
 import { Command } from '../../src/nbd/constants.ts';
 import { domainXml, eventually } from '../lab/host/test-host.ts';
 import { TwoHosts } from '../lab/host/two-hosts.ts';
@@ -41,8 +41,8 @@ describe('a domain whose move ends badly', function () {
     await b.stop('SIGKILL');
     for (const name of vm.disks) await killExport((await b.status(name)).pid, name);
     await rm(inTheWay, { recursive: true });
-    const relocations = join(b.dir, 'relocations');
-    for (const file of await readdir(relocations)) await rm(join(relocations, file));
+    const moves = join(b.dir, 'relocations');
+    for (const file of await readdir(moves)) await rm(join(moves, file));
     await b.start();
     await eventually('B has nothing left', async () => (await b.left()).length === 0);
     await two.become(a, 'serving');
@@ -132,25 +132,13 @@ describe('a domain whose move ends badly', function () {
     await domains.load();
     const vm = { name: 'vm1', uuid: randomUUID(), disks: ['vm1-vda'] };
     await domains.use({ uuid: vm.uuid, name: vm.name, exports: vm.disks });
-    const nothing = () => undefined;
     const paths = { run, images: run, exports: join(run, 'exports') };
     const host = {
       config: { paths },
       domains,
-      turns: new Turns(),
-      exports: new Exports(paths, 'none', {
-        status: nothing,
-        ended: nothing,
-        needed: () => false,
-        originArguments: () => Promise.resolve([]),
-      }),
-      relocations: new Relocations(run, {
-        changed: nothing,
-        moved: nothing,
-        canTell: () => false,
-        tell: nothing,
-        removed: nothing,
-      }),
+      queue: new KeyedQueue(),
+      exports: new Exports(paths, 'none', () => Promise.resolve([])),
+      moves: new Moves(run),
     } as unknown as Host;
     const call = {
       driver: 'qemu' as const,

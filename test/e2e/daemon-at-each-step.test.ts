@@ -140,7 +140,7 @@ describe('xnbdd killed at each step of a migration', function () {
       await writableOnlyAt(sites(), guest, from);
       await bothRun();
       await runsOnAt(sites(), guest, from, to);
-      await there(/the relocation of vm1 is given up: libvirt /);
+      await there(/the move of vm1 is given up: libvirt /);
       await right(from);
     });
   }

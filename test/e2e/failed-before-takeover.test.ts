@@ -63,7 +63,7 @@ describe('a migration that fails before the takeover', function () {
       await runsOn(sites(), guest);
       // libvirt says nothing after the XML was rejected.
       const reason = where === 'xml' ? 'libvirt did not go on within 5 s' : 'libvirt gave the migration up';
-      await logTells(b, new RegExp(`the relocation of vm1 is given up: ${reason}`));
+      await logTells(b, new RegExp(`the move of vm1 is given up: ${reason}`));
     });
   }
 
@@ -76,7 +76,7 @@ describe('a migration that fails before the takeover', function () {
       process.kill(a.gateway.pid, 'SIGCONT');
     }
     await runsOn(sites(), guest);
-    await logTells(b, /the relocation of vm1 is given up: a:10809 does not finish/);
+    await logTells(b, /the move of vm1 is given up: a:10809 does not finish/);
   });
 
   for (const which of ['a', 'b'] as const) {
@@ -88,7 +88,7 @@ describe('a migration that fails before the takeover', function () {
       });
       assert.match(said, /error: /);
       await runsOn(sites(), guest);
-      await logTells(sites().b, /the relocation of vm1 is given up: libvirt gave the migration up/);
+      await logTells(sites().b, /the move of vm1 is given up: libvirt gave the migration up/);
     });
   }
 

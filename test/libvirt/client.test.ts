@@ -64,9 +64,9 @@ describe('LibvirtClient', () => {
       address: bus.address,
       drivers: ['Test', 'Xen'],
       interval: 200,
-      onEvent: (event) => events.push(event),
-      onDomains: (domains) => lists.push(domains),
     });
+    client.on('event', (event) => events.push(event));
+    client.on('domains', (domains) => lists.push(domains));
     client.start();
     await eventually('the client knows the domains', () => lists.length > 0);
   });
@@ -175,8 +175,6 @@ describe('LibvirtClient', () => {
   it('starts without a bus, and says so to who asks', async () => {
     const lone = new LibvirtClient({
       address: `${bus.address}-nowhere`,
-      onEvent: () => undefined,
-      onDomains: () => undefined,
     });
     lone.start();
     await assert.rejects(lone.setOriginMetadata(testUuid, '<origin/>'), /libvirt-dbus does not answer/);

@@ -1,14 +1,13 @@
 /**
- * Keeps org.xnbd1 on the bus in step with the exports and relocations of this host. The daemon serves hooks
- * with or without a bus: where there is none, or it goes away, this tries again and then shows everything
- * anew.
+ * Keeps org.xnbd1 on the bus in step with the exports and moves of this host. The daemon serves hooks with or
+ * without a bus: where there is none, or it goes away, this tries again and then shows everything anew.
  */
 import type { ExportStatus } from '../../control/protocol.ts';
 import { log } from '../../log/log.ts';
 import type { Exports } from '../exports/exports.ts';
 import type { Domains } from '../registry/domains.ts';
-import type { RelocationRecord } from '../registry/move-file.ts';
-import type { Relocations } from '../registry/moves.ts';
+import type { Move } from '../registry/move-file.ts';
+import type { Moves } from '../registry/moves.ts';
 import type { CompletedDisk, RelocationStatus } from './interfaces.ts';
 import { DBusService } from './service.ts';
 
@@ -20,7 +19,7 @@ export interface PublisherOptions {
   version: string;
   exports: Exports;
   domains: Domains;
-  relocations: Relocations;
+  moves: Moves;
   takeover(name: string): Promise<void>;
   verify(name: string): Promise<void>;
   accept(name: string): Promise<void>;
@@ -36,29 +35,36 @@ export class Publisher {
 
   constructor(options: PublisherOptions) {
     this.#options = options;
-  }
-
-  get connected(): boolean {
-    return this.#service !== undefined;
+    const { exports, moves } = options;
+    exports.on('status', (status, before) => {
+      this.#showExport(status);
+      this.#signalOrigin(status, before);
+      this.#signalVerification(status, before);
+    });
+    exports.on('ended', (name) => this.#service?.removeExport(name));
+    moves.on('changed', (move) => this.#showMove(move));
+    moves.on('removed', (move) => this.#service?.removeRelocation(move.id));
   }
 
   /** Tries to get on the bus; resolves after the first attempt, whatever came of it. */
   async connect(): Promise<void> {
     if (this.#closed) return;
+    const { exports, moves } = this.#options;
     try {
       const service = await DBusService.connect({
         ...this.#options,
         onClosed: (reason) => {
           this.#service = undefined;
+          void moves.signalBy(undefined);
           log.warning(`D-Bus has gone away (${reason}): org.xnbd1 is not on the bus until it is back`);
           this.#again();
         },
       });
       this.#service = service;
       this.#complained = false;
-      for (const status of this.#options.exports.running()) this.export(status);
-      for (const relocation of this.#options.relocations.all()) this.relocation(relocation);
-      await this.#options.relocations.tellUntold();
+      for (const status of exports.running()) this.#showExport(status);
+      for (const move of moves.all()) this.#showMove(move);
+      await moves.signalBy((move, state) => this.#signalMove(move, state));
     } catch (error) {
       if (!this.#complained) log.warning(`no org.xnbd1 on D-Bus for now: ${(error as Error).message}`);
       this.#complained = true;
@@ -72,15 +78,15 @@ export class Publisher {
     this.#retry = setTimeout(() => void this.connect(), retryMs);
   }
 
-  export(status: ExportStatus): void {
-    const relocation = this.#options.relocations.ofExport(status.name);
-    const domain = this.#options.domains.using(status.name)?.name ?? relocation?.domain.name ?? '';
+  #showExport(status: ExportStatus): void {
+    const move = this.#options.moves.ofExport(status.name);
+    const domain = this.#options.domains.using(status.name)?.name ?? move?.domain.name ?? '';
     this.#service?.setExport(status, domain);
-    if (relocation !== undefined) this.relocation(relocation);
+    if (move !== undefined) this.#showMove(move);
   }
 
   /** Sends the signal that a disk's origin was lost, or is back, if `status` says so and `before` did not. */
-  originChanged(status: ExportStatus, before: ExportStatus | undefined): void {
+  #signalOrigin(status: ExportStatus, before: ExportStatus | undefined): void {
     const wasReachable = before?.originReachable ?? true;
     if (status.originReachable === wasReachable) return;
     if (status.originReachable) this.#service?.originReachable(status);
@@ -88,27 +94,18 @@ export class Publisher {
   }
 
   /** Sends the signal that a disk was found to differ from its origin. */
-  verificationChanged(status: ExportStatus, before: ExportStatus | undefined): void {
+  #signalVerification(status: ExportStatus, before: ExportStatus | undefined): void {
     const { verification } = status;
     if (verification?.state === 'differs' && before?.verification?.state !== 'differs')
       this.#service?.verificationFailed(status, verification);
   }
 
-  removeExport(name: string): void {
-    this.#service?.removeExport(name);
+  #showMove(move: Move): void {
+    this.#service?.setRelocation(this.#describe(move));
   }
 
-  relocation(relocation: RelocationRecord): void {
-    this.#service?.setRelocation(this.#describe(relocation));
-  }
-
-  removeRelocation(relocation: RelocationRecord): void {
-    this.#service?.removeRelocation(relocation.id);
-  }
-
-  /** Sends the signal of the state that a relocation came into. */
-  tell(relocation: RelocationRecord, state: RelocationRecord['state']): void {
-    const status = { ...this.#describe(relocation), state };
+  #signalMove(move: Move, state: Move['state']): void {
+    const status = { ...this.#describe(move), state };
     switch (state) {
       case 'preparing':
         return;
@@ -116,25 +113,25 @@ export class Publisher {
         this.#service?.relocationStarted(status);
         return;
       case 'completed':
-        this.#service?.relocationCompleted(status, completedDisks(relocation));
+        this.#service?.relocationCompleted(status, completedDisks(move));
         return;
       case 'failed':
-        this.#service?.relocationFailed(status, relocation.reason ?? '');
+        this.#service?.relocationFailed(status, move.reason ?? '');
     }
   }
 
-  #describe(relocation: RelocationRecord): RelocationStatus {
-    const names = Object.keys(relocation.disks);
+  #describe(move: Move): RelocationStatus {
+    const names = Object.keys(move.disks);
     const statuses = names.flatMap((name) => this.#options.exports.status(name) ?? []);
     return {
-      uuid: relocation.id,
-      domain: relocation.domain.name,
-      domainUuid: relocation.domain.uuid,
-      state: relocation.state,
+      uuid: move.id,
+      domain: move.domain.name,
+      domainUuid: move.domain.uuid,
+      state: move.state,
       disks: names,
       sizeBytes: statuses.reduce((sum, status) => sum + status.sizeBytes, 0),
       presentBytes: statuses.reduce((sum, status) => sum + status.presentBytes, 0),
-      reason: relocation.reason,
+      reason: move.reason,
     };
   }
 
@@ -146,6 +143,6 @@ export class Publisher {
   }
 }
 
-function completedDisks(relocation: RelocationRecord): CompletedDisk[] {
-  return Object.entries(relocation.disks).flatMap(([name, done]) => (done === null ? [] : { name, ...done }));
+function completedDisks(move: Move): CompletedDisk[] {
+  return Object.entries(move.disks).flatMap(([name, done]) => (done === null ? [] : { name, ...done }));
 }

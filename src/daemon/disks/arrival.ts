@@ -9,8 +9,8 @@ import { log } from '../../log/log.ts';
 import { formatNbdUri, parseNbdUri } from '../../nbd/uri.ts';
 import { removeDurably } from '../../store/directory.ts';
 import type { Host } from '../host.ts';
-import type { RelocationRecord } from '../registry/move-file.ts';
-import { checkRoom } from './check-free-space.ts';
+import type { Move } from '../registry/move-file.ts';
+import { checkFreeSpace } from './check-free-space.ts';
 import { putBack, setAside } from './older-generations.ts';
 import { exportUri, findAtPeers } from './peers.ts';
 
@@ -18,15 +18,15 @@ import { exportUri, findAtPeers } from './peers.ts';
  * Sets up every disk of the domain.
  * @throws Error with one line that says which disk cannot come and why; nothing is left behind then.
  */
-export async function arrive(host: Host, domain: DomainInfo, signal: AbortSignal): Promise<RelocationRecord> {
-  const earlier = host.relocations.ofDomain(domain.uuid);
+export async function arrive(host: Host, domain: DomainInfo, signal: AbortSignal): Promise<Move> {
+  const earlier = host.moves.ofDomain(domain.uuid);
   if (earlier?.state === 'preparing') await giveUp(host, earlier, 'libvirt began the migration anew');
 
   const origins = new Map<string, string>();
   for (const disk of domain.disks) origins.set(disk.export, await originOf(host, domain, disk.export));
   for (const name of origins.keys()) await makeWay(host, name);
 
-  const relocation = await host.relocations.begin(domain, [...origins.keys()]);
+  const move = await host.moves.begin(domain, [...origins.keys()]);
   try {
     const started = await Promise.allSettled(
       [...origins].map(([name, uri]) => host.exports.arrive(name, uri, signal)),
@@ -38,7 +38,7 @@ export async function arrive(host: Host, domain: DomainInfo, signal: AbortSignal
       if (status.state !== 'standby')
         throw new Error(`export ${status.name} is ${status.state}, not standby`);
     }
-    await checkRoom(host, domain.name, statuses);
+    await checkFreeSpace(host, domain.name, statuses);
     signal.throwIfAborted();
     for (const { name, origin, sizeBytes } of statuses) {
       log.info(
@@ -50,10 +50,10 @@ export async function arrive(host: Host, domain: DomainInfo, signal: AbortSignal
         },
       );
     }
-    await host.relocations.setLeased(relocation);
-    return relocation;
+    await host.moves.setLeased(move);
+    return move;
   } catch (error) {
-    await giveUp(host, relocation, (error as Error).message);
+    await giveUp(host, move, (error as Error).message);
     throw error;
   }
 }
@@ -92,7 +92,7 @@ function canonical(uri: string): string {
 /** Sees to it that the name is free on this host. @throws Error that says what has it. */
 async function makeWay(host: Host, name: string): Promise<void> {
   const record = await host.exports.record(name);
-  const { image, socket } = host.exports.place(name);
+  const { image, socket } = host.exports.paths(name);
   if (record === undefined && host.exports.status(name) !== undefined) {
     throw new Error(
       `an export ${name} runs on this host already, on ${socket}, started by hand: stop it first`,
@@ -129,11 +129,11 @@ async function makeWay(host: Host, name: string): Promise<void> {
 }
 
 /**
- * Gives a relocation up: every disk goes back to its origin and leaves nothing here.
+ * Gives a move up: every disk goes back to its origin and leaves nothing here.
  * @throws Error when a disk refuses, because a write of the guest has been acknowledged here.
  */
-export async function giveUp(host: Host, relocation: RelocationRecord, reason: string): Promise<void> {
-  const names = Object.keys(relocation.disks);
+export async function giveUp(host: Host, move: Move, reason: string): Promise<void> {
+  const names = Object.keys(move.disks);
   const standsBy = (name: string) => (host.exports.status(name)?.state ?? 'standby') === 'standby';
   // Looked at once: one that is taken over while others are given up is not to be forgotten.
   const standing = names.filter(standsBy);
@@ -142,8 +142,32 @@ export async function giveUp(host: Host, relocation: RelocationRecord, reason: s
   const results = await Promise.allSettled(standing.map((name) => discard(host, name)));
   const refused = results.find((result) => result.status === 'rejected');
   if (refused !== undefined) throw refused.reason;
-  host.relocations.fail(relocation, reason);
-  await host.relocations.settled();
+  host.moves.fail(move, reason);
+  await host.moves.settled();
+}
+
+/**
+ * An administrator gives up a disk that arrives: with it go the others of its domain. @throws Error when one
+ * of them refuses.
+ */
+export async function abandon(host: Host, name: string): Promise<void> {
+  const move = host.moves.ofExport(name);
+  if (move === undefined) await host.exports.abandon(name);
+  else await host.queue.run(move.domain.uuid, () => giveUp(host, move, 'an administrator gave it up'));
+}
+
+/**
+ * An export has ended. If an administrator gave up its disk (xnbdctl abandon), the others of its domain go
+ * with it.
+ */
+export async function abandonOthers(host: Host, name: string): Promise<void> {
+  const move = host.moves.ofExport(name);
+  const isGivenUp = async (): Promise<boolean> => (await host.exports.record(name)) === undefined;
+  if (move === undefined || !(await isGivenUp())) return;
+  await host.queue.run(move.domain.uuid, async () => {
+    if (host.moves.ofExport(name) === move && (await isGivenUp()))
+      await giveUp(host, move, `disk ${name} was given back to its origin`);
+  });
 }
 
 /**
@@ -166,10 +190,10 @@ export async function discard(host: Host, name: string): Promise<void> {
   const left = await host.exports.record(name);
   if (left !== undefined && left.state !== 'standby') return;
   await host.exports.endStrays(name);
-  const place = host.exports.place(name);
-  await removeDurably(place.image);
-  await removeDurably(place.stateDir);
-  await rm(place.socket, { force: true });
-  await rm(place.ctl, { force: true });
+  const paths = host.exports.paths(name);
+  await removeDurably(paths.image);
+  await removeDurably(paths.stateDir);
+  await rm(paths.socket, { force: true });
+  await rm(paths.ctl, { force: true });
   await putBack(host, name);
 }

@@ -9,7 +9,11 @@ import type { Host } from '../host.ts';
  * What an arriving disk needs at most is the data at its origin, as far as that tells, else its size.
  * @throws Error with the bytes needed and free when the disks do not fit.
  */
-export async function checkRoom(host: Host, domainName: string, arriving: ExportStatus[]): Promise<void> {
+export async function checkFreeSpace(
+  host: Host,
+  domainName: string,
+  arriving: ExportStatus[],
+): Promise<void> {
   const { images } = host.config.paths;
   const { bavail, bsize } = await statfs(images);
   const freeBytes = bavail * bsize;

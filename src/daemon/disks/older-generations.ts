@@ -18,7 +18,7 @@ import { deleteRetired } from './retirement.ts';
  * aside, and served on if it is fenced.
  */
 export function setAside(host: Host, record: ExportRecord): Promise<void> {
-  return host.turns.run(`disk ${record.name}`, async () => {
+  return host.queue.run(`disk ${record.name}`, async () => {
     if ((await host.exports.record(record.name)) === undefined) return;
     await host.exports.stop(record.name);
     // One that was reclaimed may hold what its guest wrote last: that is the administrator's to delete.
@@ -27,7 +27,7 @@ export function setAside(host: Host, record: ExportRecord): Promise<void> {
       return;
     }
     const older = olderName(record.name, record.generation);
-    const asideDir = await giveName(host, record, older);
+    const asideDir = await renameExport(host, record, older);
     log.info(
       `the old copy of disk ${record.name} (generation ${record.generation}, ${record.state}) is set aside in ${asideDir}`,
       { export: record.name },
@@ -42,7 +42,7 @@ export function setAside(host: Host, record: ExportRecord): Promise<void> {
  */
 export function putBack(host: Host, name: string): Promise<boolean> {
   const disk = diskName(name);
-  return host.turns.run(`disk ${disk}`, async () => {
+  return host.queue.run(`disk ${disk}`, async () => {
     if ((await host.exports.record(disk)) !== undefined) return false;
     await host.exports.endStrays(disk);
     // It may have got that far.
@@ -55,7 +55,7 @@ export function putBack(host: Host, name: string): Promise<boolean> {
     const record = await host.exports.record(older);
     if (record === undefined) return false;
     await host.exports.stop(older);
-    await giveName(host, record, disk);
+    await renameExport(host, record, disk);
     log.info(`disk ${disk} is what was set aside as ${older} again (${record.state})`, { export: disk });
     if (record.state === 'fenced') await host.exports.ensure(disk);
     return true;
@@ -64,23 +64,23 @@ export function putBack(host: Host, name: string): Promise<boolean> {
 
 /**
  * An export that does not run gets another name, and its image, if that lies where its name puts it. The
- * record comes first: what has been begun is ended by whoever finds it (`settleName`). @returns its state
+ * record comes first: what has been begun is ended by whoever finds it (`finishRename`). @returns its state
  * directory
  */
-async function giveName(host: Host, record: ExportRecord, name: string): Promise<string> {
-  const [from, to] = [host.exports.place(record.name), host.exports.place(name)];
+async function renameExport(host: Host, record: ExportRecord, name: string): Promise<string> {
+  const [from, to] = [host.exports.paths(record.name), host.exports.paths(name)];
   await removeDurably(to.stateDir);
   const renamed = { ...record, name, image: record.image === from.image ? to.image : record.image };
   await writeRecord(from.stateDir, renamed);
-  return await settleName(host, record.name, renamed);
+  return await finishRename(host, record.name, renamed);
 }
 
 /**
  * The second half, also for a daemon that finds a record under another name than its own. @param was the name
  * of the directory
  */
-export async function settleName(host: Host, was: string, record: ExportRecord): Promise<string> {
-  const [from, to] = [host.exports.place(was), host.exports.place(record.name)];
+export async function finishRename(host: Host, was: string, record: ExportRecord): Promise<string> {
+  const [from, to] = [host.exports.paths(was), host.exports.paths(record.name)];
   // Whoever died in between may have moved the image already.
   if (record.image === to.image && existsSync(from.image) && !existsSync(to.image)) {
     await rename(from.image, to.image);

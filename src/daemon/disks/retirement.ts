@@ -9,7 +9,7 @@ import type { Host } from '../host.ts';
 
 /** Ends the export's process; keeps or deletes image and record, as configured. */
 export function retire(host: Host, name: string): Promise<void> {
-  return host.turns.run(`disk ${name}`, async () => {
+  return host.queue.run(`disk ${name}`, async () => {
     const record = await host.exports.record(name);
     // One that still has an origin has yet to tell it.
     if (record?.state !== 'retired' || record.origin !== null) return;

@@ -27,7 +27,7 @@ export interface ExportLinkEvents {
  * Opens a control socket and watches; the first status has been reported when this resolves. @throws Error
  * when nobody answers.
  */
-export async function watchExport(path: string, events: ExportLinkEvents): Promise<ExportLink> {
+export async function openExportLink(path: string, events: ExportLinkEvents): Promise<ExportLink> {
   const client = await connectControl(path, events.status);
   let closing = false;
   const close = (): void => {

@@ -8,7 +8,7 @@ import { once } from 'node:events';
 import { open, readdir, readFile, readlink, rename, stat } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { ExportPlace } from '../../config/export-paths.ts';
+import type { ExportPaths } from '../../config/export-paths.ts';
 import type { ExportStatus } from '../../control/protocol.ts';
 import type { ExportRecord } from '../../store/records/record.ts';
 import { askStatus } from './export-link.ts';
@@ -38,7 +38,7 @@ export function exportProgram(): string {
  */
 export function arrivalArguments(
   name: string,
-  place: ExportPlace,
+  paths: ExportPaths,
   originUri: string,
   tls: readonly string[],
 ): string[] {
@@ -46,10 +46,10 @@ export function arrivalArguments(
     'proxy',
     name,
     '--image',
-    place.image,
+    paths.image,
     '--origin',
     originUri,
-    ...common(place),
+    ...common(paths),
     '--takeover',
     'first-write',
     ...tls,
@@ -57,16 +57,16 @@ export function arrivalArguments(
 }
 
 /** Arguments that start an export again as what its record says it is. */
-export function recordArguments(record: ExportRecord, place: ExportPlace, tls: readonly string[]): string[] {
+export function recordArguments(record: ExportRecord, paths: ExportPaths, tls: readonly string[]): string[] {
   // A proxy keeps its origin until it has told it to retire, which may be later than its last block.
   if (record.origin !== null) {
-    return arrivalArguments(record.name, { ...place, image: record.image }, record.origin.uri, tls);
+    return arrivalArguments(record.name, { ...paths, image: record.image }, record.origin.uri, tls);
   }
-  return ['target', record.name, '--image', record.image, ...common(place)];
+  return ['target', record.name, '--image', record.image, ...common(paths)];
 }
 
-function common(place: ExportPlace): string[] {
-  return ['--socket', place.socket, '--state', place.stateDir, '--ctl', place.ctl, '--source-gone', 'told'];
+function common(paths: ExportPaths): string[] {
+  return ['--socket', paths.socket, '--state', paths.stateDir, '--ctl', paths.ctl, '--source-gone', 'told'];
 }
 
 /**
@@ -76,10 +76,10 @@ function common(place: ExportPlace): string[] {
 export async function startExport(
   program: string,
   args: string[],
-  place: ExportPlace,
+  paths: ExportPaths,
   signal?: AbortSignal,
 ): Promise<ExportStatus> {
-  const log = await openLog(place.log);
+  const log = await openLog(paths.log);
   const { size: logStart } = await log.stat();
   const child = spawn(process.execPath, [program, ...args], {
     detached: true,
@@ -95,11 +95,11 @@ export async function startExport(
   child.unref();
   const deadline = Date.now() + startLimitMs;
   for (;;) {
-    const status = await askStatus(place.ctl).catch(() => undefined);
+    const status = await askStatus(paths.ctl).catch(() => undefined);
     if (status !== undefined && status.pid === child.pid) return status;
     if (gone.signal.aborted) {
-      const said = await lastLine(place.log, logStart);
-      throw new Error(said ?? `xnbd-export ${args[1]} ${gone.signal.reason}; its log is ${place.log}`);
+      const said = await lastLine(paths.log, logStart);
+      throw new Error(said ?? `xnbd-export ${args[1]} ${gone.signal.reason}; its log is ${paths.log}`);
     }
     if (signal?.aborted === true || Date.now() > deadline) {
       // Perhaps nothing else keeps us here.
@@ -109,7 +109,7 @@ export async function startExport(
       throw signal?.aborted === true
         ? (signal.reason as Error)
         : new Error(
-            `export ${args[1]} was not ready within ${startLimitMs / 1000} s; its log is ${place.log}`,
+            `export ${args[1]} was not ready within ${startLimitMs / 1000} s; its log is ${paths.log}`,
           );
     }
     await sleep(pollMs);

@@ -3,17 +3,18 @@
  *
  * What an export is stands in its record on disk, how it does is said on its control socket; this keeps
  * neither for itself, so a daemon that comes back finds everything again by looking. The process of an export
- * that is needed (`needed`) and ends is started again with what its record says, after a pause that grows
+ * that is needed (`isNeeded`) and ends is started again with what its record says, after a pause that grows
  * while it keeps ending.
  */
+import { EventEmitter } from 'node:events';
 import { existsSync } from 'node:fs';
-import { readdir, rm } from 'node:fs/promises';
+import { readdir } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { type ExportPlace, type HostPaths, placeOf } from '../../config/export-paths.ts';
+import { type ExportPaths, exportPaths, type HostPaths } from '../../config/export-paths.ts';
 import type { ControlMethod, ExportStatus } from '../../control/protocol.ts';
 import { log } from '../../log/log.ts';
 import { checkExportName, type ExportRecord, readRecord } from '../../store/records/record.ts';
-import { type ExportLink, watchExport } from './export-link.ts';
+import { type ExportLink, openExportLink } from './export-link.ts';
 import {
   arrivalArguments,
   exportRuns,
@@ -27,15 +28,17 @@ const firstPauseMs = 200;
 const longestPauseMs = 15_000;
 
 export interface ExportsEvents {
-  /** A status arrived; `before` is what was known until now. */
-  status(status: ExportStatus, before: ExportStatus | undefined): void;
-  /** An export ended. @param orderly it was told to, by whomever */
-  ended(name: string, orderly: boolean): void;
-  /** True while the export must run: a guest uses it, or a relocation does. */
-  needed(name: string, record: ExportRecord): boolean;
-  /** Arguments that tell a proxy how to go to this origin. */
-  originArguments(uri: string): Promise<string[]>;
+  /** A status arrived; the second is what was known until now. */
+  status: [status: ExportStatus, before: ExportStatus | undefined];
+  /** An export ended. Orderly: it was told to, by the daemon or by an administrator. */
+  ended: [name: string, orderly: boolean];
 }
+
+/** True while the export must run: a guest uses it, or a move does. */
+export type IsNeeded = (name: string, record: ExportRecord) => boolean;
+
+/** Arguments that tell a proxy how to go to this origin. */
+export type OriginArguments = (uri: string) => Promise<string[]>;
 
 interface Entry {
   link: ExportLink | undefined;
@@ -45,29 +48,33 @@ interface Entry {
   pauseMs: number;
 }
 
-export class Exports {
+export class Exports extends EventEmitter<ExportsEvents> {
   readonly #paths: HostPaths;
   readonly #program: string;
-  readonly #events: ExportsEvents;
+  readonly #originArguments: OriginArguments;
+  /** Before `find` nothing is. */
+  #isNeeded: IsNeeded = () => false;
   readonly #entries = new Map<string, Entry>();
   /** Starts under way, so that two who want the same export start it once. */
   readonly #starting = new Map<string, Promise<ExportStatus>>();
   #closed = false;
 
-  constructor(paths: HostPaths, program: string, events: ExportsEvents) {
+  /** @param program of an export (export-process.ts). */
+  constructor(paths: HostPaths, program: string, originArguments: OriginArguments) {
+    super();
     this.#paths = paths;
     this.#program = program;
-    this.#events = events;
+    this.#originArguments = originArguments;
   }
 
-  place(name: string): ExportPlace {
-    return placeOf(this.#paths, name);
+  paths(name: string): ExportPaths {
+    return exportPaths(this.#paths, name);
   }
 
   /** The record on disk; undefined where this host does not know the name. */
   record(name: string): Promise<ExportRecord | undefined> {
     checkExportName(name);
-    return readRecord(this.place(name).stateDir);
+    return readRecord(this.paths(name).stateDir);
   }
 
   /** The last status of a running export. */
@@ -90,8 +97,9 @@ export class Exports {
     return [...new Set(names)].filter(isExportName).sort();
   }
 
-  /** Takes up every export that runs, and starts those that should. */
-  async find(): Promise<void> {
+  /** Takes up every export that runs, and from now on sees to it that those run that are needed. */
+  async find(isNeeded: IsNeeded): Promise<void> {
+    this.#isNeeded = isNeeded;
     await Promise.all((await this.names()).map((name) => this.#find(name)));
   }
 
@@ -99,7 +107,7 @@ export class Exports {
     try {
       if (await this.#watch(name)) return;
       const record = await this.record(name);
-      if (record !== undefined && this.#events.needed(name, record)) await this.ensure(name);
+      if (record !== undefined && this.#isNeeded(name, record)) await this.ensure(name);
     } catch (error) {
       log.error(`export ${name} could not be taken up: ${(error as Error).message}`, { export: name });
       void this.#startAgain(name, firstPauseMs);
@@ -117,11 +125,11 @@ export class Exports {
       pauseMs: known?.pauseMs ?? firstPauseMs,
     };
     try {
-      entry.link = await watchExport(this.place(name).ctl, {
+      entry.link = await openExportLink(this.paths(name).ctl, {
         status: (status) => {
           const before = entry.status;
           entry.status = status;
-          this.#events.status(status, before);
+          this.emit('status', status, before);
         },
         gone: () => void this.#gone(name, entry),
       });
@@ -146,23 +154,23 @@ export class Exports {
     if (running !== undefined) return running;
     const record = await this.record(name);
     if (record === undefined) throw new Error(`this host has no record of export ${name}`);
-    const tls = record.origin === null ? [] : await this.#events.originArguments(record.origin.uri);
-    return this.#start(name, recordArguments(record, this.place(name), tls), signal);
+    const tls = record.origin === null ? [] : await this.#originArguments(record.origin.uri);
+    return this.#start(name, recordArguments(record, this.paths(name), tls), signal);
   }
 
   /**
    * Starts an arriving disk, as `standby`. @throws Error with the export's own words when it does not start.
    */
   async arrive(name: string, originUri: string, signal?: AbortSignal): Promise<ExportStatus> {
-    const tls = await this.#events.originArguments(originUri);
-    return await this.#start(name, arrivalArguments(name, this.place(name), originUri, tls), signal);
+    const tls = await this.#originArguments(originUri);
+    return await this.#start(name, arrivalArguments(name, this.paths(name), originUri, tls), signal);
   }
 
   #start(name: string, args: string[], signal?: AbortSignal): Promise<ExportStatus> {
     const under = this.#starting.get(name);
     if (under !== undefined) return under;
     const start = (async () => {
-      await startExport(this.#program, args, this.place(name), signal);
+      await startExport(this.#program, args, this.paths(name), signal);
       const status = (await this.#watch(name)) ? this.status(name) : undefined;
       if (status === undefined) throw new Error(`export ${name} ended right after its start`);
       return status;
@@ -221,24 +229,13 @@ export class Exports {
     return true;
   }
 
-  /** Ends a process that does not answer, if there is one, and deletes its sockets. */
-  async kill(name: string): Promise<void> {
-    const entry = this.#entries.get(name);
-    if (entry?.status !== undefined) {
-      entry.ending = true;
-      await killExport(entry.status.pid, name);
-    }
-    const place = this.place(name);
-    await Promise.all([rm(place.socket, { force: true }), rm(place.ctl, { force: true })]);
-  }
-
   /**
    * Ends what an earlier daemon was starting when it was killed, and what has no record yet: it would take
    * the name, and what lies there by then, for its own.
    */
   async endStrays(name: string): Promise<void> {
     if (this.#entries.has(name) || this.#starting.has(name)) return;
-    for (const pid of await exportsWith(this.place(name).stateDir)) {
+    for (const pid of await exportsWith(this.paths(name).stateDir)) {
       log.warning(`export ${name} (pid ${pid}), which was still starting, is ended: it was given up`, {
         export: name,
       });
@@ -250,7 +247,7 @@ export class Exports {
     if (this.#entries.get(name) === entry) this.#entries.delete(name);
     if (this.#closed) return;
     // One that is told to end takes its sockets away.
-    this.#events.ended(name, !existsSync(this.place(name).ctl));
+    this.emit('ended', name, !existsSync(this.paths(name).ctl));
     if (entry.ending) return;
     log.warning(`export ${name} (pid ${entry.status?.pid}) is gone`, { export: name });
     // A broken control link is no proof of a dead process, and a second process on one image would be fatal.
@@ -266,7 +263,7 @@ export class Exports {
     for (let pause = pauseMs; !this.#closed; pause = Math.min(pause * 2, longestPauseMs)) {
       try {
         const record = await this.record(name);
-        if (record === undefined || !this.#events.needed(name, record)) return;
+        if (record === undefined || !this.#isNeeded(name, record)) return;
         await this.ensure(name);
         const entry = this.#entries.get(name);
         if (entry !== undefined) entry.pauseMs = Math.min(pause * 2, longestPauseMs);

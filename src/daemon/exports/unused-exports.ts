@@ -1,73 +1,75 @@
 /**
- * Ends exports that nobody uses any more.
+ * Ends exports that no guest uses any more.
  *
- * An export that was lent a moment ago is kept a while longer: its guest may have left while the link of the
- * host that it went to was broken, and that host must find the disk when it comes back. Nobody else would
- * start it again.
+ * An export that was lent a moment ago runs for a while longer: its guest may have left while the link to the
+ * destination was broken, and the destination must find the disk when the link comes back, because nothing
+ * else would start the export again.
  */
 import { log } from '../../log/log.ts';
 import type { Domains } from '../registry/domains.ts';
 import type { Exports } from './exports.ts';
 
-/** So long after it was lent the next host may still believe that it is. */
+/** For this long after the end of a lease the destination may still believe that it holds it. */
 const lentGraceMs = 60_000;
 /** How long a link may be away; an export that waits costs 16 MB. */
-const keptMs = 3_600_000;
+const linkAwayMs = 3_600_000;
+/** After this long an export with clients is looked at again. */
 const busyMs = 2000;
 
-export class Idle {
+export class UnusedExports {
   readonly #domains: Domains;
   readonly #exports: Exports;
   readonly #lentAt = new Map<string, number>();
-  readonly #due = new Map<string, number>();
+  /** When an export that is unused is looked at again, in milliseconds since 1970. */
+  readonly #dueAt = new Map<string, number>();
 
   constructor(domains: Domains, exports: Exports) {
     this.#domains = domains;
     this.#exports = exports;
   }
 
-  /** Remembers that an export is lent now. */
-  lent(name: string): void {
+  /** The export is lent now. */
+  noteLent(name: string): void {
     this.#lentAt.set(name, Date.now());
   }
 
-  /** Nobody will come for it. */
-  returned(name: string): void {
+  /** No destination will come for the export any more. */
+  noteReturned(name: string): void {
     this.#lentAt.delete(name);
-    this.#due.delete(name);
+    this.#dueAt.delete(name);
   }
 
   /** Ends an export that serves and has no guest, now or after its time of grace. */
-  async end(name: string): Promise<void> {
-    if (this.#isAwaited(name)) {
-      this.#due.set(name, Date.now() + keptMs);
+  async endIfUnused(name: string): Promise<void> {
+    if (this.#wasJustLent(name)) {
+      this.#dueAt.set(name, Date.now() + linkAwayMs);
       return;
     }
-    this.#due.delete(name);
+    this.#dueAt.delete(name);
     const status = this.#exports.status(name);
-    // One that still has an origin has yet to tell it to retire.
+    // An export that still has an origin has yet to tell it to retire.
     if (this.#domains.using(name) !== undefined || status?.state !== 'serving' || status.origin !== null)
       return;
-    // Somebody whom no hook has told of: his disk is not taken from under him.
+    // A client is connected that no hook told of: do not stop the export under it; look again later.
     if (status.clients > 0) {
-      this.#due.set(name, Date.now() + busyMs);
+      this.#dueAt.set(name, Date.now() + busyMs);
       return;
     }
     await this.#exports.stop(name);
     log.info(`disk ${name} is no longer in use: its export has ended`, { export: name });
   }
 
-  /** It has no guest, and must be there all the same. */
-  keeps(name: string): boolean {
-    return this.#isAwaited(name) || this.#due.has(name);
+  /** The export has no guest, and must run all the same. */
+  mustStay(name: string): boolean {
+    return this.#wasJustLent(name) || this.#dueAt.has(name);
   }
 
-  /** Ends those whose grace is over. Called now and then. */
-  async sweep(): Promise<void> {
-    for (const [name, due] of this.#due) if (Date.now() >= due) await this.end(name);
+  /** Ends the exports whose grace is over. Called now and then. */
+  async endThoseDue(): Promise<void> {
+    for (const [name, dueAt] of this.#dueAt) if (Date.now() >= dueAt) await this.endIfUnused(name);
   }
 
-  #isAwaited(name: string): boolean {
+  #wasJustLent(name: string): boolean {
     return Date.now() < (this.#lentAt.get(name) ?? Number.NEGATIVE_INFINITY) + lentGraceMs;
   }
 }

@@ -13,9 +13,11 @@ import { log } from '../../log/log.ts';
 import { exportUri } from '../disks/peers.ts';
 import type { Exports } from '../exports/exports.ts';
 import type { Domains } from '../registry/domains.ts';
-import type { Relocations } from '../registry/moves.ts';
+import type { Moves } from '../registry/moves.ts';
 
 const pausesMs = [300, 1000, 2000, 5000, 10_000, 30_000, 60_000];
+/** A domain that migrates refuses the first attempts as a matter of course. */
+const quietAttempts = 3;
 
 export interface MetadataWriter {
   setOriginMetadata(domainUuid: string, xml: string): Promise<void>;
@@ -25,53 +27,57 @@ interface Parts {
   config: Config;
   domains: Domains;
   exports: Exports;
-  relocations: Relocations;
+  moves: Moves;
 }
 
-export interface Announcer {
+export class OriginMetadata {
+  readonly #parts: Parts;
+  readonly #libvirt: MetadataWriter;
+  readonly #timers = new Map<string, NodeJS.Timeout>();
+
+  constructor(parts: Parts, libvirt: MetadataWriter) {
+    this.#parts = parts;
+    this.#libvirt = libvirt;
+  }
+
   /** The domain's origins may have changed. */
-  soon(domainUuid: string): void;
-  close(): void;
+  writeSoon(domainUuid: string): void {
+    this.#plan(domainUuid, 0);
+  }
+
+  close(): void {
+    for (const timer of this.#timers.values()) clearTimeout(timer);
+  }
+
+  #plan(uuid: string, attempt: number): void {
+    clearTimeout(this.#timers.get(uuid));
+    this.#timers.set(
+      uuid,
+      setTimeout(() => void this.#write(uuid, attempt), pauseMs(attempt)),
+    );
+  }
+
+  async #write(uuid: string, attempt: number): Promise<void> {
+    this.#timers.delete(uuid);
+    const domain = this.#parts.domains.get(uuid);
+    const xml = domain && originsXml(this.#parts, uuid, domain.exports);
+    if (domain === undefined || xml === undefined) return;
+    const fields = { domain: domain.name, domainUuid: uuid };
+    try {
+      await this.#libvirt.setOriginMetadata(uuid, xml);
+      log.info(`the origins of ${domain.name}'s disks are in its metadata`, fields);
+    } catch (error) {
+      const again = `next try in ${pauseMs(attempt + 1) / 1000} s`;
+      const message = `the origins of ${domain.name}'s disks are not in its metadata (${again}): ${(error as Error).message}`;
+      if (attempt < quietAttempts) log.debug(message, fields);
+      else log.warning(message, fields);
+      if (!this.#timers.has(uuid)) this.#plan(uuid, attempt + 1);
+    }
+  }
 }
 
-export function announcer(parts: Parts, libvirt: MetadataWriter): Announcer {
-  const timers = new Map<string, NodeJS.Timeout>();
-
-  const plan = (uuid: string, attempt: number) => {
-    clearTimeout(timers.get(uuid));
-    const pause = pausesMs[Math.min(attempt, pausesMs.length - 1)];
-    timers.set(
-      uuid,
-      setTimeout(() => void write(uuid, attempt), pause),
-    );
-  };
-
-  const write = async (uuid: string, attempt: number) => {
-    timers.delete(uuid);
-    const domain = parts.domains.get(uuid);
-    const xml = domain && originsXml(parts, uuid, domain.exports);
-    if (domain === undefined || xml === undefined) return;
-    try {
-      await libvirt.setOriginMetadata(uuid, xml);
-      log.info(`the origins of ${domain.name}'s disks are in its metadata`, {
-        domain: domain.name,
-        domainUuid: uuid,
-      });
-    } catch (error) {
-      const again = `next try in ${pausesMs[Math.min(attempt + 1, pausesMs.length - 1)]! / 1000} s`;
-      const message = `the origins of ${domain.name}'s disks are not in its metadata (${again}): ${(error as Error).message}`;
-      if (attempt < 3) log.debug(message, { domain: domain.name, domainUuid: uuid });
-      else log.warning(message, { domain: domain.name, domainUuid: uuid });
-      if (!timers.has(uuid)) plan(uuid, attempt + 1);
-    }
-  };
-
-  return {
-    soon: (uuid) => plan(uuid, 0),
-    close: () => {
-      for (const timer of timers.values()) clearTimeout(timer);
-    },
-  };
+function pauseMs(attempt: number): number {
+  return pausesMs[Math.min(attempt, pausesMs.length - 1)]!;
 }
 
 /** States of a disk that is not here yet, or not any more. */
@@ -80,12 +86,8 @@ const elsewhere: ReadonlySet<ExportState> = new Set(['standby', 'fenced', 'retir
 /**
  * The element, or undefined while there is nothing to say: the guest is not here, or an export does not run.
  */
-function originsXml(
-  { config, exports, relocations }: Parts,
-  uuid: string,
-  names: string[],
-): string | undefined {
-  const arriving = relocations.ofDomain(uuid);
+function originsXml({ config, exports, moves }: Parts, uuid: string, names: string[]): string | undefined {
+  const arriving = moves.ofDomain(uuid);
   if (arriving !== undefined && !arriving.resumed) return undefined;
   const disks: Parameters<typeof originMetadata>[0][number][] = [];
   for (const name of names) {

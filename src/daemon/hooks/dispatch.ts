@@ -3,9 +3,8 @@
  * holds the domain's lock while it waits for us, so nothing on this path calls libvirt.
  *
  * What begins something may fail, and then the administrator reads our line in virsh. What ends something
- * succeeds, and `reconnect` most of all: libvirt kills the running guest when it fails.
+ * succeeds, and `reconnect` most of all, because libvirt kills the running guest when it fails.
  */
-
 import { type DomainInfo, readDomain } from '../../libvirt/domain-xml.ts';
 import { log } from '../../log/log.ts';
 import { arrive } from '../disks/arrival.ts';
@@ -45,8 +44,8 @@ export async function answerHook(host: Host, call: HookCall, signal: AbortSignal
       domain: domain.name,
       domainUuid: domain.uuid,
     });
-    await host.turns.run(domain.uuid, async () => {
-      // What has ended has ended, however late its turn comes.
+    await host.queue.run(domain.uuid, async () => {
+      // A hook that reports an end does its work however late its turn comes.
       if (begin !== undefined) signal.throwIfAborted();
       await (begin ?? other!)(host, domain, call, signal);
     });
@@ -60,12 +59,12 @@ export async function answerHook(host: Host, call: HookCall, signal: AbortSignal
 /** The guest runs (or is about to arrive: then nothing is written until it has). */
 async function started(host: Host, domain: DomainInfo): Promise<void> {
   await host.domains.use(usingDomain(domain));
-  host.announceOrigins(domain.uuid);
+  host.writeOriginsSoon(domain.uuid);
 }
 
 /**
- * libvirtd was restarted under a running guest: its exports should be there, and are looked after while
- * libvirt goes on.
+ * libvirtd was restarted under a running guest: the guest's exports should run, and are started beside this
+ * hook if they do not.
  */
 async function reconnect(host: Host, domain: DomainInfo): Promise<void> {
   await host.domains.use(usingDomain(domain));

@@ -1,14 +1,14 @@
 /**
  * `stopped` and `release`: a domain has ended here, or a migration to here has failed. libvirt does not say
- * which of them, may run both twice, and does not care what they answer; so each looks at where its disks
- * stand, and nothing here fails the hook.
+ * which of them, may run both hooks twice, and ignores their answers; so each looks at the state of its
+ * disks, and nothing here fails the hook.
  */
 import { log } from '../../log/log.ts';
 import { discard, giveUp } from '../disks/arrival.ts';
 import type { Host } from '../host.ts';
 import type { UsingDomain } from '../registry/domains.ts';
 
-/** The guest's process is gone: whoever holds a lease on its disks may take them over. */
+/** The guest's process is gone: the host that holds a lease on its disks may take them over. */
 export async function stopped(host: Host, domain: UsingDomain): Promise<void> {
   for (const name of domain.exports) {
     const state = host.exports.status(name)?.state;
@@ -24,38 +24,39 @@ export async function stopped(host: Host, domain: UsingDomain): Promise<void> {
   }
 }
 
-/** libvirt lets go of the domain's resources: what nobody needs any more ends. */
+/** libvirt frees the domain's resources: what has no use without the domain ends. */
 export async function release(host: Host, domain: UsingDomain): Promise<void> {
   await host.domains.release(domain.uuid);
-  const relocation = host.relocations.ofDomain(domain.uuid);
-  if (
-    relocation !== undefined &&
-    !relocation.resumed &&
-    nothingWritten(host, Object.keys(relocation.disks))
-  ) {
+  const move = host.moves.ofDomain(domain.uuid);
+  if (move !== undefined && !move.resumed && nothingWritten(host, Object.keys(move.disks))) {
     // The guest has never run here: the migration has failed. Should it have written all the same, the
     // exports refuse.
-    await attempt(`the relocation of ${domain.name} goes on`, () =>
-      giveUp(host, relocation, 'libvirt gave the migration up before the guest had arrived'),
+    await attempt(`the move of ${domain.name} goes on`, () =>
+      giveUp(host, move, 'libvirt gave the migration up before the guest had arrived'),
     );
   }
-  for (const name of domain.exports) await attempt(`export ${name} goes on`, () => letGo(host, name));
+  for (const name of domain.exports) {
+    await attempt(`export ${name} goes on`, async () => {
+      await host.devices.detach(name);
+      await endExport(host, name);
+    });
+  }
 }
 
 function nothingWritten(host: Host, names: string[]): boolean {
   return names.every((name) => (host.exports.status(name)?.writtenBytes ?? 0) === 0);
 }
 
-async function letGo(host: Host, name: string): Promise<void> {
+async function endExport(host: Host, name: string): Promise<void> {
   const record = await host.exports.record(name);
   const state = host.exports.status(name)?.state ?? record?.state;
   switch (state) {
     case 'serving':
-      await host.idle.end(name);
+      await host.unused.endIfUnused(name);
       break;
     case 'standby':
       // The guest has written to another of its disks here: this one belongs here, too.
-      if (host.relocations.ofExport(name)?.state === 'relocating') await host.exports.call(name, 'takeover');
+      if (host.moves.ofExport(name)?.state === 'relocating') await host.exports.call(name, 'takeover');
       else await discard(host, name);
       break;
     case 'reclaimed':

@@ -1,5 +1,7 @@
-/** `prepare`: a domain is about to start here, or to arrive. Its exports have to run before QEMU connects. */
-
+/**
+ * `prepare`: a domain is about to start here, or to arrive. Its disks have to be there before the hypervisor
+ * opens them.
+ */
 import type { DomainInfo } from '../../libvirt/domain-xml.ts';
 import { log } from '../../log/log.ts';
 import type { ExportRecord } from '../../store/records/record.ts';
@@ -17,17 +19,28 @@ export async function prepare(
   signal: AbortSignal,
 ): Promise<void> {
   const announced = await takeAnnouncement(host.config, call);
-  let relocation = host.relocations.ofDomain(domain.uuid);
-  if (relocation === undefined && announced && !(await allHere(host, domain))) {
-    relocation = await arrive(host, domain, signal);
+  let move = host.moves.ofDomain(domain.uuid);
+  if (move === undefined && announced && !(await allHere(host, domain))) {
+    move = await arrive(host, domain, signal);
   }
-  if (relocation?.state === 'preparing') {
-    await host.relocations.setPrepared(relocation);
+  if (move?.state === 'preparing') {
+    await host.moves.setPrepared(move);
     await host.domains.use(usingDomain(domain));
-    await Promise.all(domain.disks.map((disk) => host.exports.ensure(disk.export, signal)));
+    await Promise.all(domain.disks.map((disk) => provide(host, disk.export, signal)));
     return;
   }
   await start(host, domain, signal);
+}
+
+/** Sees to it that a disk can be opened. */
+async function provide(host: Host, name: string, signal: AbortSignal): Promise<void> {
+  await host.exports.ensure(name, signal);
+  await host.devices.attach(name);
+}
+
+async function withdraw(host: Host, name: string): Promise<void> {
+  await host.devices.detach(name);
+  await host.exports.stop(name);
 }
 
 async function start(host: Host, domain: DomainInfo, signal: AbortSignal): Promise<void> {
@@ -36,18 +49,18 @@ async function start(host: Host, domain: DomainInfo, signal: AbortSignal): Promi
   }
   const startedNow = domain.disks.filter((disk) => host.exports.status(disk.export) === undefined);
   await host.domains.use(usingDomain(domain));
-  // All to their end: one that comes up after another's refusal would stay.
+  // All to their end, because an export that came up after another's refusal would stay.
   const started = await Promise.allSettled(
     domain.disks.map(async (disk) => {
-      await host.exports.ensure(disk.export, signal);
-      // Who stands by for an earlier start of the guest cannot take its disk over any more.
+      await provide(host, disk.export, signal);
+      // A destination that stands by for an earlier start of the guest cannot take the disk over any more.
       await host.exports.call(disk.export, 'new-guest');
     }),
   );
   const refused = started.find((result) => result.status === 'rejected');
   if (refused !== undefined) {
     await host.domains.release(domain.uuid);
-    await Promise.allSettled(startedNow.map((disk) => host.exports.stop(disk.export)));
+    await Promise.allSettled(startedNow.map((disk) => withdraw(host, disk.export)));
     throw refused.reason;
   }
   const names = domain.disks.map((disk) => disk.export).join(', ');

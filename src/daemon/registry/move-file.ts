@@ -1,12 +1,12 @@
 /**
- * One relocation: all disks of one domain that arrive here in one migration. This is its file,
- * `relocations/ID.json`, and nothing else; what moves it on is in moves.ts.
+ * One move: all disks of one domain that arrive here in one migration (on D-Bus a Relocation). This is its
+ * file, `relocations/ID.json`, and nothing else; what brings it from one state to the next is in moves.ts.
  *
  *     preparing ---takeover---> relocating ---every disk is a target---> completed
  *         `-----given up--------> failed <----given up (nothing was written)---'
  *
- * `announced` is set once the D-Bus signal of the present state has been sent, so that a daemon that was away
- * sends it when it is back.
+ * `signalled` is set once the D-Bus signal of the present state has been sent, so that a daemon that was away
+ * sends it when it is back. In the file it is called `announced`.
  */
 import { randomUUID } from 'node:crypto';
 import { readdir, readFile, rm } from 'node:fs/promises';
@@ -26,7 +26,7 @@ const CountersSchema = v.object({
   secondsSinceTakeover: Count,
 });
 
-const RelocationSchema = v.object({
+const FileSchema = v.object({
   version: v.literal(1),
   id: Uuid,
   domain: v.object({ name: v.string(), uuid: Uuid }),
@@ -45,18 +45,17 @@ const RelocationSchema = v.object({
   boot: v.string(),
 });
 
-export type RelocationRecord = v.InferOutput<typeof RelocationSchema>;
+type File = v.InferOutput<typeof FileSchema>;
 
-export async function newRelocation(
-  domain: { name: string; uuid: string },
-  disks: string[],
-): Promise<RelocationRecord> {
+export type Move = Omit<File, 'announced'> & { signalled: boolean };
+
+export async function newMove(domain: { name: string; uuid: string }, disks: string[]): Promise<Move> {
   return {
     version: 1,
     id: randomUUID(),
     domain: { name: domain.name, uuid: domain.uuid },
     state: 'preparing',
-    announced: true,
+    signalled: true,
     disks: Object.fromEntries(disks.map((name) => [name, null])),
     prepared: false,
     resumed: false,
@@ -66,31 +65,39 @@ export async function newRelocation(
   };
 }
 
-/** The relocations of a directory. A file that is none is left out, with a word in the log. */
-export async function readRelocations(dir: string): Promise<RelocationRecord[]> {
+function asMove({ version, id, domain, state, announced: signalled, ...others }: File): Move {
+  return { version, id, domain, state, signalled, ...others };
+}
+
+function asFile({ version, id, domain, state, signalled: announced, ...others }: Move): File {
+  return { version, id, domain, state, announced, ...others };
+}
+
+/** The moves of a directory. A file that is none is left out, with a word in the log. */
+export async function readMoves(dir: string): Promise<Move[]> {
   await makeDirectory(dir);
   // What an earlier daemon wrote and did not live to sync.
   await syncDirectory(dir);
-  const found: RelocationRecord[] = [];
+  const found: Move[] = [];
   for (const file of await readdir(dir)) {
     const path = join(dir, file);
-    // What a daemon was writing when it was killed: it was nobody's word yet.
+    // What a daemon was writing when it was killed: nothing followed from it yet.
     if (file.endsWith('.json.new')) await rm(path, { force: true });
     if (!file.endsWith('.json')) continue;
     try {
-      found.push(v.parse(RelocationSchema, JSON.parse(await readFile(path, 'utf8'))));
+      found.push(asMove(v.parse(FileSchema, JSON.parse(await readFile(path, 'utf8')))));
     } catch (error) {
-      log.warning(`${path} is left out, it is not a relocation: ${(error as Error).message}`);
+      log.warning(`${path} is left out, it is not a move: ${(error as Error).message}`);
     }
   }
   return found;
 }
 
-/** Replaces the file of a relocation, durably. */
-export async function writeRelocation(dir: string, relocation: RelocationRecord): Promise<void> {
-  await replaceFile(join(dir, `${relocation.id}.json`), `${JSON.stringify(relocation, null, 2)}\n`);
+/** Replaces the file of a move, durably. */
+export async function writeMove(dir: string, move: Move): Promise<void> {
+  await replaceFile(join(dir, `${move.id}.json`), `${JSON.stringify(asFile(move), null, 2)}\n`);
 }
 
-export async function deleteRelocation(dir: string, id: string): Promise<void> {
+export async function deleteMove(dir: string, id: string): Promise<void> {
   await rm(join(dir, `${id}.json`), { force: true });
 }

@@ -1,163 +1,163 @@
 /**
- * The relocations that arrive on this host, moved on by what their exports say. Nothing here acts on an
- * export: it learns, writes down, and tells (`RelocationsEvents`), each telling once, also when the daemon
- * was away while it happened.
+ * The moves that arrive on this host, brought from state to state by what their exports say. Nothing here
+ * acts on an export: it learns, writes down, and signals each state once, also when the daemon was away while
+ * it was entered.
  */
+import { EventEmitter } from 'node:events';
 import type { ExportStatus } from '../../control/protocol.ts';
 import { log } from '../../log/log.ts';
 import type { ExportRecord } from '../../store/records/record.ts';
 import { bootId } from '../../system/boot-id.ts';
-import {
-  deleteRelocation,
-  newRelocation,
-  type RelocationRecord,
-  readRelocations,
-  writeRelocation,
-} from './move-file.ts';
+import { deleteMove, type Move, newMove, readMoves, writeMove } from './move-file.ts';
 
-type State = RelocationRecord['state'];
+type State = Move['state'];
 
-export interface RelocationsEvents {
+export interface MovesEvents {
   /** Something of it changed. */
-  changed(relocation: RelocationRecord): void;
+  changed: [Move];
   /** It is in another state. */
-  moved(relocation: RelocationRecord): void;
-  /** False while nobody would hear: what is to be told is kept until `tellUntold`. */
-  canTell(): boolean;
-  /** It came into this state: to be told to the world. It may have moved on since. */
-  tell(relocation: RelocationRecord, state: State): void;
-  /** It is history, and forgotten. */
-  removed(relocation: RelocationRecord): void;
+  entered: [Move];
+  /** Its time is over, and its file deleted. */
+  removed: [Move];
 }
 
-type Domain = RelocationRecord['domain'];
+/** Signals that the move has entered this state. It may have entered another since. */
+export type Signal = (move: Move, state: State) => void;
 
-/** How long what became of a relocation can be looked up. */
+type Domain = Move['domain'];
+
+/** For how long after its beginning a move that is over can be looked up. */
 const keptMs = 24 * 3600 * 1000;
 
-export class Relocations {
+export class Moves extends EventEmitter<MovesEvents> {
   readonly #dir: string;
-  readonly #events: RelocationsEvents;
-  readonly #byId = new Map<string, RelocationRecord>();
+  #signal: Signal | undefined;
+  readonly #byId = new Map<string, Move>();
   /** Writes follow one another. */
   #writing: Promise<void> = Promise.resolve();
 
-  constructor(dir: string, events: RelocationsEvents) {
+  constructor(dir: string) {
+    super();
     this.#dir = dir;
-    this.#events = events;
   }
 
   /**
-   * Takes up what an earlier daemon left, without telling yet: `catchUp` does, once its exports have been
-   * looked at.
+   * Takes up what an earlier daemon left, without a signal yet: `catchUp` sends them, once its exports have
+   * been looked at.
    */
   async load(): Promise<void> {
     const boot = await bootId();
-    for (const relocation of await readRelocations(this.#dir)) {
-      if (relocation.state === 'preparing' && relocation.boot !== boot) {
-        relocation.state = 'failed';
-        relocation.reason = 'this host was restarted before the guest had arrived';
-        relocation.announced = false;
+    for (const move of await readMoves(this.#dir)) {
+      if (move.state === 'preparing' && move.boot !== boot) {
+        move.state = 'failed';
+        move.reason = 'this host was restarted before the guest had arrived';
+        move.signalled = false;
       }
-      this.#byId.set(relocation.id, relocation);
+      this.#byId.set(move.id, move);
     }
   }
 
-  /** Tells what happened while no daemon was there. `record` reads an export's record. */
+  /** Learns and signals what happened while no daemon was there. `record` reads an export's record. */
   async catchUp(record: (name: string) => Promise<ExportRecord | undefined>): Promise<void> {
-    for (const relocation of this.all()) {
-      this.#events.changed(relocation);
-      if (isOver(relocation)) continue;
-      for (const [name, done] of Object.entries(relocation.disks)) {
+    for (const move of this.all()) {
+      this.emit('changed', move);
+      if (isOver(move)) continue;
+      for (const [name, done] of Object.entries(move.disks)) {
         if (done !== null) continue;
         const found = await record(name);
         if (found !== undefined) this.observe(asObserved(found));
-        else if (relocation.state === 'relocating')
-          this.fail(relocation, `disk ${name} is not on this host any more`);
+        else if (move.state === 'relocating') this.fail(move, `disk ${name} is not on this host any more`);
       }
     }
-    await this.tellUntold();
+    await this.#signalPending();
   }
 
-  /** Tells what could not be told when it happened. */
-  async tellUntold(): Promise<void> {
-    for (const relocation of this.all()) this.#announce(relocation);
+  /**
+   * From now on states are signalled this way, those first that have not been signalled yet; undefined: they
+   * are kept until there is a way again.
+   */
+  async signalBy(signal: Signal | undefined): Promise<void> {
+    this.#signal = signal;
+    await this.#signalPending();
+  }
+
+  async #signalPending(): Promise<void> {
+    for (const move of this.all()) this.#signalState(move);
     await this.settled();
   }
 
-  all(): RelocationRecord[] {
+  all(): Move[] {
     return [...this.#byId.values()];
   }
 
-  /** The relocation of a domain that is not over yet. */
-  ofDomain(uuid: string): RelocationRecord | undefined {
-    return this.all().find((relocation) => relocation.domain.uuid === uuid && !isOver(relocation));
+  /** The move of a domain that is not over yet. */
+  ofDomain(uuid: string): Move | undefined {
+    return this.all().find((move) => move.domain.uuid === uuid && !isOver(move));
   }
 
-  /** The relocation of a disk that is not over yet. */
-  ofExport(name: string): RelocationRecord | undefined {
-    return this.all().find((relocation) => name in relocation.disks && !isOver(relocation));
+  /** The move of a disk that is not over yet. */
+  ofExport(name: string): Move | undefined {
+    return this.all().find((move) => name in move.disks && !isOver(move));
   }
 
   /** Begins the wait for `prepare` now: setting up the disks has taken its own time. */
-  async setLeased(relocation: RelocationRecord): Promise<void> {
-    relocation.leasedAt = new Date().toISOString();
-    this.#changed(relocation);
+  async setLeased(move: Move): Promise<void> {
+    move.leasedAt = new Date().toISOString();
+    this.#changed(move);
     await this.settled();
   }
 
   /** A domain is about to arrive with these disks. Resolves when that is on disk. */
-  async begin(domain: Domain, disks: string[]): Promise<RelocationRecord> {
+  async begin(domain: Domain, disks: string[]): Promise<Move> {
     for (const old of this.all()) if (old.domain.uuid === domain.uuid && isOver(old)) await this.#forget(old);
-    const relocation = await newRelocation(domain, disks);
-    this.#byId.set(relocation.id, relocation);
-    this.#changed(relocation);
+    const move = await newMove(domain, disks);
+    this.#byId.set(move.id, move);
+    this.#changed(move);
     await this.settled();
-    return relocation;
+    return move;
   }
 
-  async setPrepared(relocation: RelocationRecord): Promise<void> {
-    relocation.prepared = true;
-    this.#changed(relocation);
+  async setPrepared(move: Move): Promise<void> {
+    move.prepared = true;
+    this.#changed(move);
     await this.settled();
   }
 
-  setResumed(relocation: RelocationRecord): void {
-    relocation.resumed = true;
-    this.#changed(relocation);
+  setResumed(move: Move): void {
+    move.resumed = true;
+    this.#changed(move);
   }
 
   /** Learns from a status (or a record) of an export. */
   observe(status: Observed): void {
-    const relocation = this.ofExport(status.name);
-    if (relocation === undefined || status.state === 'standby') return;
+    const move = this.ofExport(status.name);
+    if (move === undefined || status.state === 'standby') return;
     if (status.state === 'reclaimed') {
-      this.fail(relocation, `disk ${status.name} was reclaimed by its origin`);
+      this.fail(move, `disk ${status.name} was reclaimed by its origin`);
       return;
     }
-    if (relocation.state === 'preparing') this.#move(relocation, 'relocating');
-    if (!isComplete(status) || relocation.disks[status.name] !== null) return;
-    relocation.disks[status.name] = {
+    if (move.state === 'preparing') this.#enter(move, 'relocating');
+    if (!isComplete(status) || move.disks[status.name] !== null) return;
+    move.disks[status.name] = {
       onDemandBytes: status.onDemandBytes,
       backgroundBytes: status.backgroundBytes,
       skippedBytes: status.skippedBytes,
       secondsSinceTakeover: status.secondsSinceTakeover,
     };
-    this.#changed(relocation);
-    if (Object.values(relocation.disks).every((done) => done !== null)) this.#move(relocation, 'completed');
+    this.#changed(move);
+    if (Object.values(move.disks).every((done) => done !== null)) this.#enter(move, 'completed');
   }
 
-  fail(relocation: RelocationRecord, reason: string): void {
-    if (isOver(relocation)) return;
-    relocation.reason = reason;
-    this.#move(relocation, 'failed');
+  fail(move: Move, reason: string): void {
+    if (isOver(move)) return;
+    move.reason = reason;
+    this.#enter(move, 'failed');
   }
 
   /** Forgets what has been over for a day. */
   async sweep(now = Date.now()): Promise<void> {
-    for (const relocation of this.all()) {
-      if (isOver(relocation) && now - Date.parse(relocation.leasedAt) > keptMs)
-        await this.#forget(relocation);
+    for (const move of this.all()) {
+      if (isOver(move) && now - Date.parse(move.leasedAt) > keptMs) await this.#forget(move);
     }
   }
 
@@ -166,48 +166,47 @@ export class Relocations {
     return this.#writing;
   }
 
-  #move(relocation: RelocationRecord, state: State): void {
-    relocation.state = state;
-    relocation.announced = false;
-    this.#changed(relocation);
-    this.#events.moved(relocation);
-    this.#announce(relocation);
+  #enter(move: Move, state: State): void {
+    move.state = state;
+    move.signalled = false;
+    this.#changed(move);
+    this.emit('entered', move);
+    this.#signalState(move);
   }
 
-  #announce(relocation: RelocationRecord): void {
-    const { state } = relocation;
-    // A state is on disk before it is told, so that a signal is never taken back; and marked as told right
-    // after.
+  #signalState(move: Move): void {
+    const { state } = move;
+    // A state is on disk before it is signalled, so that no signal is ever taken back; and is marked as
+    // signalled right after.
     this.#writing = this.#writing.then(async () => {
-      if (relocation.announced || !this.#events.canTell()) return;
-      this.#events.tell(relocation, state);
-      // It has moved on meanwhile, and its new state is yet to be told.
-      if (relocation.state !== state) return;
-      relocation.announced = true;
-      await this.#write(relocation);
+      if (move.signalled || this.#signal === undefined) return;
+      this.#signal(move, state);
+      if (move.state !== state) return; // It has entered another state meanwhile, which is yet to be signalled.
+      move.signalled = true;
+      await this.#write(move);
     });
   }
 
-  #changed(relocation: RelocationRecord): void {
-    this.#events.changed(relocation);
-    this.#writing = this.#writing.then(() => this.#write(relocation));
+  #changed(move: Move): void {
+    this.emit('changed', move);
+    this.#writing = this.#writing.then(() => this.#write(move));
   }
 
-  async #write(relocation: RelocationRecord): Promise<void> {
+  async #write(move: Move): Promise<void> {
     try {
-      await writeRelocation(this.#dir, relocation);
+      await writeMove(this.#dir, move);
     } catch (error) {
       log.error(
-        `the state of the relocation of ${relocation.domain.name} cannot be kept: ${(error as Error).message}`,
+        `the state of the move of ${move.domain.name} cannot be written down: ${(error as Error).message}`,
       );
     }
   }
 
-  async #forget(relocation: RelocationRecord): Promise<void> {
-    this.#byId.delete(relocation.id);
+  async #forget(move: Move): Promise<void> {
+    this.#byId.delete(move.id);
     await this.settled();
-    await deleteRelocation(this.#dir, relocation.id);
-    this.#events.removed(relocation);
+    await deleteMove(this.#dir, move.id);
+    this.emit('removed', move);
   }
 }
 
@@ -233,10 +232,7 @@ function asObserved(record: ExportRecord): Observed {
   };
 }
 
-/**
- * Is every block here, or was the disk wanted by the next host before that and has left (then there is no
- * more to come)?
- */
+/** Is every block here, or has the disk left for the next host before that (then no more blocks come)? */
 function isComplete({ state, sizeBytes, presentBytes }: Observed): boolean {
   switch (state) {
     case 'serving':
@@ -253,6 +249,6 @@ function isComplete({ state, sizeBytes, presentBytes }: Observed): boolean {
   }
 }
 
-function isOver(relocation: RelocationRecord): boolean {
-  return relocation.state === 'completed' || relocation.state === 'failed';
+function isOver(move: Move): boolean {
+  return move.state === 'completed' || move.state === 'failed';
 }

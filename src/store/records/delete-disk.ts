@@ -1,7 +1,7 @@
 /** Deleting what is left of a disk on a host that it has left for good. */
 import { lstat } from 'node:fs/promises';
 import { dirname } from 'node:path';
-import { type HostPaths, placeOf } from '../../config/export-paths.ts';
+import { exportPaths, type HostPaths } from '../../config/export-paths.ts';
 import { removeDurably } from '../directory.ts';
 import { rememberDeparted } from './departed.ts';
 import type { ExportRecord } from './record.ts';
@@ -21,6 +21,6 @@ export async function deleteLeftovers(paths: HostPaths, name: string, record: Ex
   // The record last: it tells whose the image is. One that is gone already may not be so after a loss of
   // power.
   if (ours) await removeDurably(record.image);
-  await removeDurably(placeOf(paths, name).stateDir);
+  await removeDurably(exportPaths(paths, name).stateDir);
   return ours ? `its old image ${record.image} is deleted` : `${record.image} is left as it is`;
 }

@@ -4,15 +4,16 @@ import { mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { ExportState } from '../../../src/control/protocol.ts';
-import { Relocations } from '../../../src/daemon/registry/moves.ts';
+import { Moves, type Signal } from '../../../src/daemon/registry/moves.ts';
 import { type ExportRecord, newRecord } from '../../../src/store/records/record.ts';
 
-describe('the book of relocations', () => {
+describe('the moves of a host', () => {
   const domain = { name: 'vm1', uuid: randomUUID() };
   const none = () => Promise.resolve(undefined);
   let dir: string;
   let told: string[];
   let heard = true;
+  const signal: Signal = (_move, state) => told.push(state);
 
   beforeEach(async () => {
     dir = await mkdtemp(join(tmpdir(), 'xr-'));
@@ -22,19 +23,12 @@ describe('the book of relocations', () => {
   afterEach(() => rm(dir, { recursive: true }));
 
   /** As a daemon that starts. */
-  async function open(
-    record: (name: string) => Promise<ExportRecord | undefined> = none,
-  ): Promise<Relocations> {
-    const relocations = new Relocations(dir, {
-      changed: () => undefined,
-      moved: () => undefined,
-      canTell: () => heard,
-      tell: (_relocation, state) => told.push(state),
-      removed: () => undefined,
-    });
-    await relocations.load();
-    await relocations.catchUp(record);
-    return relocations;
+  async function open(record: (name: string) => Promise<ExportRecord | undefined> = none): Promise<Moves> {
+    const moves = new Moves(dir);
+    if (heard) await moves.signalBy(signal);
+    await moves.load();
+    await moves.catchUp(record);
+    return moves;
   }
 
   const status = (name: string, state: ExportState, presentBytes = 8) => ({
@@ -50,18 +44,18 @@ describe('the book of relocations', () => {
 
   it('is complete when its last disk is, however late, and tells each state once', async () => {
     const book = await open();
-    const relocation = await book.begin(domain, ['a', 'b']);
+    const move = await book.begin(domain, ['a', 'b']);
     book.observe(status('a', 'standby'));
-    assert.equal(relocation.state, 'preparing');
+    assert.equal(move.state, 'preparing');
     book.observe(status('a', 'relocating'));
     book.observe(status('a', 'relocating'));
     book.observe(status('a', 'serving'));
     book.observe(status('a', 'lent'));
-    assert.equal(relocation.state, 'relocating');
+    assert.equal(move.state, 'relocating');
     book.observe(status('b', 'serving'));
     book.observe(status('b', 'serving'));
     await book.settled();
-    assert.equal(relocation.state, 'completed');
+    assert.equal(move.state, 'completed');
     assert.deepEqual(told, ['relocating', 'completed']);
     await open();
     assert.deepEqual(told, ['relocating', 'completed']);
@@ -69,14 +63,14 @@ describe('the book of relocations', () => {
 
   it('is not complete when a disk moves on before its last block, but over when it has left', async () => {
     const book = await open();
-    const relocation = await book.begin(domain, ['a']);
+    const move = await book.begin(domain, ['a']);
     book.observe(status('a', 'relocating', 4));
     book.observe(status('a', 'lent', 5));
     book.observe(status('a', 'fenced', 6));
     await book.settled();
-    assert.equal(relocation.state, 'relocating');
+    assert.equal(move.state, 'relocating');
     book.observe(status('a', 'retired', 6));
-    assert.equal(relocation.state, 'completed');
+    assert.equal(move.state, 'completed');
     await book.settled();
   });
 
@@ -106,9 +100,8 @@ describe('the book of relocations', () => {
     await first.settled();
     const second = await open();
     assert.deepEqual(told, []);
-    heard = true;
-    await second.tellUntold();
-    await second.tellUntold();
+    await second.signalBy(signal);
+    await second.signalBy(signal);
     assert.deepEqual(told, ['completed']);
   });
 
@@ -130,6 +123,28 @@ describe('the book of relocations', () => {
     const book = await open();
     assert.equal(book.all()[0]?.id, id);
     assert.deepEqual(await readdir(dir), [`${id}.json`]);
+  });
+
+  it('takes up what the first release wrote, and writes what that can read', async () => {
+    const written = {
+      version: 1,
+      id: randomUUID(),
+      domain,
+      state: 'failed',
+      announced: false,
+      disks: { a: null },
+      prepared: true,
+      resumed: false,
+      reason: 'why not',
+      leasedAt: new Date().toISOString(),
+      boot: 'an earlier one',
+    };
+    const path = join(dir, `${written.id}.json`);
+    await writeFile(path, JSON.stringify(written));
+    const book = await open();
+    assert.deepEqual(told, ['failed']);
+    assert.equal(book.all()[0]?.reason, 'why not');
+    assert.deepEqual(JSON.parse(await readFile(path, 'utf8')), { ...written, announced: true });
   });
 
   it('leaves a damaged file out, and where it is', async () => {

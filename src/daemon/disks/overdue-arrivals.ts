@@ -1,0 +1,43 @@
+/**
+ * Arrivals for which libvirt's `prepare` does not come in time: their disks are given up, so that the source
+ * may go on with them.
+ */
+import type { Host } from '../host.ts';
+import { inTheBackground } from '../in-the-background.ts';
+import type { Move } from '../registry/move-file.ts';
+import { giveUp } from './arrival.ts';
+
+const againMs = 10_000;
+
+/** @returns a function that gives up those which are overdue now, to be called every second or so. */
+export function overdueArrivals(host: Host): () => void {
+  const { prepareTimeoutSeconds } = host.config.relocation;
+  /**
+   * Moves with an attempt under way: it may take long, and more attempts in line would keep the domain's
+   * hooks waiting.
+   */
+  const underWay = new Set<string>();
+  const isOverdue = (move: Move): boolean =>
+    move.state === 'preparing' &&
+    !move.prepared &&
+    Date.now() - Date.parse(move.leasedAt) > prepareTimeoutSeconds * 1000;
+
+  const attempt = async (move: Move): Promise<void> => {
+    underWay.add(move.id);
+    try {
+      await host.queue.run(move.domain.uuid, async () => {
+        if (isOverdue(move))
+          await giveUp(host, move, `libvirt did not go on within ${prepareTimeoutSeconds} s`);
+      });
+    } finally {
+      setTimeout(() => underWay.delete(move.id), againMs).unref();
+    }
+  };
+
+  return () => {
+    for (const move of host.moves.all()) {
+      if (!isOverdue(move) || underWay.has(move.id)) continue;
+      inTheBackground(`the move of ${move.domain.name} could not be given up`, attempt(move));
+    }
+  };
+}

@@ -1,0 +1,47 @@
+/**
+ * The story of each disk and each move, as the daemon's log tells it: what has changed, nothing that only
+ * goes on.
+ */
+import type { ExportStatus } from '../control/protocol.ts';
+import { log } from '../log/log.ts';
+import type { Host } from './host.ts';
+import type { Move } from './registry/move-file.ts';
+
+export function logChanges({ exports, moves }: Pick<Host, 'exports' | 'moves'>): void {
+  exports.on('status', (status, before) => {
+    logOrigin(status, before);
+    logState(status, before);
+  });
+  moves.on('entered', logMove);
+}
+
+function logState({ name, state }: ExportStatus, before: ExportStatus | undefined): void {
+  if (before === undefined || before.state === state) return;
+  log.info(`disk ${name}: ${before.state}, now ${state}`, { export: name });
+}
+
+function logOrigin(status: ExportStatus, before: ExportStatus | undefined): void {
+  const { name, origin, originReachable, originUnreachableReason } = status;
+  if (originReachable === (before?.originReachable ?? true)) return;
+  if (originReachable) log.info(`disk ${name}: its origin can be reached again`, { export: name });
+  else
+    log.warning(`disk ${name}: its origin ${origin} is unreachable: ${originUnreachableReason}`, {
+      export: name,
+    });
+}
+
+function logMove(move: Move): void {
+  const { domain, state, disks } = move;
+  const fields = { domain: domain.name, domainUuid: domain.uuid };
+  if (state === 'relocating') log.info(`${domain.name} has arrived: its disks follow`, fields);
+  if (state === 'failed') log.warning(`the move of ${domain.name} is given up: ${move.reason}`, fields);
+  if (state !== 'completed') return;
+  for (const [name, done] of Object.entries(disks)) {
+    log.info(
+      `disk ${name} of ${domain.name} is here completely: ${done?.onDemandBytes} bytes on demand, ` +
+        `${done?.backgroundBytes} in the background, ${done?.skippedBytes} skipped, ` +
+        `${done?.secondsSinceTakeover.toFixed(1)} s after the takeover`,
+      { ...fields, export: name },
+    );
+  }
+}
