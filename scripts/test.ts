@@ -1,47 +1,89 @@
 /**
- * What `npm test` runs, in order: the build, lint and types, then every test, the end-to-end ones last. Each
- * step runs even if an earlier one failed, so that one run tells all. The last line counts the tests; a step
- * that is no test counts as one.
+ * What `npm test` runs: the build, lint and types, then every test, the cheapest first. Each step runs even if an
+ * earlier one failed, so that one run tells all. The last line counts the tests; a step that is no test
+ * counts as one.
  *
- *     node scripts/test.ts            everything
- *     node scripts/test.ts unit       one group: unit, interop, e2e
+ *     node scripts/test.ts                            everything
+ *     node scripts/test.ts fast process               groups
+ *     node scripts/test.ts nbd export/session         folders below test/
+ *     node scripts/test.ts test/store/exit.test.ts    a file
  */
 import { spawn } from 'node:child_process';
 import { glob } from 'node:fs/promises';
-import { join, sep } from 'node:path';
+import { join } from 'node:path';
+
+/**
+ * The tests by what they cost, the cheapest first: what each group holds below test/, and how many of its
+ * files run side by side. Most tests wait for a clock or a process, so more of them than there are
+ * processors is well; those that measure, or keep every processor busy by themselves, run one by one.
+ */
+const groups: readonly { name: string; jobs: number; holds: readonly string[] }[] = [
+  {
+    name: 'fast',
+    jobs: 3,
+    holds: ['nbd', 'store', 'log', 'config', 'pki', 'export', 'libvirt', 'client'],
+  },
+  {
+    name: 'process',
+    jobs: 3,
+    holds: ['relocation', 'daemon', 'gateway', 'control', 'xnbdctl', 'hooks'],
+  },
+  { name: 'long', jobs: 1, holds: ['crash', 'chaos', 'demo', 'fuzz', 'lab'] },
+  { name: 'interop', jobs: 1, holds: ['interop'] },
+  { name: 'e2e', jobs: 1, holds: ['e2e'] },
+];
 
 const top = join(import.meta.dirname, '..');
 const bin = join(top, 'node_modules/.bin');
 const total = { passed: 0, failed: 0, skipped: 0 };
-
-const groups: Record<string, (path: string) => boolean> = {
-  unit: (path) => !groups['interop']!(path) && !groups['e2e']!(path),
-  interop: (path) => path.startsWith(`test${sep}interop${sep}`),
-  e2e: (path) => path.startsWith(`test${sep}e2e${sep}`),
-};
-
-const wanted = process.argv.slice(2);
-const unknown = wanted.find((name) => !(name in groups));
-if (unknown !== undefined) {
-  console.error(`no group '${unknown}': there are ${Object.keys(groups).join(', ')}`);
-  process.exit(2);
-}
+const times: string[] = [];
 
 const files: string[] = [];
-for await (const path of glob('test/**/*.test.ts', { cwd: top })) files.push(path);
+for await (const path of glob('**/*.test.ts', { cwd: join(top, 'test') })) files.push(path);
 files.sort();
+for (const path of files)
+  if (groupOf(path) === undefined) refuse(`no group in scripts/test.ts holds test/${path}`);
 
+const wanted = process.argv.slice(2).map((word) => word.replace(/^(\.\/)?test\/|\/$/g, ''));
+const chosen = files.filter((path) => wanted.length === 0 || wanted.some((word) => names(word, path)));
+const unknown = wanted.find((word) => !files.some((path) => names(word, path)));
+if (unknown !== undefined)
+  refuse(
+    `no test is '${unknown}': name a folder or file below test/, or ${groups.map(({ name }) => name).join(', ')}`,
+  );
+
+await step('build', 'node', ['scripts/build.ts']);
 if (wanted.length === 0) {
-  await step('build', 'node', ['scripts/build.ts']);
   await step('lint', 'biome', ['check', '--error-on-warnings', '.']);
-  await step('lint', 'eslint', ['.']);
+  await step('lint', 'eslint', ['--cache', '--cache-location', '.cache/eslint', '.']);
   await step('types', 'tsc', ['--noEmit']);
 }
-for (const [name, belongs] of Object.entries(groups)) {
-  if (wanted.length === 0 || wanted.includes(name)) await tests(name, files.filter(belongs));
-}
-console.log(`\n${total.passed} passed, ${total.failed} failed, ${total.skipped} skipped`);
+for (const { name, jobs } of groups)
+  await tests(
+    name,
+    jobs,
+    chosen.filter((path) => groupOf(path) === name),
+  );
+console.log(`\n${times.join(', ')}`);
+console.log(`${total.passed} passed, ${total.failed} failed, ${total.skipped} skipped`);
 process.exitCode = total.failed === 0 ? 0 : 1;
+
+function groupOf(path: string): string | undefined {
+  return groups.find(({ holds }) => holds.some((name) => isIn(name, path)))?.name;
+}
+
+function names(word: string, path: string): boolean {
+  return isIn(word, path) || word === groupOf(path);
+}
+
+function isIn(name: string, path: string): boolean {
+  return path === name || path.startsWith(`${name}/`);
+}
+
+function refuse(why: string): never {
+  console.error(why);
+  process.exit(2);
+}
 
 async function step(name: string, program: string, args: string[]): Promise<void> {
   const { code, seconds } = await run(program, args);
@@ -50,10 +92,14 @@ async function step(name: string, program: string, args: string[]): Promise<void
   else total.failed++;
 }
 
-async function tests(name: string, paths: string[]): Promise<void> {
+async function tests(name: string, jobs: number, paths: string[]): Promise<void> {
   if (paths.length === 0) return;
-  console.log(`\n--- ${name}: ${paths.length} files`);
-  const { code, output, seconds } = await run('mocha', paths);
+  console.log(`\n--- ${name}: ${paths.length} files, ${jobs} at a time`);
+  const parallel = jobs > 1 && paths.length > 1 ? ['--parallel', '--jobs', String(jobs)] : [];
+  const { code, output, seconds } = await run('mocha', [
+    ...parallel,
+    ...paths.map((path) => join('test', path)),
+  ]);
   const count = (word: string) => Number(new RegExp(`^ *(\\d+) ${word}`, 'm').exec(output)?.[1] ?? 0);
   const failing = count('failing');
   total.passed += count('passing');
@@ -61,6 +107,7 @@ async function tests(name: string, paths: string[]): Promise<void> {
   // A run that broke off has no count of failures.
   total.failed += code === 0 ? failing : Math.max(1, failing);
   console.log(`--- ${name}: ${code === 0 ? 'ok' : 'FAILED'} (${seconds} s)`);
+  times.push(`${name} ${seconds} s`);
 }
 
 function run(program: string, args: string[]): Promise<{ code: number; output: string; seconds: string }> {
