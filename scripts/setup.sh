@@ -2,11 +2,11 @@
 # Makes a fresh clone able to run: the packages of npm, and from Debian what tests and demo need: the programs of real NBD peers, libvirt,
 # QEMU, D-Bus and a compiler.
 #
-#   sh scripts/setup.sh [--quiet] [demo]
+#   sh scripts/setup.sh [--quiet] [packages | demo]
 #
 # Installs what is missing from Debian when it may (root, apt); otherwise prints the line to run and ends well: tests that need
-# the missing programs then skip, and say so. `--quiet` says nothing when nothing is missing; `demo` asks only for what the demo without
-# libvirt needs. No service is started.
+# the missing programs then skip, and say so. `--quiet` says nothing when nothing is missing; `packages` asks for npm's packages only, `demo`
+# also for what the demo without libvirt needs. No service is started.
 set -u
 
 # program (or file), the package that brings it
@@ -34,8 +34,7 @@ mkfs.ext4 e2fsprogs
 cd "$(dirname "$0")/.." || exit 1
 if [ ! -x node_modules/.bin/node ]; then
   echo 'setup: installing the packages of package-lock.json'
-  # Not `npm ci`: it wants prebuilt packages of every platform in the lock file, and not every registry has them all.
-  npm install --no-save --loglevel=error || exit 1
+  npm ci --loglevel=error || exit 1
 fi
 
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
@@ -43,6 +42,7 @@ quiet=no
 for word in "$@"; do
   case $word in
     --quiet) quiet=yes ;;
+    packages) needs= ;;
     demo) needs='mkfs.ext4 e2fsprogs' ;;
   esac
 done
