@@ -38,7 +38,7 @@ mv "$root$lib.new" "$root$lib"
 rm -rf "$root$lib.old"
 echo "$root$lib"
 put 755 hooks/qemu /etc/libvirt/hooks/qemu.d/xnbd
-put 755 hooks/libxl /etc/libvirt/hooks/libxl.d/xnbd
+put 755 hooks/qemu /etc/libvirt/hooks/libxl.d/xnbd
 put 644 packaging/systemd/xnbdd.service /etc/systemd/system/xnbdd.service
 put 644 packaging/systemd/xnbd-gateway.service /etc/systemd/system/xnbd-gateway.service
 put 644 etc/org.xnbd1.conf /etc/dbus-1/system.d/org.xnbd1.conf

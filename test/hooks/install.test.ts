@@ -26,4 +26,15 @@ describe('the installation', function () {
       assert.equal(file.mode & 0o777, 0o755);
     });
   }
+
+  for (const driver of ['qemu', 'libxl']) {
+    it(`has a hook for ${driver} that says to xnbd-hook which driver called it`, async () => {
+      const hook = join(root, 'etc/libvirt/hooks', `${driver}.d/xnbd`);
+      assert.ok((await lstat(hook)).isFile());
+      const called = run(hook, ['vm1', 'prepare', 'begin', '-'], { env: { XNBD_HOOK: '/bin/echo' } });
+      called.child.stdin!.end("<source path='/run/xnbd/vm1-vda.sock'/>");
+      const said = (await called).stdout;
+      assert.equal(said, `${driver} vm1 prepare begin - --socket /run/xnbd/hook.sock\n`);
+    });
+  }
 });
