@@ -51,7 +51,7 @@ export const floors: Readonly<Record<string, readonly (readonly string[])[]>> = 
   'src/nbd': [
     ['transmission'],
     ['handshake'],
-    ['uri.ts', 'receive-buffer.ts', 'byte-coroutine.ts', 'extent.ts'],
+    ['uri.ts', 'printable.ts', 'receive-buffer.ts', 'byte-coroutine.ts', 'extent.ts'],
     ['constants.ts'],
   ],
 };

@@ -2,11 +2,11 @@
 import { hostname } from 'node:os';
 import { resolve } from 'node:path';
 import { Command, InvalidArgumentError, Option } from 'commander';
+import { type Address, parseAddress } from '../config/address.ts';
 import { parseAllowedPeers } from '../config/allowed-peers.ts';
 import { parseOriginTimeout } from '../control/origin-timeout.ts';
 import type { OriginTimeout } from '../control/protocol.ts';
 import { type ServeOptions, serve, serveUntilStopped } from '../export/serve.ts';
-import type { TcpAddress } from '../export/session/listener.ts';
 import { openTarget } from '../export/target.ts';
 import { log } from '../log/log.ts';
 import { isHolder } from '../nbd/handshake/attach.ts';
@@ -20,7 +20,7 @@ interface CommonArguments {
   image: string;
   socket: string;
   socketGroup?: string;
-  listen?: TcpAddress;
+  listen?: Address;
   state?: string;
   ctl?: string;
   sourceGone: 'disconnect' | 'told';
@@ -186,11 +186,8 @@ function parseTimeout(text: string): OriginTimeout {
   }
 }
 
-function parseListen(text: string): TcpAddress {
-  const found = /^(?:\[([^\]]+)\]|([^:]*)):(\d{1,5})$/.exec(text);
-  const port = Number(found?.[3]);
-  if (found === null || port > 65535) {
-    throw new InvalidArgumentError('it must be HOST:PORT, for example 127.0.0.1:10809');
-  }
-  return { host: found[1] ?? (found[2] === '' ? '0.0.0.0' : found[2]!), port };
+function parseListen(text: string): Address {
+  const address = parseAddress(text.startsWith(':') ? `0.0.0.0${text}` : text, 0);
+  if (address !== undefined) return address;
+  throw new InvalidArgumentError('it must be HOST:PORT, for example 127.0.0.1:10809');
 }

@@ -1,6 +1,7 @@
 /** `xnbd-gateway [--config FILE]`: the one port of a host that faces the network. */
 import { parseArgs } from 'node:util';
-import { formatAddress, loadConfig } from '../config/config.ts';
+import { formatAddress } from '../config/address.ts';
+import { loadConfig } from '../config/config.ts';
 import { startGateway } from '../gateway/gateway.ts';
 import { listenPlain } from '../gateway/transport.ts';
 import { log } from '../log/log.ts';

@@ -3,6 +3,7 @@
  * exports go on without it.
  */
 import { parseArgs } from 'node:util';
+import packageJson from '../../package.json' with { type: 'json' };
 import { loadConfig } from '../config/config.ts';
 import { startDaemon } from '../daemon/daemon.ts';
 import { exportProgram } from '../daemon/exports/export-process.ts';
@@ -10,8 +11,6 @@ import { log } from '../log/log.ts';
 import { startResidentLog } from '../log/resident.ts';
 import { tellServiceManager } from '../system/service-manager.ts';
 import { exitNow } from '../system/syscalls.ts';
-
-const version = '0.1.0';
 
 function usage(reason: string): never {
   process.stderr.write(`xnbdd: ${reason}\nusage: xnbdd [--config FILE] [--export-program FILE]\n`);
@@ -34,7 +33,7 @@ try {
   const daemon = await startDaemon({
     config,
     exportProgram: options['export-program'] ?? exportProgram(),
-    version,
+    version: packageJson.version,
   });
   tellServiceManager('READY=1');
   log.info(`ready: hooks on ${config.paths.run}/hook.sock`);

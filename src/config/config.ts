@@ -7,33 +7,14 @@ import { hostname } from 'node:os';
 import { isAbsolute } from 'node:path';
 import { parse as parseIni } from 'ini';
 import * as v from 'valibot';
+import { type Address, parseAddress } from './address.ts';
 import { parseAllowedPeers } from './allowed-peers.ts';
 import { checkLines, type Fault, type Located } from './ini-lines.ts';
 
 export const defaultConfigPath = '/etc/xnbd/xnbd.conf';
 
-export interface Address {
-  /** A name or an IP address, IPv6 without its brackets. */
-  readonly host: string;
-  /** 1 to 65535. */
-  readonly port: number;
-}
-
 export interface Peer extends Address {
   readonly name: string;
-}
-
-/** Splits `HOST:PORT` or `[IPV6]:PORT`; undefined for anything else. */
-export function parseAddress(text: string): Address | undefined {
-  const match = /^(?:\[([0-9A-Fa-f:.]+(?:%[\w.-]+)?)\]|([\w.-]+)):(\d{1,5})$/.exec(text);
-  const host = match?.[1] ?? match?.[2];
-  const port = Number(match?.[3]);
-  return host === undefined || port < 1 || port > 65_535 ? undefined : { host, port };
-}
-
-/** The address as `parseAddress` takes it. */
-export function formatAddress({ host, port }: Address): string {
-  return host.includes(':') ? `[${host}]:${port}` : `${host}:${port}`;
 }
 
 const AddressText = v.pipe(

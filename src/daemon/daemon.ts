@@ -3,7 +3,8 @@
  * it may die and come back at any time. What follows from what its parts report is in follow-up.ts.
  */
 import { dirname, join } from 'node:path';
-import { type Config, formatAddress } from '../config/config.ts';
+import { formatAddress } from '../config/address.ts';
+import type { Config } from '../config/config.ts';
 import { LibvirtClient } from '../libvirt/client.ts';
 import { originArguments } from '../pki/host-party.ts';
 import { makeDirectory } from '../store/directory.ts';

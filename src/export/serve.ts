@@ -3,6 +3,7 @@
  * Who runs it gives the disk and what is special about it (`Served`).
  */
 import { once } from 'node:events';
+import { type Address, formatAddress } from '../config/address.ts';
 import type { ControlMethod, ExportStatus, OriginTimeout } from '../control/protocol.ts';
 import { ControlServer } from '../control/server.ts';
 import { log } from '../log/log.ts';
@@ -10,7 +11,7 @@ import type { RecordKeeper } from '../store/records/record-keeper.ts';
 import type { Disk } from './disk.ts';
 import { Export } from './export.ts';
 import type { LenderOptions } from './lending/lender.ts';
-import { Listener, type TcpAddress } from './session/listener.ts';
+import { Listener } from './session/listener.ts';
 
 /** A client that does not read its last replies is cut off after this. */
 const STOP_LIMIT_MS = 10_000;
@@ -22,7 +23,7 @@ export interface ServeOptions {
   socketGroup?: string | undefined;
   /** Path of the control socket. */
   ctl: string;
-  listen?: TcpAddress | undefined;
+  listen?: Address | undefined;
   readOnly: boolean;
   sourceGone: LenderOptions['sourceGone'];
 }
@@ -55,7 +56,7 @@ export interface RunningExport {
   /** Tells watchers of the control socket that the status has changed. */
   changed(): void;
   /** Where TCP clients connect, when asked for. */
-  readonly tcp: TcpAddress | undefined;
+  readonly tcp: Address | undefined;
   /** Finishes requests, syncs, closes. @returns the exit code */
   stop(): Promise<number>;
   /** Resolves with the exit code once the export has stopped, for whatever reason. */
@@ -225,6 +226,6 @@ export async function serveUntilStopped(
   return code;
 }
 
-function where(tcp: TcpAddress | undefined): string {
-  return tcp === undefined ? '' : ` and ${tcp.host}:${tcp.port}`;
+function where(tcp: Address | undefined): string {
+  return tcp === undefined ? '' : ` and ${formatAddress(tcp)}`;
 }

@@ -1,5 +1,5 @@
 /** The front door of a host: one port, every export by name. One bad visitor never disturbs the others. */
-import type { Address } from '../config/config.ts';
+import type { Address } from '../config/address.ts';
 import { log } from '../log/log.ts';
 import { type TlsParty, TlsRefused } from '../pki/tls.ts';
 import { DOOR, Doorkeeper, type DoorOptions } from './doorkeeper.ts';

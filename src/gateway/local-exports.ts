@@ -3,20 +3,19 @@
  * NBD server.
  */
 import { existsSync } from 'node:fs';
-import { readdir } from 'node:fs/promises';
 import { connect, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { log } from '../log/log.ts';
 import type { AttachRequest } from '../nbd/handshake/attach.ts';
 import { decodeGreeting, GREETING_LENGTH } from '../nbd/handshake/option-framing.ts';
+import { printable } from '../nbd/printable.ts';
 import { whatDeparted } from '../store/records/departed.ts';
-import { checkExportName, olderName, readRecord } from '../store/records/record.ts';
+import { namesWith } from '../store/records/export-names.ts';
+import { isExportName, olderName, readRecord } from '../store/records/record.ts';
 import { isVoid } from '../store/records/void-leases.ts';
 import { readExactly, StreamEnded } from './read-exactly.ts';
 
 const SUFFIX = '.sock';
-/** Sockets in the run directory that are no exports. */
-const RESERVED = new Set(['hook']);
 const GREETING_LIMIT_MS = 2000;
 
 /** There is no such export here. */
@@ -79,8 +78,7 @@ export async function dialExport(
 
 /** Names that a client could connect to now, in order. */
 export async function listExports(run: string): Promise<string[]> {
-  const files = await readdir(run);
-  const names = files.filter((file) => file.endsWith(SUFFIX)).map((file) => file.slice(0, -SUFFIX.length));
+  const names = await namesWith(SUFFIX, run);
   const live = await Promise.all(names.map((name) => answers(run, name)));
   return names.filter((_, index) => live[index]).sort();
 }
@@ -148,18 +146,4 @@ function connected(path: string, name: string): Promise<Socket> {
       );
     });
   });
-}
-
-function isExportName(name: string): boolean {
-  try {
-    checkExportName(name);
-    return !RESERVED.has(name);
-  } catch {
-    return false;
-  }
-}
-
-/** A name from the network, fit for one line. */
-function printable(name: string): string {
-  return name.slice(0, 100).replaceAll(/[^\x20-\x7e]/g, '?');
 }

@@ -4,7 +4,7 @@
  * the clear.
  */
 import { createServer, type Socket } from 'node:net';
-import { type Address, formatAddress } from '../config/config.ts';
+import { type Address, formatAddress } from '../config/address.ts';
 import { log } from '../log/log.ts';
 
 export interface Visitor {

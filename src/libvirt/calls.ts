@@ -24,7 +24,6 @@ const xmlInactive = 2;
 const listActive = 1;
 const metadataElement = 2;
 export const stateRunning = 1;
-export const statePaused = 3;
 export const stateShutOff = 5;
 
 /** Milliseconds. */

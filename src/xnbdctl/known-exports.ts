@@ -2,38 +2,20 @@
  * Every export of this host: those that run say for themselves how they are, on their control sockets; of
  * those that do not, the record on disk tells. No daemon is needed for either.
  */
-import { readdir } from 'node:fs/promises';
-import { join } from 'node:path';
 import { exportPaths, type HostPaths } from '../config/export-paths.ts';
 import { type ControlClient, connectControl } from '../control/client.ts';
 import type { ExportStatus } from '../control/protocol.ts';
-import {
-  checkExportName,
-  type ExportRecord,
-  readRecord,
-  secondsSinceTakeover,
-} from '../store/records/record.ts';
+import { exportNames } from '../store/records/export-names.ts';
+import { type ExportRecord, readRecord, secondsSinceTakeover } from '../store/records/record.ts';
 
 /** As `ExportStatus`; `pid` is null where no process serves the export now. */
 export type KnownExport = Omit<ExportStatus, 'pid'> & { pid: number | null };
-
-const CONTROL_SUFFIX = '.ctl';
 
 /** In the order of their names. @throws Error when a control socket or a record cannot be read. */
 export async function knownExports(paths: HostPaths): Promise<KnownExport[]> {
   const names = await exportNames(paths);
   const found = await Promise.all(names.map((name) => knownExport(paths, name)));
   return found.filter((each) => each !== undefined);
-}
-
-/** Names that have a control socket or a state directory. */
-export async function exportNames(paths: HostPaths): Promise<string[]> {
-  const sockets = (await entries(paths.run)).filter((file) => file.endsWith(CONTROL_SUFFIX));
-  const names = [
-    ...sockets.map((file) => file.slice(0, -CONTROL_SUFFIX.length)),
-    ...(await entries(paths.exports)),
-  ];
-  return [...new Set(names)].filter(isExportName).sort();
 }
 
 /** undefined where this host knows no such export. */
@@ -111,22 +93,4 @@ function atRest(record: ExportRecord, socket: string): KnownExport {
     verification: null,
     error: record.reclaimed,
   };
-}
-
-async function entries(directory: string): Promise<string[]> {
-  try {
-    return await readdir(directory);
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return [];
-    throw new Error(`${join(directory)} cannot be read: ${(error as Error).message}; run as root`);
-  }
-}
-
-function isExportName(name: string): boolean {
-  try {
-    checkExportName(name);
-    return true;
-  } catch {
-    return false;
-  }
 }

@@ -3,13 +3,8 @@ import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { hostname, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import fc from 'fast-check';
-import {
-  ConfigError,
-  formatAddress,
-  loadConfig,
-  parseAddress,
-  parseConfig,
-} from '../../src/config/config.ts';
+import { formatAddress, parseAddress } from '../../src/config/address.ts';
+import { ConfigError, loadConfig, parseConfig } from '../../src/config/config.ts';
 
 const example = join(import.meta.dirname, '../../etc/xnbd.conf');
 

@@ -4,7 +4,8 @@
  */
 
 import { OriginConnection } from '../../client/connection.ts';
-import { type Address, type Config, formatAddress, type Peer } from '../../config/config.ts';
+import { type Address, formatAddress } from '../../config/address.ts';
+import type { Config, Peer } from '../../config/config.ts';
 import { log } from '../../log/log.ts';
 import { parseNbdUri } from '../../nbd/uri.ts';
 import { hostParty } from '../../pki/host-party.ts';

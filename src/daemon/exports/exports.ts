@@ -8,11 +8,11 @@
  */
 import { EventEmitter } from 'node:events';
 import { existsSync } from 'node:fs';
-import { readdir } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { type ExportPaths, exportPaths, type HostPaths } from '../../config/export-paths.ts';
 import type { ControlMethod, ExportStatus } from '../../control/protocol.ts';
 import { log } from '../../log/log.ts';
+import { exportNames } from '../../store/records/export-names.ts';
 import { checkExportName, type ExportRecord, readRecord } from '../../store/records/record.ts';
 import { type ExportLink, openExportLink } from './export-link.ts';
 import {
@@ -86,15 +86,9 @@ export class Exports extends EventEmitter<ExportsEvents> {
     return [...this.#entries.values()].flatMap((entry) => entry.status ?? []);
   }
 
-  /** Names with a record or a control socket here. */
-  async names(): Promise<string[]> {
-    const records = await readdir(this.#paths.exports).catch(() => []);
-    const sockets = await readdir(this.#paths.run).catch(() => []);
-    const names = [
-      ...records,
-      ...sockets.filter((file) => file.endsWith('.ctl')).map((file) => file.slice(0, -'.ctl'.length)),
-    ];
-    return [...new Set(names)].filter(isExportName).sort();
+  /** Names with a control socket or a record here, in order. */
+  names(): Promise<string[]> {
+    return exportNames(this.#paths);
   }
 
   /** Takes up every export that runs, and from now on sees to it that those run that are needed. */
@@ -290,14 +284,5 @@ export class Exports extends EventEmitter<ExportsEvents> {
     this.#closed = true;
     for (const entry of this.#entries.values()) entry.link?.close();
     this.#entries.clear();
-  }
-}
-
-function isExportName(name: string): boolean {
-  try {
-    checkExportName(name);
-    return true;
-  } catch {
-    return false;
   }
 }

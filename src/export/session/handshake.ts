@@ -3,7 +3,8 @@
  * lent.
  */
 import { OptionReply } from '../../nbd/constants.ts';
-import { printable, type Refusal, ServerHandshake } from '../../nbd/handshake/server-handshake.ts';
+import { type Refusal, ServerHandshake } from '../../nbd/handshake/server-handshake.ts';
+import { printable } from '../../nbd/printable.ts';
 import { diskName } from '../../store/records/record.ts';
 import type { Client, Export } from '../export.ts';
 

@@ -1,5 +1,6 @@
 /** The doors of an export: a unix socket, perhaps a TCP port. Each connection becomes a session. */
 import { createServer, type Server, Socket, type SocketConstructorOpts } from 'node:net';
+import type { Address } from '../../config/address.ts';
 import { log } from '../../log/log.ts';
 import { giveToQemu } from '../../system/socket-group.ts';
 import { listenOnUnixSocket } from '../../system/unix-socket.ts';
@@ -9,11 +10,6 @@ import { Session } from './session.ts';
 /** Nobody needs so many; a client that opens more is up to something, or broken. */
 const MAX_CONNECTIONS = 256;
 const KEEPALIVE_MS = 15_000;
-
-export interface TcpAddress {
-  host: string;
-  port: number;
-}
 
 export class Listener {
   readonly #export: Export;
@@ -32,7 +28,7 @@ export class Listener {
   }
 
   /** @returns the address that it listens on: port 0 lets the system choose. */
-  async listenTcp(address: TcpAddress): Promise<TcpAddress> {
+  async listenTcp(address: Address): Promise<Address> {
     const server = this.#server();
     await new Promise<void>((resolve, reject) => {
       server.once('error', (error: NodeJS.ErrnoException) => {

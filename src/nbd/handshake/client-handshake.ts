@@ -31,6 +31,7 @@ import {
   Option,
   OptionReply,
 } from '../constants.ts';
+import { printable } from '../printable.ts';
 import { type Attached, type AttachRequest, decodeAttached, encodeAttachRequest } from './attach.ts';
 
 export interface ClientHandshakeOptions {
@@ -283,15 +284,15 @@ function* ask(send: (bytes: Buffer) => void, option: number, data: Buffer): Byte
     const body = length > 0 ? Buffer.from(yield length) : Buffer.alloc(0);
     if (type === OptionReply.ACK) return { accepted: true, replies, error: 0, text: '' };
     if (type >= 2 ** 31)
-      return { accepted: false, replies, error: type, text: printable(body) || `error ${type - 2 ** 31}` };
+      return {
+        accepted: false,
+        replies,
+        error: type,
+        text: printable(body.toString(), 300) || `error ${type - 2 ** 31}`,
+      };
     if (replies.push({ type, data: body }) > 64)
       throw new HandshakeError(`more than 64 replies to option ${option}`);
   }
-}
-
-/** Text from the peer, fit for one line of a log. */
-function printable(text: Buffer): string {
-  return text.toString('utf8', 0, 300).replaceAll(/[^\x20-\x7e]+/g, ' ');
 }
 
 function optionHeader(option: number, data: Buffer): Buffer {

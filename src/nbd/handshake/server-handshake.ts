@@ -23,6 +23,7 @@ import {
   OptionReply,
   TransmissionFlag,
 } from '../constants.ts';
+import { printable } from '../printable.ts';
 import type { ReceiveBuffer } from '../receive-buffer.ts';
 import type { Attached, AttachRequest } from './attach.ts';
 import { decodeAttachRequest, encodeAttached } from './attach.ts';
@@ -343,10 +344,4 @@ export class ServerHandshake {
   #reply(option: number, type: number, data?: Buffer | string): void {
     this.#replies.push(encodeOptionReply(option, type, data));
   }
-}
-
-/** A name from the network, fit for one line of a log or message. */
-export function printable(name: string): string {
-  const clean = name.replace(/[^\x20-\x7e]/g, '?');
-  return clean.length > 100 ? `${clean.slice(0, 100)}...` : clean;
 }

@@ -90,6 +90,15 @@ export function checkExportName(name: string): void {
   }
 }
 
+export function isExportName(name: string): boolean {
+  try {
+    checkExportName(name);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
 /**
  * An older generation of a disk that a host keeps beside the one that it serves: an origin to which the disk
  * comes back before it was complete elsewhere, or an old copy. It has its own record, image and sockets; to
