@@ -4,12 +4,12 @@
  */
 import assert from 'node:assert/strict';
 import { readFile, writeFile } from 'node:fs/promises';
-import { bytesFrom } from '../lab/model/actions.ts';
-import { assertSameBytes } from '../lab/model/same-bytes.ts';
-import { connectClient } from '../lab/nbd/client.ts';
-import type { ExportProcess } from '../lab/nbd/export-process.ts';
-import { useExports } from '../lab/nbd/use-exports.ts';
-import type { Wan } from '../lab/net/wan.ts';
+import { bytesFrom } from '../../lab/model/actions.ts';
+import { assertSameBytes } from '../../lab/model/same-bytes.ts';
+import { connectClient } from '../../lab/nbd/client.ts';
+import type { ExportProcess } from '../../lab/nbd/export-process.ts';
+import { useExports } from '../../lab/nbd/use-exports.ts';
+import type { Wan } from '../../lab/net/wan.ts';
 
 const BLOCK = 4096;
 const SIZE = 4 * 1024 * 1024;

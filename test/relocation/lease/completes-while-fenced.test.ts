@@ -5,10 +5,10 @@
 import assert from 'node:assert/strict';
 import { randomBytes, randomUUID } from 'node:crypto';
 import { join } from 'node:path';
-import { openServedProxy } from '../../src/relocation/served-proxy.ts';
-import { readRecord } from '../../src/store/records/record.ts';
-import { startSlowOrigin } from '../lab/nbd/slow-origin.ts';
-import { temporaryDirectory } from '../lab/temporary-directory.ts';
+import { openServedProxy } from '../../../src/relocation/served-proxy.ts';
+import { readRecord } from '../../../src/store/records/record.ts';
+import { startSlowOrigin } from '../../lab/nbd/slow-origin.ts';
+import { temporaryDirectory } from '../../lab/temporary-directory.ts';
 
 /** So that the change after them is still waiting when the disk is complete. */
 const CHANGES_BEFORE = 200;

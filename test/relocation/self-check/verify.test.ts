@@ -7,15 +7,15 @@ import { execFile } from 'node:child_process';
 import { open, readFile, truncate, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { ExportStatus, VerificationStatus } from '../../src/control/protocol.ts';
-import { bytesFrom, randomFrom } from '../lab/model/actions.ts';
-import { assertSameBytes } from '../lab/model/same-bytes.ts';
-import { type Client, connectClient } from '../lab/nbd/client.ts';
-import { type ExportProcess, startExport } from '../lab/nbd/export-process.ts';
-import { isInstalled, startNbdkit } from '../lab/nbd/origin-servers.ts';
-import { startForgetfulRelay } from '../lab/net/forgetful-relay.ts';
-import { startWan, type Wan } from '../lab/net/wan.ts';
-import { temporaryDirectory } from '../lab/temporary-directory.ts';
+import type { ExportStatus, VerificationStatus } from '../../../src/control/protocol.ts';
+import { bytesFrom, randomFrom } from '../../lab/model/actions.ts';
+import { assertSameBytes } from '../../lab/model/same-bytes.ts';
+import { type Client, connectClient } from '../../lab/nbd/client.ts';
+import { type ExportProcess, startExport } from '../../lab/nbd/export-process.ts';
+import { isInstalled, startNbdkit } from '../../lab/nbd/origin-servers.ts';
+import { startForgetfulRelay } from '../../lab/net/forgetful-relay.ts';
+import { startWan, type Wan } from '../../lab/net/wan.ts';
+import { temporaryDirectory } from '../../lab/temporary-directory.ts';
 
 const BLOCK = 4096;
 const MIB = 1024 * 1024;
@@ -407,7 +407,7 @@ describe('a disk compared with its origin', function () {
 });
 
 function xnbdctl(...args: string[]): Promise<{ code: number; stdout: string; stderr: string }> {
-  const program = new URL('../../src/bin/xnbdctl.ts', import.meta.url).pathname;
+  const program = new URL('../../../src/bin/xnbdctl.ts', import.meta.url).pathname;
   return new Promise((resolve) => {
     execFile(process.execPath, [program, ...args], (error, stdout, stderr) => {
       resolve({ code: error === null ? 0 : Number(error.code), stdout, stderr });

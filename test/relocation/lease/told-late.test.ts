@@ -7,14 +7,14 @@ import { randomBytes } from 'node:crypto';
 import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { startGateway } from '../../src/gateway/gateway.ts';
-import { listenPlain } from '../../src/gateway/transport.ts';
-import { deleteLeftovers } from '../../src/store/records/delete-disk.ts';
-import { readRecord } from '../../src/store/records/record.ts';
-import { connectClient } from '../lab/nbd/client.ts';
-import { startExport } from '../lab/nbd/export-process.ts';
-import { startWan } from '../lab/net/wan.ts';
-import { temporaryDirectory } from '../lab/temporary-directory.ts';
+import { startGateway } from '../../../src/gateway/gateway.ts';
+import { listenPlain } from '../../../src/gateway/transport.ts';
+import { deleteLeftovers } from '../../../src/store/records/delete-disk.ts';
+import { readRecord } from '../../../src/store/records/record.ts';
+import { connectClient } from '../../lab/nbd/client.ts';
+import { startExport } from '../../lab/nbd/export-process.ts';
+import { startWan } from '../../lab/net/wan.ts';
+import { temporaryDirectory } from '../../lab/temporary-directory.ts';
 
 const SIZE = 2 * 1024 * 1024;
 

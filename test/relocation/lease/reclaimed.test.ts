@@ -5,12 +5,12 @@
 import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
 import { stat, writeFile } from 'node:fs/promises';
-import { openServedProxy } from '../../src/relocation/served-proxy.ts';
-import { readRecord } from '../../src/store/records/record.ts';
-import { connectClient } from '../lab/nbd/client.ts';
-import type { ExportProcess } from '../lab/nbd/export-process.ts';
-import { useExports } from '../lab/nbd/use-exports.ts';
-import type { Wan } from '../lab/net/wan.ts';
+import { openServedProxy } from '../../../src/relocation/served-proxy.ts';
+import { readRecord } from '../../../src/store/records/record.ts';
+import { connectClient } from '../../lab/nbd/client.ts';
+import type { ExportProcess } from '../../lab/nbd/export-process.ts';
+import { useExports } from '../../lab/nbd/use-exports.ts';
+import type { Wan } from '../../lab/net/wan.ts';
 
 const SIZE = 2 * 1024 * 1024;
 const BLOCK = 4096;

@@ -6,11 +6,11 @@ import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
 import { readFile, rm, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { Errno } from '../../src/nbd/constants.ts';
-import { bytesFrom, randomFrom } from '../lab/model/actions.ts';
-import { assertSameBytes } from '../lab/model/same-bytes.ts';
-import { type Client, connectClient, NbdError } from '../lab/nbd/client.ts';
-import { type ExportProcess, startExport } from '../lab/nbd/export-process.ts';
+import { Errno } from '../../../src/nbd/constants.ts';
+import { bytesFrom, randomFrom } from '../../lab/model/actions.ts';
+import { assertSameBytes } from '../../lab/model/same-bytes.ts';
+import { type Client, connectClient, NbdError } from '../../lab/nbd/client.ts';
+import { type ExportProcess, startExport } from '../../lab/nbd/export-process.ts';
 import {
   hasClients,
   isInstalled,
@@ -18,8 +18,8 @@ import {
   startNbdkit,
   startNbdServer,
   startQemuNbd,
-} from '../lab/nbd/origin-servers.ts';
-import { temporaryDirectory } from '../lab/temporary-directory.ts';
+} from '../../lab/nbd/origin-servers.ts';
+import { temporaryDirectory } from '../../lab/temporary-directory.ts';
 
 const BLOCK = 4096;
 /** Not a whole number of blocks. */

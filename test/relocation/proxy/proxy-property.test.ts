@@ -7,10 +7,10 @@ import assert from 'node:assert/strict';
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import fc from 'fast-check';
-import { OriginConnection } from '../../src/client/connection.ts';
-import { Command, CommandFlag, Errno } from '../../src/nbd/constants.ts';
-import { parseNbdUri } from '../../src/nbd/uri.ts';
-import { openServedProxy, type ServedProxy } from '../../src/relocation/served-proxy.ts';
+import { OriginConnection } from '../../../src/client/connection.ts';
+import { Command, CommandFlag, Errno } from '../../../src/nbd/constants.ts';
+import { parseNbdUri } from '../../../src/nbd/uri.ts';
+import { openServedProxy, type ServedProxy } from '../../../src/relocation/served-proxy.ts';
 import {
   type Action,
   bytesFrom,
@@ -19,12 +19,12 @@ import {
   type Scenario,
   scenarios,
   shuffle,
-} from '../lab/model/actions.ts';
-import { ByteModel } from '../lab/model/byte-model.ts';
-import { assertSameBytes } from '../lab/model/same-bytes.ts';
-import { type ExportProcess, startExport } from '../lab/nbd/export-process.ts';
-import { type SlowOrigin, startSlowOrigin } from '../lab/nbd/slow-origin.ts';
-import { temporaryDirectory } from '../lab/temporary-directory.ts';
+} from '../../lab/model/actions.ts';
+import { ByteModel } from '../../lab/model/byte-model.ts';
+import { assertSameBytes } from '../../lab/model/same-bytes.ts';
+import { type ExportProcess, startExport } from '../../lab/nbd/export-process.ts';
+import { type SlowOrigin, startSlowOrigin } from '../../lab/nbd/slow-origin.ts';
+import { temporaryDirectory } from '../../lab/temporary-directory.ts';
 
 const RUNS = Number(process.env['XNBD_PROPERTY_RUNS'] ?? 1);
 

@@ -2,9 +2,9 @@
 import assert from 'node:assert/strict';
 import { access, mkdtemp, rm, truncate, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { startExport } from '../lab/nbd/export-process.ts';
-import { startWan } from '../lab/net/wan.ts';
-import { temporaryDirectory } from '../lab/temporary-directory.ts';
+import { startExport } from '../../lab/nbd/export-process.ts';
+import { startWan } from '../../lab/net/wan.ts';
+import { temporaryDirectory } from '../../lab/temporary-directory.ts';
 
 const TIB = 2 ** 40;
 

@@ -5,10 +5,10 @@
 import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
 import { mkdir, rm, stat, writeFile } from 'node:fs/promises';
-import { connectClient } from '../lab/nbd/client.ts';
-import type { ExportProcess } from '../lab/nbd/export-process.ts';
-import { useExports } from '../lab/nbd/use-exports.ts';
-import type { Wan } from '../lab/net/wan.ts';
+import { connectClient } from '../../lab/nbd/client.ts';
+import type { ExportProcess } from '../../lab/nbd/export-process.ts';
+import { useExports } from '../../lab/nbd/use-exports.ts';
+import type { Wan } from '../../lab/net/wan.ts';
 
 const SIZE = 2 * 1024 * 1024;
 const BLOCK = 4096;
