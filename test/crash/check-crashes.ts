@@ -10,16 +10,16 @@ import { configureLog } from '../../src/log/log.ts';
 import { contentFrom, randomFrom } from '../lab/model/actions.ts';
 import { type CrashPoint, faultOf, lostPower, playCrash, prepare, type Recorded } from './check-state.ts';
 import { daemonFault } from './daemon-files.ts';
-import { History, type HostName } from './history.ts';
-import { asItIs, type Places } from './hosts.ts';
-import { live } from './life.ts';
-import { type Crash, leftBy } from './lost-power.ts';
-import { Marks } from './marks.ts';
-import { type PlantedFault, plants } from './plants.ts';
-import { newInode, playing } from './recorder.ts';
-import { recordWhile } from './recording.ts';
-import { Clock, describeEvent, type Inode, ROOT, type Tree } from './trace.ts';
-import { pathsOf, putDown } from './tree.ts';
+import { type Crash, leftBy } from './files/lost-power.ts';
+import { newInode, playing } from './files/recorder.ts';
+import { recordWhile } from './files/recording.ts';
+import { Clock, describeEvent, type Inode, ROOT, type Tree } from './files/trace.ts';
+import { pathsOf, putDown } from './files/tree.ts';
+import { History, type HostName } from './lives/history.ts';
+import { asItIs, type Places } from './lives/hosts.ts';
+import { live } from './lives/life.ts';
+import { type PlantedFault, plants } from './lives/planted-faults.ts';
+import { Marks } from './lives/promises.ts';
 
 export interface CrashReport {
   seed: number;

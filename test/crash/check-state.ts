@@ -7,7 +7,11 @@ import { randomUUID } from 'node:crypto';
 import { existsSync } from 'node:fs';
 import { BLOCK_SIZE } from '../../src/store/maps/present-map.ts';
 import { readRecord } from '../../src/store/records/record.ts';
-import type { History, HostName } from './history.ts';
+import { type Crash, leftBy } from './files/lost-power.ts';
+import { playing } from './files/recorder.ts';
+import type { Inode, Trace, Tree } from './files/trace.ts';
+import { pathsOf, putDown } from './files/tree.ts';
+import type { History, HostName } from './lives/history.ts';
 import {
   asItIs,
   closeSource,
@@ -18,12 +22,8 @@ import {
   placesOf,
   readAll,
   type Source,
-} from './hosts.ts';
-import { type Crash, leftBy } from './lost-power.ts';
-import type { DestinationState, Marks, SourceState } from './marks.ts';
-import { playing } from './recorder.ts';
-import type { Inode, Trace, Tree } from './trace.ts';
-import { pathsOf, putDown } from './tree.ts';
+} from './lives/hosts.ts';
+import type { DestinationState, Marks, SourceState } from './lives/promises.ts';
 
 export interface Recorded {
   places: Places;

@@ -14,11 +14,11 @@ import { KeyedQueue } from '../../src/daemon/keyed-queue.ts';
 import { deleteMove, type Move, newMove, readMoves, writeMove } from '../../src/daemon/registry/move-file.ts';
 import { type ExportRecord, newRecord, readRecord } from '../../src/store/records/record.ts';
 import { bytesFrom } from '../lab/model/actions.ts';
-import { type Crash, leftBy } from './lost-power.ts';
-import { newInode, playing, real } from './recorder.ts';
-import { recordWhile } from './recording.ts';
-import { Clock, describeEvent, type Inode, ROOT, type Trace, type Tree } from './trace.ts';
-import { pathsOf, putDown } from './tree.ts';
+import { type Crash, leftBy } from './files/lost-power.ts';
+import { newInode, playing, real } from './files/recorder.ts';
+import { recordWhile } from './files/recording.ts';
+import { Clock, describeEvent, type Inode, ROOT, type Trace, type Tree } from './files/trace.ts';
+import { pathsOf, putDown } from './files/tree.ts';
 
 const NAME = 'disk';
 

@@ -9,7 +9,7 @@ import { spawn } from 'node:child_process';
 import { join } from 'node:path';
 import { text } from 'node:stream/consumers';
 import type { CrashCheckOptions, CrashReport } from './check-crashes.ts';
-import type { PlantedFault } from './plants.ts';
+import type { PlantedFault } from './lives/planted-faults.ts';
 
 export type { CrashReport, PlantedFault };
 

@@ -3,7 +3,7 @@
  * in, report out, as JSON.
  */
 import type { CrashCheckOptions } from './check-crashes.ts';
-import { install } from './recorder.ts';
+import { install } from './files/recorder.ts';
 
 await install();
 const { checkCrashes } = await import('./check-crashes.ts');

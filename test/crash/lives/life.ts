@@ -4,9 +4,9 @@
  * stopped and started; some moves are given up.
  */
 import { setTimeout as sleep, setImmediate as turn } from 'node:timers/promises';
-import { callExport } from '../../src/control/client.ts';
-import { Errno } from '../../src/nbd/constants.ts';
-import { bytesFrom } from '../lab/model/actions.ts';
+import { callExport } from '../../../src/control/client.ts';
+import { Errno } from '../../../src/nbd/constants.ts';
+import { bytesFrom } from '../../lab/model/actions.ts';
 import type { History, HostName } from './history.ts';
 import {
   type ChangeKind,
@@ -23,7 +23,7 @@ import {
   refusedGuest,
   type Source,
 } from './hosts.ts';
-import type { Marks } from './marks.ts';
+import type { Marks } from './promises.ts';
 
 export interface LifeOptions {
   places: Places;

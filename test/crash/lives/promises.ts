@@ -2,9 +2,9 @@
  * What each host has promised so far, by the moment: the fence, the lease, the identity. What a crash leaves
  * is held against it (check-state.ts).
  */
-import type { ExportRecord } from '../../src/store/records/record.ts';
+import type { ExportRecord } from '../../../src/store/records/record.ts';
+import type { Clock } from '../files/trace.ts';
 import type { Source } from './hosts.ts';
-import type { Clock } from './trace.ts';
 
 /** At the source. While a change is being made either is right. */
 export type SourceState = 'serving' | 'fencing' | 'fenced' | 'giving back' | 'retiring' | 'retired';

@@ -2,12 +2,12 @@
  * Faults to plant, each one that a store could have: the checker must find every one of them. Patched into
  * the product's parts, for one life.
  */
-import type { Served } from '../../src/export/serve.ts';
-import { ReceiveBuffer } from '../../src/nbd/receive-buffer.ts';
-import { Image } from '../../src/store/image/image.ts';
-import { PresentMap, type Syncable } from '../../src/store/maps/present-map.ts';
+import type { Served } from '../../../src/export/serve.ts';
+import { ReceiveBuffer } from '../../../src/nbd/receive-buffer.ts';
+import { Image } from '../../../src/store/image/image.ts';
+import { PresentMap, type Syncable } from '../../../src/store/maps/present-map.ts';
+import { playing } from '../files/recorder.ts';
 import type { Plant } from './hosts.ts';
-import { playing } from './recorder.ts';
 
 interface PlantIn {
   begin?: () => void;

@@ -1,6 +1,6 @@
 /** The states that the crash checker builds are those that a kernel may leave: no more, and all of them. */
 import assert from 'node:assert/strict';
-import { randomFrom } from '../lab/model/actions.ts';
+import { randomFrom } from '../../lab/model/actions.ts';
 import { type Crash, leftBy } from './lost-power.ts';
 import { type Event, type Operation, ROOT, type Trace, type Tree } from './trace.ts';
 import { pathsOf } from './tree.ts';

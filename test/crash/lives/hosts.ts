@@ -3,14 +3,14 @@
  * and opens again after a crash.
  */
 import { join } from 'node:path';
-import { OriginConnection } from '../../src/client/connection.ts';
-import type { Disk } from '../../src/export/disk.ts';
-import { Lender } from '../../src/export/lending/lender.ts';
-import { type RunningExport, type Served, serve } from '../../src/export/serve.ts';
-import { openTarget } from '../../src/export/target.ts';
-import { Command, CommandFlag, Errno } from '../../src/nbd/constants.ts';
-import { parseNbdUri } from '../../src/nbd/uri.ts';
-import { openServedProxy, type ServedProxy } from '../../src/relocation/served-proxy.ts';
+import { OriginConnection } from '../../../src/client/connection.ts';
+import type { Disk } from '../../../src/export/disk.ts';
+import { Lender } from '../../../src/export/lending/lender.ts';
+import { type RunningExport, type Served, serve } from '../../../src/export/serve.ts';
+import { openTarget } from '../../../src/export/target.ts';
+import { Command, CommandFlag, Errno } from '../../../src/nbd/constants.ts';
+import { parseNbdUri } from '../../../src/nbd/uri.ts';
+import { openServedProxy, type ServedProxy } from '../../../src/relocation/served-proxy.ts';
 
 export const NAME = 'disk';
 

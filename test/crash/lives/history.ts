@@ -8,7 +8,7 @@
  * or answered before a flush was asked for that was answered itself, whatever the connection. The fence is a
  * flush of all that the source's guest was told.
  */
-import type { Clock } from './trace.ts';
+import type { Clock } from '../files/trace.ts';
 
 export type HostName = 'a' | 'b';
 
