@@ -4,7 +4,7 @@
  */
 import { dirname, join, relative, resolve } from 'node:path';
 import type { Rule } from 'eslint';
-import { floors, nevers } from './walls.ts';
+import { floors, nevers, only } from './walls.ts';
 
 const top = join(import.meta.dirname, '../..');
 
@@ -12,6 +12,10 @@ const top = join(import.meta.dirname, '../..');
 export function importFault(from: string, to: string): string | undefined {
   for (const [room, below] of nevers)
     if (from.startsWith(`${room}/`) && to.startsWith(`${below}/`)) return `${room} never imports ${below}`;
+  const within = Object.keys(only).filter((room) => from.startsWith(`${room}/`));
+  const room = within.sort((a, b) => b.length - a.length)[0];
+  if (room !== undefined && ![room, ...only[room]!].some((allowed) => to.startsWith(`${allowed}/`)))
+    return `${room} imports only ${only[room]!.join(' and ') || 'itself'} besides packages`;
   for (const [folder, list] of Object.entries(floors)) {
     if (!from.startsWith(`${folder}/`) || !to.startsWith(`${folder}/`)) continue;
     const [above, below] = [from, to].map((path) => path.slice(folder.length + 1).split('/')[0]!);

@@ -54,6 +54,33 @@ export const floors: Readonly<Record<string, readonly (readonly string[])[]>> = 
     ['uri.ts', 'printable.ts', 'receive-buffer.ts', 'byte-coroutine.ts', 'extent.ts'],
     ['constants.ts'],
   ],
+  test: [
+    [
+      ...['nbd', 'store', 'log', 'config', 'pki', 'client', 'libvirt', 'control', 'export', 'relocation'],
+      ...['gateway', 'daemon', 'xnbdctl', 'hooks', 'demo', 'tree.test.ts'],
+      ...['crash', 'chaos', 'fuzz', 'interop', 'e2e'],
+    ],
+    ['lab'],
+  ],
+  'test/lab': [
+    ['sites'],
+    ['libvirt', 'host'],
+    ['nbd'],
+    ['net', 'model'],
+    ['processes.ts', 'temporary-directory.ts'],
+    ['installed.ts', 'wait-for.ts'],
+  ],
+};
+
+/** What stands beside src/ uses of the rest no more than this. */
+export const only: Readonly<Record<string, readonly string[]>> = {
+  src: [],
+  scripts: ['src'],
+  demo: ['src', 'test/lab'],
+  bench: ['src', 'test/lab'],
+  'test/lab': ['src'],
+  'test/demo': ['demo', 'src', 'test/lab'],
+  test: ['src', 'test/lab', 'scripts'],
 };
 
 /** Downwards, and still not: who the first is must not depend on the second. */

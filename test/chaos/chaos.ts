@@ -1,22 +1,17 @@
 /**
- * npm run chaos -- [--minutes N] [--relocations N] [--seed S] [--verbose] [--keep] [--crash]: a guest's disk
- * goes from host to host while exports, daemons and gateways are killed and links are cut, and not one byte
- * may be wrong.
+ * npm run chaos -- [--minutes N] [--relocations N] [--seed S] [--verbose] [--keep]: a guest's disk goes from
+ * host to host while exports, daemons and gateways are killed and links are cut, and not one byte may be wrong.
  *
  * Everything follows from numbers: story after story from --seed on (default: the time). One that fails is
  * told with its number, its plan and what happened when; `--seed NUMBER` alone plays that story again.
- *
- * With --crash: what kill -9 and loss of power leave on disk, instead (test/crash).
  */
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
-import { runCrashCheck, summary } from '../crash/run-crash-check.ts';
 import { runChaos } from './run.ts';
 
-const USAGE =
-  'use: npm run chaos -- [--minutes N] [--relocations N] [--seed S] [--verbose] [--keep] [--crash]';
+const USAGE = 'use: npm run chaos -- [--minutes N] [--relocations N] [--seed S] [--verbose] [--keep]';
 
 function readArguments() {
   try {
@@ -27,7 +22,6 @@ function readArguments() {
         seed: { type: 'string' },
         verbose: { type: 'boolean', default: false },
         keep: { type: 'boolean', default: false },
-        crash: { type: 'boolean', default: false },
       },
     });
     const number = (name: 'minutes' | 'relocations' | 'seed'): number | undefined => {
@@ -36,14 +30,13 @@ function readArguments() {
       if (text === '' || !(Number(text) >= 0)) throw new Error(`--${name} ${text} is no number`);
       return Number(text);
     };
-    const { verbose, keep, crash } = values;
+    const { verbose, keep } = values;
     return {
       minutes: number('minutes'),
       relocations: number('relocations'),
       seed: number('seed'),
       verbose,
       keep,
-      crash,
     };
   } catch (error) {
     console.error(`chaos: ${(error as Error).message}\n${USAGE}`);
@@ -51,8 +44,7 @@ function readArguments() {
   }
 }
 
-const { minutes, relocations, seed, verbose, keep, crash } = readArguments();
-if (crash) process.exit(await crashes());
+const { minutes, relocations, seed, verbose, keep } = readArguments();
 const alone = seed !== undefined && minutes === undefined && relocations === undefined;
 const dir = await mkdtemp(join(tmpdir(), 'xc-'));
 const result = await runChaos({
@@ -65,11 +57,3 @@ const result = await runChaos({
 if (keep) console.log(`kept: ${dir}`);
 else await rm(dir, { recursive: true, force: true });
 process.exit(result.failures === 0 ? 0 : 1);
-
-/** @returns the exit code */
-async function crashes(): Promise<number> {
-  const report = await runCrashCheck({ seed: seed ?? Date.now() % 2 ** 31, minutes: minutes ?? 1 });
-  if (report.fault !== null) console.log(report.fault.story);
-  console.log(summary(report));
-  return report.fault === null ? 0 : 1;
-}

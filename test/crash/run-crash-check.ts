@@ -1,6 +1,6 @@
 /**
  * The crash checker, in a process of its own (it replaces functions of node): for `npm test` and `npm run
- * chaos`.
+ * crash`.
  *
  * A seed brings the same disks and the same intentions again; how the calls of threads and timers fall in
  * between is new each time. So the report of a fault tells the whole story.
