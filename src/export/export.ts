@@ -3,6 +3,7 @@
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { NBD_MAX_PAYLOAD, TransmissionFlag } from '../nbd/constants.ts';
+import type { Peer } from '../nbd/handshake/peer.ts';
 import type { OfferedExport, Refusal } from '../nbd/handshake/server-handshake.ts';
 import type { Completion } from '../store/completion.ts';
 import type { ExportRecord } from '../store/records/record.ts';
@@ -31,6 +32,8 @@ export interface StopOptions {
 export interface Client {
   /** It asked for a lease during the handshake, and got it. */
   readonly attached: boolean;
+  /** The host of the network that a gateway has brought; null: a client of this host. */
+  peer: Peer | null;
   /** Finishes what is under way and closes the connection. */
   stop(): void;
   /** Closes the connection now. */
@@ -41,7 +44,7 @@ export interface ExportOptions {
   record: Readonly<ExportRecord>;
   disk: Disk;
   readOnly: boolean;
-  lending: Omit<LenderOptions, 'record' | 'quiesce' | 'changed'>;
+  lending: Omit<LenderOptions, 'record' | 'quiesce' | 'localClients' | 'changed'>;
   /** The state, or who is connected, has changed. */
   changed: () => void;
 }
@@ -73,6 +76,7 @@ export class Export {
       ...options.lending,
       record: options.record,
       quiesce: () => this.#quiesce(),
+      localClients: () => this.localClients,
       changed: options.changed,
     });
   }
@@ -89,8 +93,15 @@ export class Export {
     return this.#clients.size === 1;
   }
 
-  /** What the handshake says of this export, or why it is not to be had. */
-  offer(): OfferedExport | Refusal {
+  /** Clients of this host past the handshake: the source's guest, while a disk is lent. */
+  get localClients(): number {
+    let count = 0;
+    for (const client of this.#clients) if (client.peer === null && !client.attached) count += 1;
+    return count;
+  }
+
+  /** What the handshake says of this export to that client, or why it is not to be had. */
+  offer({ attached, peer }: Client): OfferedExport | Refusal {
     const refusal = this.lender.refusesClients();
     if (refusal !== undefined) return refusal;
     const flag = TransmissionFlag;
@@ -98,7 +109,9 @@ export class Export {
     // (spec: CAN_MULTI_CONN).
     const always = flag.HAS_FLAGS | flag.SEND_FLUSH | flag.SEND_FUA | flag.SEND_CACHE | flag.CAN_MULTI_CONN;
     const writable = flag.SEND_TRIM | flag.SEND_WRITE_ZEROES | flag.SEND_FAST_ZERO;
-    const flags = always | (this.readOnly ? flag.READ_ONLY : writable);
+    // A lease holder is told what the disk is, and refused all the same.
+    const reads = this.readOnly || (peer !== null && !attached);
+    const flags = always | (reads ? flag.READ_ONLY : writable);
     return { size: this.disk.size, transmissionFlags: flags };
   }
 
@@ -114,7 +127,7 @@ export class Export {
     this.lender.detach(client);
     if (!this.#clients.delete(client)) return;
     this.#share();
-    if (!client.attached) this.lender.clientLeft(orderly, this.clients);
+    if (!client.attached && client.peer === null) this.lender.clientLeft(orderly, this.localClients);
     this.#changed();
   }
 

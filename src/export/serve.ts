@@ -7,6 +7,7 @@ import { type Address, formatAddress } from '../config/address.ts';
 import type { ControlMethod, ExportStatus, OriginTimeout } from '../control/protocol.ts';
 import { ControlServer } from '../control/server.ts';
 import { log } from '../log/log.ts';
+import { leaseTag } from '../store/records/lease-tag.ts';
 import type { RecordKeeper } from '../store/records/record-keeper.ts';
 import type { Disk } from './disk.ts';
 import { Export } from './export.ts';
@@ -126,7 +127,7 @@ export async function serve(options: ServeOptions, served: Served): Promise<Runn
       case 'abandon':
         if (running.lender.lease !== null) {
           throw new Error(
-            `export ${running.name} is ${running.lender.state}: the next host (lease ${running.lender.lease}) reads from it; give that move up first`,
+            `export ${running.name} is ${running.lender.state}: the next host (lease ${leaseTag(running.lender.lease)}) reads from it; give that move up first`,
           );
         }
         return served.abandon();
@@ -188,7 +189,7 @@ function status(options: ServeOptions, served: Served, running: Export): ExportS
     image: record.image,
     socket: options.socket,
     clients: running.clients,
-    lease: lender.lease,
+    lease: leaseTag(lender.lease),
     movedTo: record.movedTo?.host ?? null,
     movedAt: record.movedTo?.at ?? null,
     writtenBytes: running.writtenBytes,

@@ -40,8 +40,9 @@ export async function secure(visitor: Visitor, tls: TlsParty): Promise<boolean> 
         }
         if (plain.readableLength > 0) throw new BadClient('it sent bytes between STARTTLS and TLS');
         plain.write(encodeOptionReply(option, OptionReply.ACK));
-        const { stream, peer } = await acceptTls(plain, tls);
+        const { stream, peer, identity } = await acceptTls(plain, tls);
         visitor.stream = stream;
+        visitor.identity = identity;
         visitor.who += ` (${peer})`;
         log.debug(`${visitor.who} speaks TLS`);
         return true;

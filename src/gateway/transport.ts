@@ -14,6 +14,8 @@ export interface Visitor {
   address: string;
   /** For the log: address and port of the peer, and its certificate once it has shown one. */
   who: string;
+  /** What its certificate calls it; empty before it has shown one, or where TLS is off. */
+  identity: string;
 }
 
 export interface Transport {
@@ -47,7 +49,12 @@ export async function listenPlain(at: Address, visit: (visitor: Visitor) => void
   };
   const server = createServer(options, (stream) => {
     const address = stream.remoteAddress ?? '?';
-    visit({ stream, address, who: formatAddress({ host: address, port: stream.remotePort ?? 0 }) });
+    visit({
+      stream,
+      address,
+      identity: '',
+      who: formatAddress({ host: address, port: stream.remotePort ?? 0 }),
+    });
   });
   server.maxConnections = MAX_CONNECTIONS;
   server.on('drop', (from) =>

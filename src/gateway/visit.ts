@@ -13,7 +13,13 @@
  */
 import type { Socket } from 'node:net';
 import { log } from '../log/log.ts';
-import { HandshakeFlag, OPTION_REPLY_HEADER_LENGTH, Option, OptionReply } from '../nbd/constants.ts';
+import {
+  HandshakeFlag,
+  NBD_MAX_STRING,
+  OPTION_REPLY_HEADER_LENGTH,
+  Option,
+  OptionReply,
+} from '../nbd/constants.ts';
 import { decodeAttachRequest } from '../nbd/handshake/attach.ts';
 import {
   CLIENT_FLAGS_LENGTH,
@@ -25,6 +31,7 @@ import {
   exportNameIn,
   HANDSHAKE_FLAGS,
 } from '../nbd/handshake/option-framing.ts';
+import { encodePeer, type Peer } from '../nbd/handshake/peer.ts';
 import type { TlsParty } from '../pki/tls.ts';
 import {
   dialExport,
@@ -84,7 +91,7 @@ export async function receive(
     if (option !== Option.EXPORT_NAME && (agreed.clientFlags & HandshakeFlag.FIXED_NEWSTYLE) === 0) {
       throw new BadClient(`option ${option} came from a client that knows EXPORT_NAME only`);
     }
-    const named = await answer(client, exports, agreed, option, data);
+    const named = await answer(visitor, exports, agreed, option, data);
     if (named !== null) return named;
   }
   throw new BadClient(`${MAX_OPTIONS} options, and none named an export`);
@@ -92,12 +99,13 @@ export async function receive(
 
 /** Answers one option, or hands it to the export that it names. */
 async function answer(
-  client: Socket,
+  visitor: Visitor,
   exports: LocalExports,
   agreed: Agreed,
   option: number,
   data: Buffer,
 ): Promise<Named | null> {
+  const client = visitor.stream;
   const reply = (type: number, text = ''): null => {
     client.write(encodeOptionReply(option, type, text));
     return null;
@@ -114,7 +122,7 @@ async function answer(
       const attach = option === Option.XNBD_ATTACH ? decodeAttachRequest(data) : undefined;
       if (attach !== undefined) name = nameFor(exports, attach);
       const stream = await dialExport(exports, name, attach);
-      await handOver(stream, name, agreed, encodeOption(option, data));
+      await handOver(stream, name, { agreed, peer: visitor }, encodeOption(option, data));
       return { name, stream };
     } catch (error) {
       // EXPORT_NAME has no way to say no but to hang up.
@@ -148,21 +156,38 @@ async function answer(
   }
 }
 
-/** Brings a connection to the export to where the client is. */
-async function handOver(stream: Socket, name: string, agreed: Agreed, option: Buffer): Promise<void> {
+/**
+ * Brings a connection to the export to where the client is. The export hears first whom it has to do with; one
+ * of an earlier release does not know that option, and goes on without.
+ */
+async function handOver(
+  stream: Socket,
+  name: string,
+  { agreed, peer }: { agreed: Agreed; peer: Peer },
+  option: Buffer,
+): Promise<void> {
   try {
     const flags = Buffer.alloc(CLIENT_FLAGS_LENGTH);
-    flags.writeUInt32BE(agreed.clientFlags);
+    // Our own option needs an answer, which a client of the older newstyle would not get.
+    flags.writeUInt32BE(agreed.clientFlags | HandshakeFlag.FIXED_NEWSTYLE);
     stream.write(flags);
-    if (agreed.replies !== null) {
-      stream.write(encodeOption(agreed.replies, Buffer.alloc(0)));
-      const { type, length } = decodeOptionReplyHeader(await readExactly(stream, OPTION_REPLY_HEADER_LENGTH));
-      if (type !== OptionReply.ACK || length !== 0)
-        throw new Error(`export ${name} refuses option ${agreed.replies}`);
-    }
+    const answer = await said(stream, Option.XNBD_PEER, encodePeer(peer));
+    if (answer !== OptionReply.ACK && answer !== OptionReply.ERR_UNSUP)
+      throw new Error(`export ${name} refuses the gateway's word of its visitor (answer ${answer})`);
+    if (agreed.replies !== null && (await said(stream, agreed.replies)) !== OptionReply.ACK)
+      throw new Error(`export ${name} refuses option ${agreed.replies}`);
     stream.write(option);
   } catch (error) {
     stream.destroy();
     throw error;
   }
+}
+
+/** Says one option to an export. @returns the type of its answer */
+async function said(stream: Socket, option: number, data: Buffer = Buffer.alloc(0)): Promise<number> {
+  stream.write(encodeOption(option, data));
+  const { type, length } = decodeOptionReplyHeader(await readExactly(stream, OPTION_REPLY_HEADER_LENGTH));
+  if (length > NBD_MAX_STRING) throw new Error(`the export answers option ${option} with ${length} bytes`);
+  if (length > 0) await readExactly(stream, length);
+  return type;
 }

@@ -68,6 +68,8 @@ export const Option = {
   EXTENDED_HEADERS: 11,
   /** Private: attach to an origin with a lease. "XNBD". */
   XNBD_ATTACH: 0x584e4244,
+  /** Private, first of all: a gateway says whom it brings. */
+  XNBD_PEER: 0x584e4245,
 } as const;
 
 const REP_ERROR = 2 ** 31;

@@ -11,7 +11,7 @@ import { isIP } from 'node:net';
 import type { Duplex } from 'node:stream';
 import type { Server, TLSSocket } from 'node:tls';
 import type { Credentials, Material } from './credentials.ts';
-import { describeCertificate, isAllowed, isNamed } from './trust.ts';
+import { describeCertificate, identityOf, isAllowed, isNamed } from './trust.ts';
 
 /** Who we are to others, and who others may be. */
 export interface TlsParty {
@@ -47,13 +47,13 @@ function serverOf(material: Material): Server {
 
 /**
  * The server's side. Only those in `allow` pass.
- * @returns the stream inside, with the peer's certificate described.
+ * @returns the stream inside, with the peer's certificate described, and what it is known by.
  * @throws TlsRefused; the connection is closed then.
  */
 export async function acceptTls(
   plain: Duplex,
   party: TlsParty,
-): Promise<{ stream: TLSSocket; peer: string }> {
+): Promise<{ stream: TLSSocket; peer: string; identity: string }> {
   const material = await party.credentials.current();
   const server = idleServers.get(material)?.pop() ?? serverOf(material);
   const stream = await new Promise<TLSSocket>((resolve, reject) => {
@@ -79,7 +79,7 @@ export async function acceptTls(
   stream.on('error', () => stream.destroy());
   const certificate = stream.getPeerX509Certificate();
   if (certificate !== undefined && isAllowed(certificate, party.allow)) {
-    return { stream, peer: describeCertificate(certificate) };
+    return { stream, peer: describeCertificate(certificate), identity: identityOf(certificate) };
   }
   stream.destroy();
   throw new TlsRefused(

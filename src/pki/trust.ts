@@ -37,6 +37,14 @@ export function describeCertificate(certificate: X509Certificate): string {
   return `${name}, ${fingerprintOf(certificate)}`;
 }
 
+/**
+ * What a certificate that the CA has signed is known by, also when it has been renewed: its common name, or its
+ * fingerprint where it has none.
+ */
+export function identityOf(certificate: X509Certificate): string {
+  return commonNameOf(certificate) ?? fingerprintOf(certificate);
+}
+
 /** undefined where there is none, or more than one. */
 export function commonNameOf(certificate: X509Certificate): string | undefined {
   // Node 24: node:tls has no createSecureContext for good where toLegacyObject() was called before it was

@@ -6,6 +6,7 @@ import { exportPaths, type HostPaths } from '../config/export-paths.ts';
 import { type ControlClient, connectControl } from '../control/client.ts';
 import type { ExportStatus } from '../control/protocol.ts';
 import { exportNames } from '../store/records/export-names.ts';
+import { leaseTag } from '../store/records/lease-tag.ts';
 import { type ExportRecord, readRecord, secondsSinceTakeover } from '../store/records/record.ts';
 
 /** As `ExportStatus`; `pid` is null where no process serves the export now. */
@@ -86,7 +87,7 @@ function atRest(record: ExportRecord, socket: string): KnownExport {
     image: record.image,
     socket,
     clients: 0,
-    lease: record.lease,
+    lease: leaseTag(record.lease),
     movedTo: record.movedTo?.host ?? null,
     movedAt: record.movedTo?.at ?? null,
     writtenBytes: 0,

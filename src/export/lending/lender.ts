@@ -26,25 +26,16 @@ import { Errno, OptionReply } from '../../nbd/constants.ts';
 import type { Attached, AttachRequest } from '../../nbd/handshake/attach.ts';
 import type { Refusal } from '../../nbd/handshake/server-handshake.ts';
 import type { Completion } from '../../store/completion.ts';
+import { leaseTag } from '../../store/records/lease-tag.ts';
 import type { ExportRecord } from '../../store/records/record.ts';
 import type { RecordChange } from '../../store/records/record-keeper.ts';
-import { isVoid, takenBack, voidedWith } from '../../store/records/void-leases.ts';
+import { takenBack, voidedWith } from '../../store/records/void-leases.ts';
+import { whyNotAttached } from './admission.ts';
+import { Lease, type LeaseLink } from './lease.ts';
 import { SourceWatch } from './source-watch.ts';
 
 /** `reclaimed`: our own origin has taken the disk back, by an administrator's word; what is here is void. */
 export type LendState = 'serving' | 'lent' | 'fencing' | 'fenced' | 'retired' | 'reclaimed';
-
-/** A connection that may attach. */
-export interface LeaseLink {
-  /** Closes it now. */
-  destroy(): void;
-}
-
-/**
- * A holder that has asked for something less than so long ago is alive: one that has all it needs asks (PING)
- * every 15 s.
- */
-const ALIVE_MS = 20_000;
 
 /** What a request wants of the disk. */
 export type Access = 'read' | 'write' | 'flush';
@@ -60,6 +51,8 @@ export interface LenderOptions {
   canLend: () => string | null;
   /** Waits for the writes in flight, then flushes. @returns errno */
   quiesce: () => Promise<number>;
+  /** Clients of this host: the source's guest, while a disk is lent. */
+  localClients: () => number;
   /**
    * `disconnect`: the orderly disconnect of the last client means that the source's guest is gone; `told`:
    * only `sourceGone()`.
@@ -74,50 +67,44 @@ export class Lender {
   state: LendState;
   readonly #options: LenderOptions;
   readonly #watch: SourceWatch;
-  #lease: string | null;
+  #lease: Lease | null;
   /** The lease that was in force when our own origin took the disk back. */
   #voided: string | null = null;
-  /** Where the lease holder says that it is. */
-  #holder = '';
-  /** The connections of the lease. */
-  readonly #links = new Set<LeaseLink>();
-  /** When the lease holder asked for something last. */
-  #heardAt = Number.NEGATIVE_INFINITY;
   /** While the writes in flight are waited for: gives that up. */
   #giveFenceUp: ((errno: number) => void) | null = null;
   /** One transition at a time. */
   #transition: Promise<unknown> = Promise.resolve();
 
   constructor(options: LenderOptions) {
-    const { state, lease } = options.record;
+    const { state, lease, leaseIdentity } = options.record;
     this.#options = options;
     this.#watch = new SourceWatch(options.sourceGone === 'disconnect');
     this.state = state === 'fenced' || state === 'retired' || state === 'reclaimed' ? state : 'serving';
-    this.#lease = this.state === 'fenced' ? lease : null;
+    this.#lease = this.state === 'fenced' && lease !== null ? new Lease(lease, leaseIdentity) : null;
   }
 
   /** uuid of the lease, or null. */
   get lease(): string | null {
-    return this.#lease;
+    return this.#lease?.uuid ?? null;
   }
 
   /** Connections of the lease, now. */
   get links(): number {
-    return this.#links.size;
+    return this.#lease?.links ?? 0;
   }
 
   /** @returns errno for a request of a connection, 0 when it may go on. */
   refuses(access: Access, link: LeaseLink): number {
+    // No host of the network changes an image here, nor does the destination, whichever way it came.
+    if (access === 'write' && (link.peer !== null || this.#holds(link))) return Errno.EPERM;
     switch (this.state) {
       case 'serving':
-        return 0;
       case 'lent':
-        // The destination never changes the origin's image.
-        return access === 'write' && this.#links.has(link) ? Errno.EPERM : 0;
+        return 0;
       case 'fencing':
         return access === 'write' ? Errno.EPERM : 0;
       case 'fenced':
-        if (access === 'read' && this.#links.has(link)) {
+        if (access === 'read' && this.#holds(link)) {
           this.heard(link);
           return 0;
         }
@@ -130,7 +117,11 @@ export class Lender {
 
   /** A connection has asked for something. */
   heard(link: LeaseLink): void {
-    if (this.#links.has(link)) this.#heardAt = performance.now();
+    this.#lease?.heard(link);
+  }
+
+  #holds(link: LeaseLink): boolean {
+    return this.#lease?.has(link) === true;
   }
 
   /** Why a new connection is turned away, or undefined. */
@@ -143,44 +134,37 @@ export class Lender {
   /** Attaches a connection with its lease, or says why not. */
   attach(link: LeaseLink, request: AttachRequest): Attached | Refusal {
     const { record } = this.#options;
-    if (isVoid(record, request.lease) || request.lease === this.#voided) {
-      return this.#void('was reclaimed here by an administrator, and what was written elsewhere is void');
-    }
-    const gone = this.refusesClients();
-    if (gone !== undefined)
-      return this.state === 'retired' ? { ...gone, type: OptionReply.XNBD_ERR_RETIRED } : gone;
-    if (request.uuid !== null && request.uuid !== record.uuid) {
-      return this.#refusal(`has uuid ${record.uuid}, not ${request.uuid}: it is another disk`);
-    }
-    if (request.generation !== 0 && request.generation !== record.generation) {
-      return this.#refusal(`is of generation ${record.generation}, not ${request.generation}`);
-    }
-    if (this.#lease !== null && this.#lease !== request.lease) {
-      return this.#refusal(`is ${this.state} already, to lease ${this.#lease}`);
-    }
-    const { epoch = 0, holder = '' } = request;
-    if (this.state !== 'fenced' && epoch !== 0 && epoch !== record.epoch) {
-      return this.#void('has had a guest started on it here since: what was to arrive is no more');
+    const identity = link.peer?.identity ?? '';
+    const { state } = this;
+    const refusal = whyNotAttached(
+      record,
+      { state, lentTo: this.#lease, voided: this.#voided },
+      request,
+      identity,
+    );
+    if (refusal !== undefined) {
+      log.warning(
+        `export ${record.name}: ${link.peer?.who ?? 'a client of this host'} may not attach: ${refusal.text}`,
+      );
+      return refusal;
     }
     if (this.#lease === null) {
       const reason = this.#options.canLend();
       if (reason !== null) return this.#refusal(`cannot be lent: ${reason}`);
-      this.#lease = request.lease;
+      this.#lease = new Lease(request.lease, identity === '' ? null : identity);
       this.#watch.reset();
       this.#become('lent');
     }
-    this.#links.add(link);
-    this.#holder = holder;
-    this.#heardAt = performance.now();
+    this.#lease.add(link, request.holder ?? '');
     const { uuid, generation, sizeBytes } = record;
     return { uuid, generation, fenced: this.state === 'fenced', size: sizeBytes, epoch: record.epoch };
   }
 
   /** A connection is gone, attached or not. */
   detach(link: LeaseLink): void {
-    if (!this.#links.delete(link)) return;
+    if (this.#lease?.remove(link) !== true) return;
     this.#watch.forget(link);
-    if (this.#links.size > 0) return;
+    if (this.links > 0) return;
     if (this.state === 'lent') this.#endLease('serving');
     else this.#giveFenceUp?.(Errno.ESHUTDOWN);
   }
@@ -188,13 +172,14 @@ export class Lender {
   /** TAKEOVER. @returns errno */
   takeover(link: LeaseLink): Promise<number> {
     return this.#inTurn(async () => {
-      if (!this.#links.has(link)) return Errno.EINVAL;
+      const lease = this.#lease;
+      if (lease?.has(link) !== true) return Errno.EINVAL;
       if (this.state === 'fenced') return 0;
       const { name, generation } = this.#options.record;
       this.#become('fencing');
       const errno = await this.#quiesced();
       if (errno !== 0) {
-        const gone = this.#links.size === 0;
+        const gone = lease.links === 0;
         log.error(
           `export ${name}: not fenced: ${gone ? 'the lease holder is gone' : `flush failed (${errno})`}`,
         );
@@ -202,13 +187,20 @@ export class Lender {
         return errno;
       }
       try {
-        const movedTo = { host: this.#holder, at: new Date().toISOString() };
-        await this.#options.persist({ state: 'fenced', lease: this.#lease, movedTo });
+        const movedTo = { host: lease.holder, at: new Date().toISOString() };
+        await this.#options.persist({
+          state: 'fenced',
+          lease: lease.uuid,
+          leaseIdentity: lease.identity,
+          movedTo,
+        });
       } catch (error) {
         return this.#fenceNotWritten(error as Error);
       }
-      const whom = this.#holder === '' ? '' : ` of ${this.#holder}`;
-      log.info(`export ${name}: fenced at generation ${generation}, for lease ${this.#lease}${whom}`);
+      const whom = lease.holder === '' ? '' : ` of ${lease.holder}`;
+      log.info(
+        `export ${name}: fenced at generation ${generation}, for lease ${leaseTag(lease.uuid)}${whom}`,
+      );
       this.#become('fenced');
       return 0;
     });
@@ -216,14 +208,14 @@ export class Lender {
 
   /** GIVE_BACK. @returns errno */
   giveBack(link: LeaseLink): Promise<number> {
-    return this.#inTurn(() => (this.#links.has(link) ? this.#liftFence() : Promise.resolve(Errno.EINVAL)));
+    return this.#inTurn(() => (this.#holds(link) ? this.#liftFence(link) : Promise.resolve(Errno.EINVAL)));
   }
 
   /** RETIRE. @returns errno */
   retire(link: LeaseLink): Promise<number> {
     return this.#inTurn(async () => {
-      if (!this.#links.has(link) || this.state !== 'fenced') return Errno.EINVAL;
-      const errno = await this.#persist({ state: 'retired', lease: null });
+      if (!this.#holds(link) || this.state !== 'fenced') return Errno.EINVAL;
+      const errno = await this.#persist({ state: 'retired', lease: null, leaseIdentity: null });
       if (errno !== 0) return errno;
       log.info(`export ${this.#options.record.name}: retired, its lease holder has every block`);
       this.#endLease('retired');
@@ -241,18 +233,18 @@ export class Lender {
     return this.#inTurn(async () => {
       const { name, movedTo } = this.#options.record;
       if (this.state !== 'fenced') throw new Error(`${name} is ${this.state}: there is nothing to reclaim`);
-      const quietMs = performance.now() - this.#heardAt;
-      if (this.#links.size > 0 && quietMs < ALIVE_MS) {
+      const alive = this.#lease!.aliveSince;
+      if (alive !== null) {
         throw new Error(
-          `${name} is not lost: ${movedTo?.host || 'its holder'} was heard ${(quietMs / 1000).toFixed(1)} s ago; end it there first`,
+          `${name} is not lost: ${movedTo?.host || 'its holder'} was heard ${alive.toFixed(1)} s ago; end it there first`,
         );
       }
-      const lease = this.#lease!;
+      const lease = this.#lease!.uuid;
       await this.#options.persist((record) => takenBack(record, this.#unfenced(record).state!));
       log.warning(
-        `export ${name}: reclaimed from ${movedTo?.host || 'its holder'} (lease ${lease}), generation ${this.#options.record.generation} now`,
+        `export ${name}: reclaimed from ${movedTo?.host || 'its holder'} (lease ${leaseTag(lease)}), generation ${this.#options.record.generation} now`,
       );
-      this.#cutLinks();
+      this.#lease?.cut();
       this.#endLease('serving');
     });
   }
@@ -269,8 +261,10 @@ export class Lender {
         throw new Error(`${name} is ${this.state}: no guest can be started on it here`);
       await this.#options.persist(({ epoch }) => ({ epoch: epoch + 1 }));
       if (this.state === 'serving') return;
-      log.warning(`export ${name}: a guest is started here while it is lent: lease ${this.#lease} is void`);
-      this.#cutLinks();
+      log.warning(
+        `export ${name}: a guest is started here while it is lent: lease ${leaseTag(this.lease)} is void`,
+      );
+      this.#lease?.cut();
       this.#endLease('serving');
     });
   }
@@ -280,16 +274,16 @@ export class Lender {
    * The record says so already.
    */
   becomeReclaimed(): void {
-    const lease = this.#lease;
+    const { lease } = this;
     this.#voided = lease;
     if (lease !== null) void this.#persist((record) => ({ voidLeases: voidedWith(record, lease) }));
-    this.#cutLinks();
+    this.#lease?.cut();
     this.#endLease('reclaimed');
   }
 
   /** WAIT_GONE: `done` is completed once the source's client is gone. */
   waitGone(link: LeaseLink, done: Completion): void {
-    if (this.#links.has(link)) this.#watch.wait(link, done);
+    if (this.#holds(link)) this.#watch.wait(link, done);
     else done.complete(Errno.EINVAL);
   }
 
@@ -314,18 +308,20 @@ export class Lender {
   async #quiesced(): Promise<number> {
     const { promise: givenUp, resolve } = Promise.withResolvers<number>();
     this.#giveFenceUp = resolve;
-    if (this.#links.size === 0) resolve(Errno.ESHUTDOWN);
+    if (this.links === 0) resolve(Errno.ESHUTDOWN);
     const errno = await Promise.race([givenUp, this.#options.quiesce()]);
     this.#giveFenceUp = null;
     return errno;
   }
 
-  async #liftFence(): Promise<number> {
+  async #liftFence(asking: LeaseLink): Promise<number> {
     if (this.state === 'fenced') {
       const errno = await this.#persist(this.#unfenced);
       if (errno !== 0) return errno;
       log.info(`export ${this.#options.record.name}: given back`);
     }
+    // The other connections of the lease read what may change from now on.
+    this.#lease?.cut(asking);
     this.#endLease('serving');
     return 0;
   }
@@ -341,7 +337,7 @@ export class Lender {
   }
 
   #unfence(): void {
-    if (this.#links.size === 0) this.#endLease('serving');
+    if (this.links === 0) this.#endLease('serving');
     else this.#become('lent');
   }
 
@@ -349,6 +345,7 @@ export class Lender {
   readonly #unfenced = ({ complete }: Readonly<ExportRecord>): Partial<ExportRecord> => ({
     state: complete ? 'serving' : this.#options.baseState(),
     lease: null,
+    leaseIdentity: null,
     movedTo: null,
   });
 
@@ -364,13 +361,8 @@ export class Lender {
     }
   }
 
-  #cutLinks(): void {
-    for (const link of this.#links) link.destroy();
-  }
-
   #endLease(state: 'serving' | 'retired' | 'reclaimed'): void {
     this.#lease = null;
-    this.#links.clear();
     this.#watch.stop();
     this.#become(state);
   }
@@ -386,10 +378,6 @@ export class Lender {
     const result = this.#transition.then(step);
     this.#transition = result.catch(() => undefined);
     return result;
-  }
-
-  #void(why: string): Refusal {
-    return { ...this.#refusal(why), type: OptionReply.XNBD_ERR_VOID };
   }
 
   #refusal(why: string): Refusal {

@@ -12,7 +12,10 @@ export function handshakeWith(served: Export, client: Client): ServerHandshake {
   const known = diskName(served.name);
   return new ServerHandshake({
     names: () => (served.lender.refusesClients() === undefined ? [known] : []),
-    find: (name) => (name === '' || name === known ? served.offer() : unknownExport(name)),
+    find: (name) => (name === '' || name === known ? served.offer(client) : unknownExport(name)),
+    brought: (peer) => {
+      client.peer = peer;
+    },
     attach: (request) => {
       if (request.name !== known) return unknownExport(request.name);
       return served.lender.attach(client, request);

@@ -10,6 +10,7 @@
 import type { Socket } from 'node:net';
 import { log } from '../../log/log.ts';
 import { Command, CommandFlag, Errno, NBD_MAX_PAYLOAD } from '../../nbd/constants.ts';
+import type { Peer } from '../../nbd/handshake/peer.ts';
 import { ALLOCATION_CONTEXT_ID, type ServerHandshake } from '../../nbd/handshake/server-handshake.ts';
 import { ReceiveBuffer } from '../../nbd/receive-buffer.ts';
 import { ProtocolError, RequestParser } from '../../nbd/transmission/request-parser.ts';
@@ -46,6 +47,8 @@ const LOGGED_FAULTS = 5;
 
 export class Session implements Client, RequestOwner {
   attached = false;
+  /** The host of the network whose connection this is; null: a client of this host. */
+  peer: Peer | null = null;
   readonly #export: Export;
   readonly #receiving: Receiving;
   readonly #input: ReceiveBuffer;

@@ -35,6 +35,7 @@ import {
   encodeOptionReply,
   HANDSHAKE_FLAGS,
 } from './option-framing.ts';
+import { decodePeer, type Peer } from './peer.ts';
 
 const MAX_OPTION_DATA = 3 * NBD_MAX_STRING;
 const MAX_OPTIONS = 128;
@@ -63,6 +64,8 @@ export interface HandshakeHost {
   names(): string[];
   /** @param name may be empty: the default export. */
   find(name: string): OfferedExport | Refusal;
+  /** A gateway says, before anything else, that the client is a host of the network. */
+  brought(peer: Peer): void;
   /** The client asks for a lease; when it is given, it belongs to this connection. */
   attach(request: AttachRequest): Attached | Refusal;
 }
@@ -183,6 +186,9 @@ export class ServerHandshake {
         break;
       case Option.XNBD_ATTACH:
         this.#attach(data);
+        break;
+      case Option.XNBD_PEER:
+        this.#peer(data);
         break;
       default:
         this.#refuse(option, OptionReply.ERR_UNSUP, `option ${option} is not supported`);
@@ -310,6 +316,21 @@ export class ServerHandshake {
     this.agreement.attached = true;
     this.#reply(Option.XNBD_ATTACH, OptionReply.XNBD_ATTACHED, encodeAttached(answer, request.version));
     this.#reply(Option.XNBD_ATTACH, OptionReply.ACK);
+  }
+
+  /** Before anything else: a client that a gateway has brought cannot say that it is another. */
+  #peer(data: Buffer): void {
+    if (this.#options !== 1) {
+      this.#refuse(Option.XNBD_PEER, OptionReply.ERR_INVALID, 'whose connection this is comes first');
+      return;
+    }
+    try {
+      this.#host.brought(decodePeer(data));
+      this.#reply(Option.XNBD_PEER, OptionReply.ACK);
+    } catch (error) {
+      this.#refuse(Option.XNBD_PEER, OptionReply.ERR_INVALID, (error as Error).message);
+      this.#close((error as Error).message);
+    }
   }
 
   #find(name: string): OfferedExport | Refusal {

@@ -51,6 +51,8 @@ const RecordSchema = v.strictObject({
   originTimeout: v.optional(v.union([v.literal('none'), v.pipe(Count, v.minValue(1), v.maxValue(86_400))])),
   /** Origin side, while fenced: the lease that may read. */
   lease: v.nullable(Uuid),
+  /** What the host that made the lease is known by: nobody else speaks for it. null: not known. */
+  leaseIdentity: v.optional(v.nullable(v.string()), null),
   /**
    * Origin side, from the fence on: who took the disk over (HOST:PORT; empty: it did not tell), and when (ISO
    * 8601).
@@ -128,6 +130,7 @@ export function newRecord(name: string, image: string, sizeBytes: number): Expor
     complete: true,
     origin: null,
     lease: null,
+    leaseIdentity: null,
     movedTo: null,
     epoch: 1,
     voidLeases: [],

@@ -15,6 +15,7 @@ export function takenBack(
   return {
     state,
     lease: null,
+    leaseIdentity: null,
     movedTo: null,
     // The holder's is one more than ours: what is written here from now on is no older generation of that,
     // nor the same.

@@ -60,7 +60,7 @@ export async function openSource(places: Places, plant: Plant, delay: () => numb
 /** A step of the lender that is under way ends first: nothing of this source touches the files afterwards. */
 export async function closeSource({ running }: Source): Promise<void> {
   await running.stop();
-  const nobody = { destroy: () => undefined };
+  const nobody = { peer: null, destroy: () => undefined };
   await Lender.prototype.retire.call(running.export.lender, nobody);
 }
 

@@ -74,7 +74,7 @@ describe('lender', () => {
     assert.match(await ask({ name: 'other' }), /no export 'other' here/);
     assert.equal(state(), 'serving');
     await ask({});
-    assert.match(await ask({}), /^export 'd' is lent already, to lease /);
+    assert.match(await ask({}), /^export 'd' is lent already, to another lease$/);
   });
 
   it('does not lend what cannot be lent', async () => {
@@ -121,7 +121,7 @@ describe('lender', () => {
     first.break();
     await target!.restart();
     assert.equal(state(), 'fenced');
-    await assert.rejects(holder(randomUUID()), /is fenced already, to lease/);
+    await assert.rejects(holder(randomUUID()), /is fenced already, to another lease$/);
     const again = await RawClient.connect(target!.socket);
     clients.push(again);
     const attached = await again.attach({ lease, uuid: null, generation: 0, name: 'd' });

@@ -152,7 +152,7 @@ describe('a void lease', () => {
     assert.equal(await fence, 'cut');
     await lender.newGuest().catch(() => undefined);
     assert.equal(state(), 'reclaimed');
-    assert.equal(lender.refuses('write', remote.socket), Errno.ESHUTDOWN);
+    assert.equal(lender.refuses('write', { peer: null, destroy: () => undefined }), Errno.ESHUTDOWN);
   });
 
   it('of a disk that our own origin has taken back its holder is told, a stranger is not', async () => {

@@ -21,6 +21,7 @@ import {
   encodeAttachRequest,
 } from '../../../src/nbd/handshake/attach.ts';
 import { encodeOption } from '../../../src/nbd/handshake/option-framing.ts';
+import { encodePeer, type Peer } from '../../../src/nbd/handshake/peer.ts';
 
 export interface RawReply {
   structured: boolean;
@@ -86,9 +87,13 @@ export class RawClient {
   static async open(
     path: string,
     name: string,
-    options: { structured?: boolean; extended?: boolean; attach?: AttachRequest } = {},
+    options: { structured?: boolean; extended?: boolean; attach?: AttachRequest; peer?: Peer } = {},
   ) {
     const client = await RawClient.connect(path);
+    if (options.peer !== undefined) {
+      const [answer] = await client.option(Option.XNBD_PEER, encodePeer(options.peer));
+      if (answer?.type !== OptionReply.ACK) throw new Error(`PEER: ${answer?.data.toString()}`);
+    }
     if (options.structured ?? true) {
       await client.option(options.extended === true ? Option.EXTENDED_HEADERS : Option.STRUCTURED_REPLY);
       await client.option(Option.SET_META_CONTEXT, metaContext(name, ['base:allocation']));

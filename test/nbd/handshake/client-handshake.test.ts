@@ -25,6 +25,7 @@ const attach = { lease, uuid: null, generation: 0, name: 'disk' };
 const host: HandshakeHost = {
   names: () => ['disk'],
   find: () => ({ size: SIZE, transmissionFlags: FLAGS }),
+  brought: () => undefined,
   attach: () => ({ uuid: lease, generation: 3, fenced: false, size: SIZE }),
 };
 

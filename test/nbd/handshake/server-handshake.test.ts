@@ -15,6 +15,7 @@ const host: HandshakeHost = {
     name === 'disk' || name === 'zwei' || name === ''
       ? { size: SIZE, transmissionFlags: FLAGS }
       : { type: OptionReply.ERR_UNKNOWN, text: 'no such export' },
+  brought: () => undefined,
   attach: (request) =>
     request.name === 'disk'
       ? { uuid: request.lease, generation: 3, fenced: false, size: SIZE }
