@@ -32,12 +32,10 @@ export const floors: Readonly<Record<string, readonly (readonly string[])[]>> = 
   'src/relocation': [
     ['served-proxy.ts'],
     ['relocation.ts', 'open-proxy.ts'],
-    ['counters.ts'],
     ['disk-copy.ts'],
     ['self-check'],
     ['copy', 'proxy', 'lease'],
     ['fetch'],
-    ['relocation-options.ts', 'map-identity.ts'],
     ['origin'],
   ],
   'src/export': [

@@ -3,13 +3,14 @@ import type { BadRange } from '../control/protocol.ts';
 import { log } from '../log/log.ts';
 import type { Image } from '../store/image/image.ts';
 import type { PresentMap } from '../store/maps/present-map.ts';
+import type { ExportRecord } from '../store/records/record.ts';
 import { BackgroundCopy } from './copy/background-copy.ts';
 import { BadBlocks } from './fetch/bad-blocks.ts';
 import type { BlockLocks } from './fetch/block-locks.ts';
 import { Fetcher } from './fetch/fetcher.ts';
-import { Room } from './fetch/image-space.ts';
+import { ImageSpace } from './fetch/image-space.ts';
 import { UnreadableBlocks } from './fetch/unreadable-blocks.ts';
-import { OriginMap } from './origin/allocation.ts';
+import { OriginAllocation } from './origin/allocation.ts';
 import type { OriginLink } from './origin/link.ts';
 import type { Keeping } from './proxy/proxy-disk.ts';
 
@@ -18,7 +19,10 @@ const CHECKPOINT_MS = 5000;
 /** Stretches that the status names. */
 const MOST_SHOWN = 16;
 
-export interface CopyingOptions {
+/** Bytes that came because a client asked, for the background copy, and that were holes at the origin. */
+export type Counters = Pick<ExportRecord, 'onDemandBytes' | 'backgroundBytes' | 'skippedBytes'>;
+
+export interface DiskCopyOptions {
   /** Of the export. */
   name: string;
   link: OriginLink;
@@ -31,20 +35,20 @@ export interface CopyingOptions {
   onChange: () => void;
 }
 
-export class Copying {
+export class DiskCopy {
   readonly map: PresentMap;
-  readonly fetcher: Fetcher;
+  readonly #fetcher: Fetcher;
   /** For the disk. */
   readonly keeping: Keeping;
   readonly #bad: BadBlocks;
   readonly #unreadable: UnreadableBlocks;
-  readonly #room: Room;
+  readonly #space: ImageSpace;
   readonly #background: BackgroundCopy;
   readonly #checkpointTimer: NodeJS.Timeout;
   readonly #onComplete: () => void;
   #checkpointError: string | null = null;
 
-  constructor({ name, link, image, map, locks, onComplete, onChange }: CopyingOptions) {
+  constructor({ name, link, image, map, locks, onComplete, onChange }: DiskCopyOptions) {
     this.map = map;
     this.#onComplete = onComplete;
     this.#bad = new BadBlocks(name, map);
@@ -56,7 +60,7 @@ export class Copying {
         onChange();
       },
     });
-    this.#room = new Room({
+    this.#space = new ImageSpace({
       name,
       image: image.isBlockDevice ? null : image.path,
       missing: () => map.sizeBytes - map.presentBytes,
@@ -65,12 +69,12 @@ export class Copying {
         onChange();
       },
     });
-    const parts = { link, image, map, locks, room: this.#room, bad: this.#bad };
-    this.fetcher = new Fetcher(parts);
-    this.#background = new BackgroundCopy({ ...parts, fetcher: this.fetcher });
-    this.fetcher.onSettled = () => this.#completeOr(() => this.#background.proceed());
-    const originMap = new OriginMap(link, map.sizeBytes);
-    this.keeping = { map, locks, fetcher: this.fetcher, originMap, room: this.#room };
+    const parts = { link, image, map, locks, space: this.#space, bad: this.#bad };
+    this.#fetcher = new Fetcher(parts);
+    this.#background = new BackgroundCopy({ ...parts, fetcher: this.#fetcher });
+    this.#fetcher.onSettled = () => this.#completeOr(() => this.#background.proceed());
+    const allocation = new OriginAllocation(link, map.sizeBytes);
+    this.keeping = { map, locks, fetcher: this.#fetcher, allocation, space: this.#space };
     this.#checkpointTimer = setInterval(() => void this.checkpoint(), CHECKPOINT_MS);
   }
 
@@ -97,19 +101,20 @@ export class Copying {
   /** The end: no checkpoint any more, either. */
   stop(): void {
     this.pause();
-    this.#room.stop();
+    this.#space.stop();
     this.#unreadable.stop();
     clearInterval(this.#checkpointTimer);
   }
 
-  /** Bytes that were holes at the origin, and never fetched. */
-  get skippedBytes(): number {
-    return this.#background.skippedBytes;
+  /** Of this process. */
+  get counters(): Counters {
+    const { onDemandBytes, backgroundBytes } = this.#fetcher;
+    return { onDemandBytes, backgroundBytes, skippedBytes: this.#background.skippedBytes };
   }
 
   /** Why the copy pauses, in one line; null while it does not. */
   get paused(): string | null {
-    return this.#room.shortage;
+    return this.#space.shortage;
   }
 
   /** Bytes that cannot be copied, or not be read any more. */

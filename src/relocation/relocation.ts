@@ -18,27 +18,46 @@ import { log } from '../log/log.ts';
 import { Command } from '../nbd/constants.ts';
 import { LeaseVoid } from '../nbd/handshake/client-handshake.ts';
 import { removeDurably } from '../store/directory.ts';
+import type { Image } from '../store/image/image.ts';
 import { PresentMap } from '../store/maps/present-map.ts';
 import { type ExportRecord, secondsSinceTakeover } from '../store/records/record.ts';
-import { type Counters, countersSince } from './counters.ts';
-import { Copying } from './disk-copy.ts';
+import type { RecordKeeper } from '../store/records/record-keeper.ts';
+import { type Counters, DiskCopy } from './disk-copy.ts';
 import { BlockLocks } from './fetch/block-locks.ts';
 import { GuestWaits } from './fetch/guest-waits.ts';
 import { command, completed, fenceAgain } from './lease/commands.ts';
 import { giveBack } from './lease/give-back.ts';
-import { letGo } from './lease/retire-origin.ts';
+import { retireOrigin } from './lease/retire-origin.ts';
 import { awaitSourceGone } from './lease/source-gone.ts';
+import { openMap, takeOver } from './lease/take-over.ts';
 import { endVoid } from './lease/void-lease.ts';
-import { mapIdentity } from './map-identity.ts';
 import { countData } from './origin/count-data.ts';
 import type { OriginLink } from './origin/link.ts';
 import { ProxyDisk } from './proxy/proxy-disk.ts';
-import type { RelocationOptions } from './relocation-options.ts';
 import { Verification } from './self-check/verification.ts';
 
 const ASK_AGAIN_MS = 1000;
 /** Longer than libvirt takes to tell that a guest which was awaited here will not come. */
 const NEVER_CAME_MS = 60_000;
+
+export interface RelocationOptions {
+  keeper: RecordKeeper;
+  stateDir: string;
+  image: Image;
+  /** The origin; null when the record has none any more. */
+  link: OriginLink | null;
+  /** The disk is compared with its origin before that is let go. */
+  verify: boolean;
+  /**
+   * A hypervisor that has read here may wait for a guest that never comes: the daemon will tell (`arrived`).
+   */
+  awaitsGuest: boolean;
+  /**
+   * How long a client's request may wait for the origin, seconds; null: for ever. What the record says of it
+   * comes first.
+   */
+  originTimeout: number | null;
+}
 
 export class Relocation {
   readonly disk: ProxyDisk;
@@ -58,14 +77,14 @@ export class Relocation {
   /** The counters of earlier processes. */
   readonly #before: Counters;
   #link: OriginLink | null;
-  #copying: Copying | null = null;
+  #copy: DiskCopy | null = null;
   #takeover: Promise<void> | null = null;
   /** The origin may have been fenced by this process. */
   #askedToFence = false;
   #abandoning: Promise<void> | null = null;
   readonly #locks = new BlockLocks();
   #finished: Promise<void> | null = null;
-  #lettingGo: Promise<void> | null = null;
+  #retiringOrigin: Promise<void> | null = null;
   #error: string | null = null;
   /** The origin will never take us back. */
   #void = false;
@@ -104,7 +123,7 @@ export class Relocation {
     const relocation = new Relocation(options);
     const { record } = options.keeper;
     if (record.complete || record.state === 'retired') {
-      if (options.link !== null) void relocation.#letGo();
+      if (options.link !== null) void relocation.#retireOrigin();
     } else if (record.takenOverAt === null) {
       await relocation.#begin();
     } else {
@@ -115,7 +134,7 @@ export class Relocation {
 
   /** Bytes of the image that are local. */
   get presentBytes(): number {
-    return this.#record.complete ? this.#record.sizeBytes : (this.#copying?.map.presentBytes ?? 0);
+    return this.#record.complete ? this.#record.sizeBytes : (this.#copy?.map.presentBytes ?? 0);
   }
 
   /** The link to the origin, while there is one. */
@@ -124,19 +143,25 @@ export class Relocation {
   }
 
   /** What copies, from the takeover until the disk is complete. */
-  get copying(): Copying | null {
-    return this.#record.complete ? null : this.#copying;
+  get copy(): DiskCopy | null {
+    return this.#record.complete ? null : this.#copy;
   }
 
   get error(): string | null {
     const refusal = this.#link?.refusal ?? null;
     if (refusal !== null) return `the origin refuses us: ${refusal}`;
-    return this.copying?.error ?? this.verification.error ?? this.#error;
+    return this.copy?.error ?? this.verification.error ?? this.#error;
   }
 
   /** The counters of the relocation, with what happened before a restart. */
   get counters(): Counters {
-    return countersSince(this.#before, this.#copying);
+    const { onDemandBytes, backgroundBytes, skippedBytes } = this.#before;
+    const now = this.#copy?.counters;
+    return {
+      onDemandBytes: onDemandBytes + (now?.onDemandBytes ?? 0),
+      backgroundBytes: backgroundBytes + (now?.backgroundBytes ?? 0),
+      skippedBytes: skippedBytes + (now?.skippedBytes ?? 0),
+    };
   }
 
   /** Fences the origin and begins to keep blocks. Resolves once that is so. @param why for the log. */
@@ -161,7 +186,7 @@ export class Relocation {
    */
   arrived(): void {
     this.#arrived = true;
-    if (this.#copying?.isComplete === true) void this.#finish();
+    if (this.#copy?.isComplete === true) void this.#finish();
   }
 
   get givingUp(): boolean {
@@ -176,7 +201,7 @@ export class Relocation {
     this.#abandoning ??= this.#abandon().catch((error: unknown) => {
       this.#abandoning = null;
       this.disk.admitChanges();
-      if (this.#copying?.isComplete === true) void this.#finish();
+      if (this.#copy?.isComplete === true) void this.#finish();
       throw error;
     });
     return this.#abandoning;
@@ -211,7 +236,7 @@ export class Relocation {
   async #endVoid(reason: string): Promise<void> {
     this.#void = true;
     this.#error = reason;
-    this.#copying?.pause();
+    this.#copy?.pause();
     this.#link?.close();
     void this.verification.stop();
     const takenOver = this.#record.takenOverAt !== null;
@@ -222,26 +247,26 @@ export class Relocation {
 
   /** We are an origin ourselves, and have been told to retire: so is ours. */
   async retire(): Promise<void> {
-    this.#copying?.pause();
-    if (this.#link !== null) await this.#letGo();
+    this.#copy?.pause();
+    if (this.#link !== null) await this.#retireOrigin();
   }
 
   /** Stops fetching and saves the map. What was present stays so. */
   async stop(): Promise<void> {
     if (this.#stopped) return;
     this.#stopped = true;
-    this.#copying?.pause();
+    this.#copy?.pause();
     this.#link?.close();
     // Without the link nothing new begins. What is being written to the image or the record ends before they
     // are closed.
     await this.#takeover?.catch(() => undefined);
     await this.verification.stop();
     await this.#finished;
-    await this.#lettingGo;
+    await this.#retiringOrigin;
     await this.#locks.whenIdle();
-    this.#copying?.stop();
-    if (this.#copying !== null && !this.#record.complete) {
-      await this.#copying.checkpoint();
+    this.#copy?.stop();
+    if (this.#copy !== null && !this.#record.complete) {
+      await this.#copy.checkpoint();
       await this.#options.keeper.update(this.counters);
     }
     await this.#closeMap();
@@ -265,22 +290,12 @@ export class Relocation {
 
   async #takeOver(why: string): Promise<void> {
     const { keeper, stateDir, image } = this.#options;
-    const { record } = keeper;
-    const link = this.#link!;
-    log.info(`${record.name}: takeover, by ${why}`);
+    log.info(`${this.#record.name}: takeover, by ${why}`);
     this.#askedToFence = true;
-    if (link.lends) await command(link, record.origin!.uri, Command.XNBD_TAKEOVER, 'take over');
-    else await completed((done) => link.flush(done));
-    if (this.#stopped || this.#void) throw new Error('the export is being stopped');
-    const map = await PresentMap.create(stateDir, await mapIdentity(record, image), image);
-    await keeper.update({
-      generation: record.origin!.generation + 1,
-      takenOverAt: new Date().toISOString(),
-      state: 'relocating',
-    });
+    const ended = (): boolean => this.#stopped || this.#void;
+    const map = await takeOver({ link: this.#link!, keeper, image, stateDir, ended });
     this.#error = null;
     this.#keep(map);
-    log.info(`${record.name}: relocating, generation ${record.generation}`);
     this.onChange?.();
   }
 
@@ -288,7 +303,7 @@ export class Relocation {
   async #resume(): Promise<void> {
     const link = this.#link!;
     const { stateDir, image } = this.#options;
-    const map = await PresentMap.open(stateDir, await mapIdentity(this.#record, image), image);
+    const map = await openMap(this.#record, image, stateDir);
     // Whether a client wrote before the restart is not known: so it is taken for granted.
     this.disk.changed = true;
     if (link.lends) {
@@ -298,11 +313,10 @@ export class Relocation {
       });
     }
     this.#keep(map);
-    log.info(`${this.#record.name}: relocating again, ${map.presentBytes} of ${map.sizeBytes} bytes present`);
   }
 
   #keep(map: PresentMap): void {
-    const copying = new Copying({
+    const copy = new DiskCopy({
       name: this.#record.name,
       link: this.#link!,
       image: this.#options.image,
@@ -311,17 +325,17 @@ export class Relocation {
       onComplete: () => void this.#finish(),
       onChange: () => this.onChange?.(),
     });
-    this.#copying = copying;
+    this.#copy = copy;
     this.verification.begin({ link: this.#link!, image: this.#options.image, map });
-    this.disk.keep(copying.keeping);
-    if (!this.#stopped && !this.#void) copying.start();
+    this.disk.keep(copy.keeping);
+    if (!this.#stopped && !this.#void) copy.start();
   }
 
   /** Of a disk that is complete, or an export that ends. */
   async #closeMap(): Promise<void> {
     if (this.#mapClosed) return;
     this.#mapClosed = true;
-    await this.#copying?.map.close();
+    await this.#copy?.map.close();
   }
 
   /** Every block is present: durably so, then we are a target, then the origin may go. */
@@ -336,8 +350,8 @@ export class Relocation {
   async #finishNow(): Promise<void> {
     const record = this.#record;
     try {
-      this.#copying!.stop();
-      await completed((done) => this.#copying!.map.flush(done));
+      this.#copy!.stop();
+      await completed((done) => this.#copy!.map.flush(done));
       // The next host may be fencing the disk right now.
       await this.#options.keeper.update(({ state }) => ({
         ...this.counters,
@@ -361,29 +375,29 @@ export class Relocation {
       `${record.name}: complete after ${record.relocationSeconds.toFixed(1)} s; letting go of the origin`,
     );
     this.onChange?.();
-    await this.#letGo();
+    await this.#retireOrigin();
   }
 
   /** A comparison has ended, or its result was accepted. */
   #verified(): void {
-    if (this.#record.state === 'retired' && this.#link !== null) void this.#letGo();
-    else if (this.#copying?.isComplete === true) void this.#finish();
+    if (this.#record.state === 'retired' && this.#link !== null) void this.#retireOrigin();
+    else if (this.#copy?.isComplete === true) void this.#finish();
   }
 
   /** Tells the origin to retire, for as long as it takes; an origin that is there no more has been told. */
-  #letGo(): Promise<void> {
+  #retireOrigin(): Promise<void> {
     if (this.#record.differs || this.verification.running) return Promise.resolve();
-    this.#lettingGo ??= this.#letGoNow().catch((error: unknown) => {
+    this.#retiringOrigin ??= this.#retireOriginNow().catch((error: unknown) => {
       // The next start tries again.
       this.#error = `the origin is let go, but that cannot be put on disk: ${(error as Error).message}`;
       log.error(`${this.#record.name}: ${this.#error}`);
     });
-    return this.#lettingGo;
+    return this.#retiringOrigin;
   }
 
-  async #letGoNow(): Promise<void> {
+  async #retireOriginNow(): Promise<void> {
     const link = this.#link!;
-    await letGo({
+    await retireOrigin({
       link,
       keeper: this.#options.keeper,
       stateDir: this.#options.stateDir,

@@ -182,7 +182,7 @@ async function destinationFault(
  * Where the two hosts differ the guest has written, and the written map knows (or knows that it does not).
  */
 function selfCheckFault({ served }: Destination, here: Buffer, there: Buffer): string | undefined {
-  const written = served.relocation.copying?.map.written;
+  const written = served.relocation.copy?.map.written;
   if (written === undefined) return undefined;
   for (let block = 0; block * BLOCK_SIZE < here.length; block++) {
     const [from, to] = [block * BLOCK_SIZE, (block + 1) * BLOCK_SIZE];

@@ -15,7 +15,7 @@ import { BLOCK_SIZE, type PresentMap } from '../../store/maps/present-map.ts';
 import type { BadBlocks } from '../fetch/bad-blocks.ts';
 import type { BlockLocks } from '../fetch/block-locks.ts';
 import type { Fetcher } from '../fetch/fetcher.ts';
-import type { Room } from '../fetch/image-space.ts';
+import type { ImageSpace } from '../fetch/image-space.ts';
 import type { OriginLink } from '../origin/link.ts';
 import { BackgroundWindow } from './background-window.ts';
 import { HoleSkipper } from './hole-skipper.ts';
@@ -30,7 +30,7 @@ export interface BackgroundCopyOptions {
   image: Image;
   map: PresentMap;
   locks: BlockLocks;
-  room: Room;
+  space: ImageSpace;
   bad: BadBlocks;
 }
 
@@ -87,8 +87,8 @@ export class BackgroundCopy {
 
   /** Looks what can be done next; to be called whenever a fetch has settled, and when there is room again. */
   proceed(): void {
-    const { map, fetcher, room } = this.#parts;
-    if (!this.#running || this.#retryTimer !== null || room.shortage !== null) return;
+    const { map, fetcher, space } = this.#parts;
+    if (!this.#running || this.#retryTimer !== null || space.shortage !== null) return;
     this.#survey.proceed();
     this.#fetch();
     const roundOver = this.#survey.isOver && this.#holes.idle && this.#window.inFlight === 0;

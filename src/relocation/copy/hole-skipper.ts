@@ -11,7 +11,7 @@ import type { Image } from '../../store/image/image.ts';
 import { BLOCK_SIZE, type PresentMap } from '../../store/maps/present-map.ts';
 import type { BadBlocks } from '../fetch/bad-blocks.ts';
 import type { BlockLocks } from '../fetch/block-locks.ts';
-import type { Room } from '../fetch/image-space.ts';
+import type { ImageSpace } from '../fetch/image-space.ts';
 
 /** Blocks of a piece: 128 MiB. */
 const PIECE = 32 * 1024;
@@ -21,7 +21,7 @@ export interface HoleSkipperOptions {
   image: Image;
   map: PresentMap;
   locks: BlockLocks;
-  room: Room;
+  space: ImageSpace;
   bad: BadBlocks;
   /** A piece is done, or could not be: what is wrong then. */
   done: (error: string | null) => void;
@@ -71,7 +71,7 @@ export class HoleSkipper {
   }
 
   #skip(first: number, end: number): void {
-    const { locks, map, image, room, bad, done } = this.#parts;
+    const { locks, map, image, space, bad, done } = this.#parts;
     this.#underWay += 1;
     locks.acquire(first, end - first, (release) => {
       const runs = map.absentRuns(first, end);
@@ -93,7 +93,7 @@ export class HoleSkipper {
           complete: (errno) => {
             const outcome = errno !== 0 ? errno : map.mark(run.first, run.end - run.first);
             if (outcome === 0) this.skippedBytes += length;
-            else if (outcome === Errno.ENOSPC) room.refused();
+            else if (outcome === Errno.ENOSPC) space.refused();
             else if (outcome === Errno.EIO) bad.add(run.first, run.end, 'image');
             all.complete(outcome);
           },

@@ -21,7 +21,7 @@ import type { OriginLink } from '../origin/link.ts';
 import type { BadBlocks } from './bad-blocks.ts';
 import type { BlockLocks } from './block-locks.ts';
 import { Fetch, type Keeper, type Reader } from './fetch.ts';
-import type { Room } from './image-space.ts';
+import type { ImageSpace } from './image-space.ts';
 import { salvage } from './salvage.ts';
 
 export type { Keeper, Reader };
@@ -34,7 +34,7 @@ export interface FetcherOptions {
   image: Image;
   map: PresentMap;
   locks: BlockLocks;
-  room: Room;
+  space: ImageSpace;
   bad: BadBlocks;
 }
 
@@ -213,7 +213,7 @@ export class Fetcher {
   #keepAbsent(fetch: Fetch, release: () => void): void {
     const runs = this.#runsToKeep(fetch);
     const otherwise =
-      fetch.unread.size > 0 ? Errno.EIO : this.#parts.room.shortage === null ? 0 : Errno.ENOSPC;
+      fetch.unread.size > 0 ? Errno.EIO : this.#parts.space.shortage === null ? 0 : Errno.ENOSPC;
     const all = new Countdown(runs.length, {
       complete: (errno) => {
         const outcome = errno !== 0 ? errno : otherwise;
@@ -250,7 +250,7 @@ export class Fetcher {
 
   #runsToKeep(fetch: Fetch): { first: number; end: number }[] {
     const absent = this.#map.absentRuns(fetch.first, fetch.end);
-    const short = this.#parts.room.shortage !== null;
+    const short = this.#parts.space.shortage !== null;
     if (fetch.unread.size === 0 && !short) return absent;
     const runs: { first: number; end: number }[] = [];
     for (const run of absent) {
@@ -265,16 +265,16 @@ export class Fetcher {
   }
 
   #write(fetch: Fetch, first: number, end: number, done: Completion): void {
-    const { image, room, bad } = this.#parts;
+    const { image, space, bad } = this.#parts;
     const data = fetch.part(first, end);
     image.write(data, first * BLOCK_SIZE, {
       complete: (errno) => {
         if (errno === 0) {
-          room.used(data.length);
+          space.used(data.length);
           done.complete(this.#map.mark(first, end - first));
           return;
         }
-        if (errno === Errno.ENOSPC) room.refused();
+        if (errno === Errno.ENOSPC) space.refused();
         else if (end - first > 1) {
           // One bad sector: the others may do.
           const each = new Countdown(end - first, done);

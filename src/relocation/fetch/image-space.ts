@@ -16,21 +16,21 @@ const MOST_RESERVE = 64 * 1024 * 1024;
 /** The reserve is at most this part of the file system. */
 const RESERVE_PART = 1 / 16;
 
-export interface RoomOptions {
+export interface ImageSpaceOptions {
   /** Of the export, for the log. */
   name: string;
   /** Path of the image; null for a block device, whose room nobody can tell. */
   image: string | null;
   /** Bytes that are still to come. */
   missing: () => number;
-  /** Room has run short, or is there again. */
+  /** Space has run short, or is there again. */
   onChange: () => void;
 }
 
-export class Room {
+export class ImageSpace {
   /** Why nothing is copied, in one line; null while there is room. */
   shortage: string | null = null;
-  readonly #options: RoomOptions;
+  readonly #options: ImageSpaceOptions;
   readonly #timer: NodeJS.Timeout;
   /** As of the last look, less what was written since. */
   #free = Number.POSITIVE_INFINITY;
@@ -40,7 +40,7 @@ export class Room {
   #looking = false;
   #stopped = false;
 
-  constructor(options: RoomOptions) {
+  constructor(options: ImageSpaceOptions) {
     this.#options = options;
     this.#timer = setInterval(() => void this.#look(), LOOK_MS).unref();
     void this.#look();

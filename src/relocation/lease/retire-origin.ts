@@ -22,7 +22,7 @@ const UNKNOWN_MS = 600_000;
 const FOREIGN_MS = 30_000;
 const ASK_AGAIN_MS = 5000;
 
-export interface LetGoOptions {
+export interface RetireOriginOptions {
   link: OriginLink;
   keeper: RecordKeeper;
   stateDir: string;
@@ -38,7 +38,7 @@ export interface LetGoOptions {
  * Resolves when the origin has been told and our record says so, or the export is being stopped. @throws
  * Error when the record cannot be written.
  */
-export async function letGo(options: LetGoOptions): Promise<void> {
+export async function retireOrigin(options: RetireOriginOptions): Promise<void> {
   const { link, keeper, stateDir, closeMap, stopped } = options;
   if (link.lends) await tellToRetire(options);
   if (stopped()) return;
@@ -55,7 +55,7 @@ export async function letGo(options: LetGoOptions): Promise<void> {
  * Resolves when the origin has retired, or nobody is left to be told, or the link is closed. Takes over
  * `link.onRefused`.
  */
-function tellToRetire({ link, keeper, stopped, hindered }: LetGoOptions): Promise<void> {
+function tellToRetire({ link, keeper, stopped, hindered }: RetireOriginOptions): Promise<void> {
   const { name } = keeper.record;
   return new Promise((resolve) => {
     const refusals = new Refusals();

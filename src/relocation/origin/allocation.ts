@@ -22,7 +22,7 @@ interface Stretch {
   extents: readonly Extent[];
 }
 
-export class OriginMap {
+export class OriginAllocation {
   readonly #link: OriginLink;
   readonly #sizeBytes: number;
   /** In the order in which they were asked for. */
@@ -82,7 +82,7 @@ export function passThrough(
   length: number,
   done: (extents: Extent[]) => void,
 ): void {
-  const map = new OriginMap(link, sizeBytes);
+  const map = new OriginAllocation(link, sizeBytes);
   const end = offset + length;
   const answered = () => done(map.known(offset, end) ?? [{ length, flags: 0 }]);
   if (map.known(offset, end) !== null) answered();

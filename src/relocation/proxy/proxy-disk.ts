@@ -26,8 +26,8 @@ import { BLOCK_SIZE, type PresentMap } from '../../store/maps/present-map.ts';
 import type { BlockLocks } from '../fetch/block-locks.ts';
 import type { Fetcher, Keeper } from '../fetch/fetcher.ts';
 import type { GuestWaits } from '../fetch/guest-waits.ts';
-import type { Room } from '../fetch/image-space.ts';
-import { type OriginMap, passThrough } from '../origin/allocation.ts';
+import type { ImageSpace } from '../fetch/image-space.ts';
+import { type OriginAllocation, passThrough } from '../origin/allocation.ts';
 import { guestErrno } from '../origin/guest-errno.ts';
 import type { OriginLink } from '../origin/link.ts';
 import { ProxyCache } from './proxy-cache.ts';
@@ -39,8 +39,8 @@ export interface Keeping {
   map: PresentMap;
   locks: BlockLocks;
   fetcher: Fetcher;
-  originMap: OriginMap;
-  room: Room;
+  allocation: OriginAllocation;
+  space: ImageSpace;
 }
 
 /** A client's request that waits for the origin. */
@@ -258,7 +258,7 @@ export class ProxyDisk implements Disk {
       done.complete(Errno.ESHUTDOWN);
       return;
     }
-    const { map, locks, fetcher, room } = this.#keeping;
+    const { map, locks, fetcher, space } = this.#keeping;
     this.#changing += 1;
     const finish: Completion = {
       complete: (errno) => {
@@ -266,7 +266,7 @@ export class ProxyDisk implements Disk {
         if (errno === 0 && !this.changed) {
           this.changed = true;
           this.onChanged?.();
-        } else if (errno === Errno.ENOSPC) room.refused();
+        } else if (errno === Errno.ENOSPC) space.refused();
         if (errno === 0 && fua) map.flush(done);
         else done.complete(errno);
       },

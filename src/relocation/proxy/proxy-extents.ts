@@ -7,7 +7,7 @@
 import type { Extent, ExtentsCompletion } from '../../store/completion.ts';
 import type { Image } from '../../store/image/image.ts';
 import { BLOCK_SIZE, type PresentMap } from '../../store/maps/present-map.ts';
-import { type OriginMap, STRETCH } from '../origin/allocation.ts';
+import { type OriginAllocation, STRETCH } from '../origin/allocation.ts';
 
 /** The most extents that one answer gives. */
 const MAX_EXTENTS = 4096;
@@ -15,7 +15,7 @@ const MAX_EXTENTS = 4096;
 export interface ExtentSources {
   image: Image;
   map: PresentMap;
-  originMap: OriginMap;
+  allocation: OriginAllocation;
 }
 
 /** @param one the first extent suffices. */
@@ -31,7 +31,7 @@ export function proxyExtents(
     done.complete(0, extents);
     return;
   }
-  sources.originMap.ask(offset, STRETCH, () => {
+  sources.allocation.ask(offset, STRETCH, () => {
     const now = locally(sources, offset, length, one);
     // Forgotten again already: data is never wrong.
     done.complete(0, now.length > 0 ? now : [{ length: Math.min(length, BLOCK_SIZE), flags: 0 }]);
@@ -43,7 +43,7 @@ export function proxyExtents(
  * it.
  */
 function locally(sources: ExtentSources, offset: number, length: number, one: boolean): Extent[] {
-  const { image, map, originMap } = sources;
+  const { image, map, allocation } = sources;
   const extents: Extent[] = [];
   const end = offset + length;
   const endBlock = Math.ceil(end / BLOCK_SIZE);
@@ -53,7 +53,7 @@ function locally(sources: ExtentSources, offset: number, length: number, one: bo
     const present = map.has(block);
     const runEnd = present ? map.nextAbsent(block, endBlock) : map.nextPresent(block, endBlock);
     const until = Math.min(runEnd * BLOCK_SIZE, end);
-    const run = present ? image.extents(at, until - at, one) : originMap.known(at, until);
+    const run = present ? image.extents(at, until - at, one) : allocation.known(at, until);
     if (run === null) break;
     for (const extent of run) {
       const last = extents.at(-1);
