@@ -2,7 +2,7 @@
  * Asks the daemon what to do at one libvirt hook: `xnbd-hook DRIVER GUEST OP SUBOP EXTRA [--socket PATH]`,
  * the domain's XML on stdin. Prints what the daemon wants printed and exits with its code.
  *
- * Without the daemon, only the operations that begin something may fail: a guest whose disks nobody serves
+ * Without the daemon, only the operations that begin something may fail: a guest whose disks no export serves
  * must not start. What reports an end, and `reconnect` (libvirt kills the running guest when it fails),
  * always exits 0.
  *

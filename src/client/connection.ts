@@ -68,7 +68,7 @@ export class OriginConnection {
     });
   }
 
-  /** Told once, when the connection is of no more use: at once, if it broke before anybody asked. */
+  /** Told once, when the connection is of no more use: at once, if it broke before this was set. */
   set onClosed(listener: ((reason: Error) => void) | null) {
     this.#onClosed = listener;
     if (this.#broken !== null) listener?.(this.#broken);

@@ -36,7 +36,7 @@ export interface Begun<T> {
 }
 
 /**
- * @param begin takes the socket over: nobody listens to its 'error' and 'close' any more.
+ * @param begin takes the socket over, with its 'error' and 'close', to which this listens no more.
  * @throws HandshakeError when the server refuses or is none; Error when it cannot be reached or takes over 10
  * seconds.
  */
@@ -99,7 +99,7 @@ export async function dialOrigin<T>(
       socket.off('error', onError).off('close', onClose);
       const begun = begin(socket, offer);
       receive = begun.receive;
-      // Whoever awaits sees the connection before the first reply: there is none yet.
+      // The caller, which awaits, sees the connection before the first reply: there is none yet.
       if (rest.length > 0) receive(rest);
       resolve(begun.result);
     });
@@ -131,7 +131,7 @@ export async function dialOrigin<T>(
     return promise;
   }
   run(startTls(send), (serverFlags, rest) => {
-    // Anybody on the way could have put them there (CVE-2021-3716).
+    // A man in the middle could have put them there (CVE-2021-3716).
     if (rest.length > 0) throw new HandshakeError('bytes came between STARTTLS and TLS', true);
     secure(address.host, serverFlags, tls).catch(fail);
   });

@@ -5,7 +5,7 @@ import type { Extent } from '../nbd/extent.ts';
 import { ReplyError, type ReplyReceiver } from '../nbd/transmission/reply-parser.ts';
 import type { Completion, ExtentsCompletion } from '../store/completion.ts';
 
-/** Who waits for a request, and, for one that brings data, for what. */
+/** What waits for a request's answer, and, for one that brings data, where the data go. */
 export interface Awaiting {
   into?: Buffer;
   /** The data come in chunks alone: a simple reply brings none, only an error. */

@@ -6,7 +6,7 @@
  * the origin is probed with a request that costs it nothing, and only if that, too, is followed by PROBE_S of
  * silence is the connection given up. A slow line is never silent for so long: its answers come bit by bit,
  * and each bit counts. A server that answers one request after the other keeps the probe waiting behind a
- * slow one; giving up on it again and again would get us nowhere, so whoever owns the link grants more
+ * slow one; giving up on it again and again would get us nowhere, so the link that owns it grants more
  * `patience` each time that it was in vain (relocation/origin/link.ts).
  *
  * What is counted is turns of a timer, not the clock: a process that was stopped, or whose host was asleep,

@@ -1,5 +1,5 @@
 /**
- * Who may be at the other end of a TLS connection, as the configuration names them: `NAME` or
+ * The peers that may be at the other end of a TLS connection, as the configuration names them: `NAME` or
  * `sha256:FINGERPRINT`, separated by commas.
  */
 

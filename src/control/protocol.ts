@@ -37,7 +37,7 @@ export interface BadRange {
   /** Bytes. */
   offset: number;
   length: number;
-  /** Who fails. */
+  /** Which end fails. */
   at: 'origin' | 'image';
 }
 

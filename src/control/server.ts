@@ -27,7 +27,7 @@ export class ControlServer {
   readonly #connections = new Set<Socket>();
   /** With the line that each has been sent last. */
   readonly #watchers = new Map<Socket, string>();
-  /** Runs while somebody watches. */
+  /** Runs while a client watches. */
   #ticker: NodeJS.Timeout | undefined;
   #announcing = false;
 

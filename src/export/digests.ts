@@ -15,7 +15,7 @@ const AT_ONCE = 2;
 /** Fills the whole of `into` with what the disk has at `offset`. */
 export type ReadDisk = (into: Buffer, offset: number, done: Completion) => void;
 
-/** Who wants the digest of which stretch: HASH_MAX bytes at most. */
+/** A digest that is wanted: of which stretch, and for which owner: HASH_MAX bytes at most. */
 export interface DigestRequest extends Completion {
   readonly offset: number;
   readonly length: number;
@@ -46,7 +46,7 @@ export class Digests {
     if (this.#running < AT_ONCE) this.#next();
   }
 
-  /** Nobody waits any more for what this owner asked for: what has not begun is never completed. */
+  /** This owner waits no more for what it asked for: what has not begun is never completed. */
   forget(owner: object): void {
     if (this.#waiting.length > 0) this.#waiting = this.#waiting.filter((job) => job.owner !== owner);
   }

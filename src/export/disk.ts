@@ -1,5 +1,5 @@
 /**
- * What a session needs of a disk, whoever keeps it: a local image (a target) or a proxy that still fetches.
+ * What a session needs of a disk, be it a local image (a target) or a proxy that still fetches.
  *
  * Every call answers through its completion (store/completion.ts), at once or later, exactly once, in any
  * order. The caller has checked the range: 0 <= offset, offset + length <= size.
@@ -21,7 +21,7 @@ export interface Disk {
   endBatch?(): void;
   /** Fills the whole of `into`, which stays the callee's until completion. */
   read(into: Buffer, offset: number, done: Completion): void;
-  /** `data` is valid only until this call returns: whoever needs it longer copies it. */
+  /** `data` is valid only until this call returns: a caller that needs it longer copies it. */
   write(data: Buffer, offset: number, fua: boolean, done: Completion): void;
   /** Completes once every write that completed before this call survives loss of power. */
   flush(done: Completion): void;

@@ -1,5 +1,5 @@
 /**
- * One disk as its clients see it: the disk, who lends it, the sessions, and the count of what is under way.
+ * One disk as its clients see it: the disk, its lender, the sessions, and the count of what is under way.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { NBD_MAX_PAYLOAD, TransmissionFlag } from '../nbd/constants.ts';
@@ -45,7 +45,7 @@ export interface ExportOptions {
   disk: Disk;
   readOnly: boolean;
   lending: Omit<LenderOptions, 'record' | 'quiesce' | 'localClients' | 'changed'>;
-  /** The state, or who is connected, has changed. */
+  /** The state, or the number of clients, has changed. */
   changed: () => void;
 }
 

@@ -36,7 +36,7 @@ export class LargeRequests {
     }
   }
 
-  /** The one who waits with this callback does not any more. */
+  /** The session that waits with this callback does not any more. */
   forget(granted: () => void): void {
     const index = this.#waiting.findIndex((each) => each.granted === granted);
     if (index !== -1) this.#waiting.splice(index, 1);

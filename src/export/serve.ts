@@ -1,6 +1,6 @@
 /**
  * What every export does, target or proxy: open its sockets, say that it is ready, serve, and stop cleanly.
- * Who runs it gives the disk and what is special about it (`Served`).
+ * Target and proxy give the disk and what is special about it (`Served`).
  */
 import { once } from 'node:events';
 import { type Address, formatAddress } from '../config/address.ts';
@@ -100,7 +100,7 @@ export async function serve(options: ServeOptions, served: Served): Promise<Runn
     finishing ??= (async () => {
       listener.close();
       const code = await last();
-      // Who asked on the control socket gets the answer first.
+      // The client of the control socket that asked gets its answer first.
       void control.close().then(() => resolveEnded(code));
       return code;
     })();
@@ -149,7 +149,7 @@ export async function serve(options: ServeOptions, served: Served): Promise<Runn
     }
   };
 
-  // The NBD socket last: who finds it may use it.
+  // The NBD socket last, because a client that finds it may use it.
   await control.listen(options.ctl);
   try {
     const tcp = options.listen === undefined ? undefined : await listener.listenTcp(options.listen);
@@ -218,7 +218,7 @@ export async function serveUntilStopped(
     );
   }
   log.info(`export ${name}: ${state} on ${options.socket}${where(running.tcp)}`);
-  // Whoever started us may not care to listen.
+  // The process that started this one may have closed the pipe.
   process.stdout.on('error', () => undefined);
   process.stdout.write(`ready ${name} ${state} ${options.socket}\n`);
   const code = await running.ended;

@@ -83,7 +83,7 @@ function checkRecord(record: ExportRecord, options: TargetOptions, image: Image)
     );
   }
   const { state, complete } = record;
-  // One that is retired serves nobody: what it misses is of no matter.
+  // A retired export serves no client, so what its image misses does not matter.
   if (state === 'standby' || state === 'relocating' || (!complete && state !== 'retired')) {
     throw new Error(
       `export '${name}' still misses blocks: start it as a proxy, with its origin ${record.origin?.uri}`,

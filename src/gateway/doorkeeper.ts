@@ -1,10 +1,12 @@
 /**
- * Who may stand at the door: visitors that have not named an export yet cost memory, and a TLS handshake costs the loop that relays every
- * disk. So they are counted by source, and one source cannot keep another out.
+ * Who may stand at the door: visitors that have not named an export yet cost memory, and a TLS handshake
+ * costs the loop that relays every disk. So they are counted by source, and one source cannot keep another
+ * out.
  *
- * Two bounds. So many may stand there at a time; one more shows out the oldest visitor of the source that has the most there. And each source
- * may come so often: a bucket of tokens, one a visit, given back when the visitor names an export. A host whose disks all come at once, or whose
- * links break and come back, gets its tokens back; a stranger that never gets in does not.
+ * Two bounds. So many may stand there at a time; one more shows out the oldest visitor of the source that has
+ * the most there. And each source may come so often: a bucket of tokens, one a visit, given back when the
+ * visitor names an export. A host whose disks all come at once, or whose links break and come back, gets its
+ * tokens back; a stranger that never gets in does not.
  *
  * A source is an IPv4 address, or the first 64 bits of an IPv6 address, which one subscriber has to itself.
  */
@@ -43,7 +45,10 @@ export class Doorkeeper {
     this.#options = options;
   }
 
-  /** @returns who has to leave for it: another visitor, the visitor itself when its source comes too often, or null */
+  /**
+   * @returns the visitor that has to leave for it: another visitor, the visitor itself when its source comes
+   * too often, or null
+   */
   enter(visitor: Visitor): Visitor | null {
     const source = this.#sourceOf(visitor);
     if (source.tokens < 1) {
@@ -105,7 +110,9 @@ export class Doorkeeper {
     source.turnedAway = 0;
   }
 
-  /** Those with a full bucket have done nothing worth remembering; where there are none, the first has to do. */
+  /**
+   * Those with a full bucket have done nothing worth remembering; where there are none, the first has to do.
+   */
   #forget(now: number): void {
     let first: string | undefined;
     for (const [name, source] of this.#sources) {

@@ -14,8 +14,8 @@ export interface GatewayOptions {
   /** Directory of the records, which tell of exports that do not run now; default: nothing tells of them. */
   records?: string;
   /**
-   * Nobody is told anything before TLS and a certificate that this accepts; null: whoever reaches the port is
-   * served.
+   * A visitor is told nothing before TLS and a certificate that this accepts; null: every client that reaches
+   * the port is served.
    */
   tls: TlsParty | null;
   listen(visit: (visitor: Visitor) => void): Promise<Transport>;
@@ -27,7 +27,7 @@ export interface GatewayOptions {
 
 export interface Gateway {
   readonly address: Address;
-  /** Lets nobody in any more; resolves when everybody is gone, or has been shown out after `graceMs`. */
+  /** Lets no visitor in any more; resolves when all are gone, or have been shown out after `graceMs`. */
   close(graceMs: number): Promise<void>;
 }
 

@@ -21,13 +21,13 @@ const GREETING_LIMIT_MS = 2000;
 /** There is no such export here. */
 export class UnknownExport extends Error {}
 
-/** The export is known here and does not run now: whoever waits will find it. */
+/** The export is known here and does not run now: a client that asks again later may find it. */
 export class SleepingExport extends Error {}
 
 /** The export has retired, and will never serve again. */
 export class RetiredExport extends Error {}
 
-/** Who asks was lent the export, and that is void for good. */
+/** The client's lease on the export is void for good. */
 export class VoidLease extends Error {}
 
 /** Where the exports of a host are. */
@@ -49,9 +49,9 @@ export function nameFor({ run }: LocalExports, { name, generation }: AttachReque
 
 /**
  * Connects to an export, its greeting read.
- * @param asked what he who asks was lent, if he was.
- * @throws UnknownExport, SleepingExport, RetiredExport or VoidLease when nobody serves that name; Error when
- * whoever does is no NBD server or silent.
+ * @param asked what the client's lease names, if it has one.
+ * @throws UnknownExport, SleepingExport, RetiredExport or VoidLease when no export answers to that name;
+ * Error when what answers is no NBD server or silent.
  */
 export async function dialExport(
   { run, records }: LocalExports,
@@ -102,7 +102,8 @@ async function notRunning(
   try {
     const record = await readRecord(join(records, name));
     if (record === undefined) return (await deleted(records, name, asked)) ?? unknown;
-    // He may be writing to what he has: he must not have to wait for that word until a guest is started here.
+    // The holder of a void lease may still be writing to its copy: tell it now, although the export does not
+    // run.
     if (asked !== undefined && isVoid(record, asked.lease))
       return new VoidLease(
         `export '${name}' was reclaimed by an administrator, and what was written elsewhere is void`,

@@ -1,5 +1,6 @@
 /**
- * Reading so many bytes and no more, so that what follows is still in the stream for whoever takes it over.
+ * Reading so many bytes and no more, so that what follows is still in the stream for the code that takes it
+ * over.
  */
 import type { Readable } from 'node:stream';
 

@@ -1,7 +1,7 @@
 /**
  * How strangers reach the gateway: the one door to the network. What comes through it is a stream of bytes
- * and the name of who sends them. TLS comes later, in the middle of a visit (secure-visit.ts): NBD begins in
- * the clear.
+ * and the name of the visitor that sends them. TLS comes later, in the middle of a visit (secure-visit.ts):
+ * NBD begins in the clear.
  */
 import { createServer, type Socket } from 'node:net';
 import { type Address, formatAddress } from '../config/address.ts';
@@ -37,7 +37,7 @@ const MAX_CONNECTIONS = 1000;
 const KEEPALIVE_MS = 15_000;
 
 /**
- * Plain TCP: whoever reaches the port is let in.
+ * Plain TCP: every client that reaches the port is let in.
  * @throws Error naming the address, when it cannot be listened on.
  */
 export async function listenPlain(at: Address, visit: (visitor: Visitor) => void): Promise<Transport> {

@@ -157,7 +157,7 @@ async function answer(
 }
 
 /**
- * Brings a connection to the export to where the client is. The export hears first whom it has to do with; one
+ * Brings a connection to the export to where the client is. The export is told first which peer this is; one
  * of an earlier release does not know that option, and goes on without.
  */
 async function handOver(

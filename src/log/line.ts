@@ -1,7 +1,7 @@
 /**
  * A log entry as one line of text on stderr.
  *
- * Messages carry what peers and guests sent (names, error texts), so control characters are escaped: nobody
+ * Messages carry what peers and guests sent (names, error texts), so control characters are escaped: no peer
  * forges a second line or drives a terminal.
  */
 import { fstatSync, writeSync } from 'node:fs';
@@ -67,6 +67,6 @@ export function writeLine(level: LogLevel, message: string, fields: LogFields): 
   try {
     writeSync(2, `${front}${formatEntry(message, fields)}\n`);
   } catch {
-    // Nobody is left to tell.
+    // Where the log itself fails, there is nowhere left to say so.
   }
 }

@@ -1,5 +1,5 @@
 /**
- * What every room calls to say something: a level, one line, and fields for whoever filters.
+ * What every room calls to say something: a level, one line, and fields for programs that filter.
  *
  * This front is all that an export pays for (no dependency, a synchronous write to stderr); the daemon puts
  * winston and the journal behind it (resident.ts), which would cost an export some 50 ms and 18 MB each.

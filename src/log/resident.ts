@@ -49,7 +49,7 @@ export function startResidentLog(options: ResidentLogOptions): () => void {
       : undefined;
   const logger = winston.createLogger({
     levels: winston.config.syslog.levels,
-    level: 'debug', // `log` has already left out what nobody wants.
+    level: 'debug', // `log` has already left out what is below the level.
   });
   logger.pipe(
     sinkStream(

@@ -68,7 +68,7 @@ export const Option = {
   EXTENDED_HEADERS: 11,
   /** Private: attach to an origin with a lease. "XNBD". */
   XNBD_ATTACH: 0x584e4244,
-  /** Private, first of all: a gateway says whom it brings. */
+  /** Private, first of all: a gateway says which peer it brings. */
   XNBD_PEER: 0x584e4245,
 } as const;
 

@@ -15,7 +15,7 @@
  */
 const LITTLE = 4096;
 
-/** Whoever counts what larger buffers take. */
+/** Counts what larger buffers take. */
 export interface Growth {
   /** @returns false: not now. Asked again with the next `has`. */
   mayGrow(bytes: number): boolean;

@@ -2,7 +2,7 @@
  * Where a host's certificates lie: where the configuration says, else where libvirt keeps its own, else in
  * /etc/xnbd/pki.
  *
- * A host is server to those who fetch its disks and client of those it fetches from. One certificate may do
+ * A host is server to hosts that fetch its disks and client of those it fetches from. One certificate may do
  * for both (it must be fit for both then); libvirt and QEMU keep one for each.
  */
 import { access } from 'node:fs/promises';
@@ -12,7 +12,7 @@ export type Role = 'server' | 'client';
 
 /** What one role needs; paths. */
 export interface CertificateFiles {
-  /** Whoever has a certificate signed by one of these may be trusted. */
+  /** A peer with a certificate signed by one of these may be trusted. */
   ca: string;
   /** Certificates that the CA took back; null: there is no such list. */
   crl: string | null;
@@ -81,7 +81,7 @@ function directoryPlace(directory: string): Place {
 
 /**
  * The files of a role, found now: for each thing the first place that has it. Where none has it the first
- * place's path is given, so that whoever reads it can say what is missing.
+ * place's path is given, so that the error of reading it names what is missing.
  * @param root for tests: stands before the default places.
  */
 export async function findCertificates(role: Role, named: NamedFiles, root = '/'): Promise<CertificateFiles> {
@@ -126,7 +126,7 @@ async function firstThere(paths: string[]): Promise<string> {
   return paths[0]!;
 }
 
-/** What may not be looked at is there: whoever reads it says so. */
+/** A file that may not be looked at is there: reading it tells the error. */
 async function isThere(path: string): Promise<boolean> {
   try {
     await access(path);

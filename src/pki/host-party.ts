@@ -14,7 +14,7 @@ export async function hostParty(role: Role, tls: HostTls): Promise<TlsParty> {
 
 /**
  * The host as a server that others will come to.
- * @throws Error, one line, when its certificate is not in order or nobody is allowed.
+ * @throws Error, one line, when its certificate is not in order or no peer is allowed.
  */
 export async function serverParty(tls: HostTls): Promise<TlsParty> {
   const party = await hostParty('server', tls);
@@ -25,7 +25,9 @@ export async function serverParty(tls: HostTls): Promise<TlsParty> {
   );
 }
 
-/** Arguments that tell an `xnbd-export proxy` who this host is; none for an origin that does not ask. */
+/**
+ * Arguments that tell an `xnbd-export proxy` this host's certificate; none for an origin that does not ask.
+ */
 export async function originArguments(originUri: string, tls: HostTls): Promise<string[]> {
   if (!originUri.startsWith('nbds:')) return [];
   const { ca, crl, cert, key } = await findCertificates('client', tls);

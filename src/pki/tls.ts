@@ -1,7 +1,7 @@
 /**
- * A plain connection becomes a TLS one, in the middle of it (STARTTLS), and both sides show a certificate.
- * Whoever has none that our CA signed, or is not whom we expect, is not let through: the promise fails, and
- * no byte from him has been handed on.
+ * A plain connection becomes a TLS one, in the middle of it (STARTTLS), and both sides show a certificate. A
+ * peer that has none that our CA signed, or is not the one we expect, is not let through: the promise fails,
+ * and no byte from it has been handed on.
  *
  * node:tls is loaded with the first connection that wants it: it is 3 MB in every process of a disk, and most
  * have no TLS.
@@ -13,7 +13,7 @@ import type { Server, TLSSocket } from 'node:tls';
 import type { Credentials, Material } from './credentials.ts';
 import { describeCertificate, identityOf, isAllowed, isNamed } from './trust.ts';
 
-/** Who we are to others, and who others may be. */
+/** This host's certificate, and the peers that it accepts. */
 export interface TlsParty {
   credentials: Credentials;
   /** Peers by name or fingerprint (src/config/allowed-peers.ts). */
@@ -63,7 +63,7 @@ export async function acceptTls(
     });
     // TLS hears of it, too, and may know why.
     plain.once('close', () => setImmediate(reject, new TlsRefused('it left during the TLS handshake')));
-    // Who has said his last word cannot finish a handshake.
+    // A peer that has closed its sending side cannot finish the handshake: close ours too.
     plain.allowHalfOpen = false;
     if (plain.destroyed) reject(new TlsRefused('it left before the TLS handshake'));
     else server.emit('connection', plain);
@@ -108,7 +108,7 @@ export async function connectTls(plain: Duplex, host: string, party: TlsParty): 
       checkServerIdentity: () => undefined,
     });
     secured.once('secureConnect', () => resolve(secured));
-    // Stays until the owner has his own: an error that nobody listens to ends the process.
+    // Stays until the owner has its own: an error without a listener ends the process.
     secured.on('error', (error: NodeJS.ErrnoException) =>
       reject(new TlsRefused(whyRefused(error, undefined))),
     );

@@ -1,4 +1,7 @@
-/** Who is at the other end: what a certificate that the CA has signed says, against whom we expect. */
+/**
+ * Whether the peer is the one expected: what a certificate that the CA has signed says, against the names
+ * allowed.
+ */
 import { X509Certificate } from 'node:crypto';
 import { isIP } from 'node:net';
 
@@ -38,8 +41,8 @@ export function describeCertificate(certificate: X509Certificate): string {
 }
 
 /**
- * What a certificate that the CA has signed is known by, also when it has been renewed: its common name, or its
- * fingerprint where it has none.
+ * What a certificate that the CA has signed is known by, also when it has been renewed: its common name, or
+ * its fingerprint where it has none.
  */
 export function identityOf(certificate: X509Certificate): string {
   return commonNameOf(certificate) ?? fingerprintOf(certificate);

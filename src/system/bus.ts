@@ -45,7 +45,7 @@ export async function openBus(address: string, onClosed: (reason: string) => voi
   const busAddress = address === 'system' ? (process.env.DBUS_SYSTEM_BUS_ADDRESS ?? systemAddress) : address;
   const connection = sessionBus({ busAddress });
   const stream = streamOf(connection);
-  // Signals and replies go nowhere once the bus is gone; dbus-next would throw, at whoever had news.
+  // Signals and replies go nowhere once the bus is gone; dbus-next would throw, at the code that had news.
   const send = connection.send.bind(connection);
   connection.send = (message) => {
     if (stream.writable) send(message);

@@ -1,7 +1,7 @@
 /**
- * Who may connect to an export's NBD socket besides root: the group that libvirt runs QEMU in. Distributions
- * call it `libvirt-qemu` (Debian) or `qemu` (Fedora); libvirt itself hands unix sockets of network disks to
- * nobody.
+ * The group that may connect to an export's NBD socket besides root: the one that libvirt runs QEMU in.
+ * Distributions call it `libvirt-qemu` (Debian) or `qemu` (Fedora); libvirt itself hands unix sockets of
+ * network disks to nobody.
  */
 import { chownSync, readFileSync } from 'node:fs';
 

@@ -170,7 +170,7 @@ export function setSendBuffer(fd: number, bytes: number): void {
  *
  * process.exit() waits for the threads of V8 and of libuv first: for ever, when one of libuv's sits in a call
  * to a disk that does not answer, or when one of V8's waits for the main thread (nodejs/node#54918), and a
- * process that serves nobody any more keeps its lock.
+ * process that serves no client any more keeps its lock.
  */
 export function exitNow(code: number): never {
   exitFn(code);

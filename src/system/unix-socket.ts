@@ -1,5 +1,5 @@
 /**
- * Listening on a unix socket path: one that a dead process left behind is replaced, one where somebody
+ * Listening on a unix socket path: one that a dead process left behind is replaced, one where a process
  * answers is not.
  */
 import { chmodSync, existsSync, lstatSync, rmSync } from 'node:fs';
@@ -49,7 +49,7 @@ function answers(path: string): Promise<boolean> {
       socket.destroy();
       resolve(true);
     });
-    // EAGAIN: its backlog is full, so somebody is there.
+    // EAGAIN: its backlog is full, so a process is there.
     socket.once('error', (error: NodeJS.ErrnoException) => resolve(error.code === 'EAGAIN'));
   });
 }

@@ -1,4 +1,7 @@
-/** Whether a connection may attach with its lease: it is held against who the disk is, and to whom it is lent. */
+/**
+ * Whether a connection may attach with its lease: it is held against the disk's identity, and the lease in
+ * force.
+ */
 import { OptionReply } from '../../nbd/constants.ts';
 import type { AttachRequest } from '../../nbd/handshake/attach.ts';
 import type { Refusal } from '../../nbd/handshake/server-handshake.ts';

@@ -1,4 +1,4 @@
-/** A lease in force: who holds it, over which connections, and when the holder was heard last. */
+/** A lease in force: its holder, over which connections, and when the holder was heard last. */
 import type { Peer } from '../../nbd/handshake/peer.ts';
 
 /** A connection that may attach. */
@@ -9,7 +9,10 @@ export interface LeaseLink {
   destroy(): void;
 }
 
-/** A holder that has asked for something less than so long ago is alive: one that has all it needs asks (PING) every 15 s. */
+/**
+ * A holder that has asked for something less than so long ago is alive: one that has all it needs asks (PING)
+ * every 15 s.
+ */
 const ALIVE_MS = 20_000;
 
 export class Lease {

@@ -8,15 +8,15 @@
  *        |   or GIVE_BACK           link gone: back ----+                       |
  *        +------------------------ GIVE_BACK, reclaim --------------------------+
  *
- * From `fencing` on no write, trim or zero request is let in, whoever asks, so that two hosts never both
+ * From `fencing` on no write, trim or zero request is let in, from any client, so that two hosts never both
  * accept writes. Those that were let in before are waited for, the image is synced, the record says `fenced`
  * on disk, and only then is TAKEOVER answered. While `fenced` the lease holder alone reads. What is on disk
  * (`fenced`, `retired`) survives a restart; a lease that is merely attached does not.
  *
  * Two things make a lease void for good. `reclaim`: an administrator says that the holder is lost. And a new
  * start of a guest here while the disk is lent (`epoch` counts them): what would have arrived at the holder
- * is a guest that is no more, and its late takeover would fence the disk under the new one. Whoever comes
- * back with such a lease is told so, and knows that what he has is void.
+ * is a guest that is no more, and its late takeover would fence the disk under the new one. A holder that
+ * comes back with such a lease is told so, and knows that its copy is void.
  *
  * A link that breaks before the fence is durable ends the lease: the holder cannot have seen an answer, so it
  * has kept nothing.
@@ -270,8 +270,8 @@ export class Lender {
   }
 
   /**
-   * Our own origin has taken the disk back: whoever uses this copy is stopped, and told when he comes back.
-   * The record says so already.
+   * Our own origin has taken the disk back: clients of this copy are stopped, and a lease holder is told when
+   * it comes back. The record says so already.
    */
   becomeReclaimed(): void {
     const { lease } = this;
@@ -299,7 +299,7 @@ export class Lender {
     if (this.#lease !== null) this.#watch.clientLeft(orderly, remaining);
   }
 
-  /** Answers those who wait for an event that will not come any more. */
+  /** Answers holders that wait for an event that will not come any more. */
   stop(): void {
     this.#watch.stop();
   }
@@ -326,7 +326,7 @@ export class Lender {
     return 0;
   }
 
-  /** The disk may or may not say `fenced` now: it must not, as nobody was told. */
+  /** The disk may or may not say `fenced` now: it must not, because no holder was told. */
   async #fenceNotWritten(error: Error): Promise<number> {
     log.error(
       `export ${this.#options.record.name}: not fenced, its record cannot be written: ${error.message}`,

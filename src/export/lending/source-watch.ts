@@ -1,9 +1,8 @@
 /**
- * Knows, during one lease, whether the source's client is gone, and answers who waits for that word
- * (WAIT_GONE).
+ * Answers WAIT_GONE: tells the lease holder when the source's guest is gone.
  *
  * By hand the word is the orderly disconnect (NBD_CMD_DISC) of the last client. A link that merely breaks is
- * no such word, nor is a later disconnect then: whoever lost the link may be about to come back.
+ * no such word, nor is a later disconnect then: a client that lost its connection may be about to come back.
  */
 import { Errno } from '../../nbd/constants.ts';
 import type { Completion } from '../../store/completion.ts';

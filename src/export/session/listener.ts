@@ -7,7 +7,7 @@ import { listenOnUnixSocket } from '../../system/unix-socket.ts';
 import type { Export } from '../export.ts';
 import { Session } from './session.ts';
 
-/** Nobody needs so many; a client that opens more is up to something, or broken. */
+/** No client needs so many; one that opens more is hostile or broken. */
 const MAX_CONNECTIONS = 256;
 const KEEPALIVE_MS = 15_000;
 
@@ -20,7 +20,7 @@ export class Listener {
     this.#export = served;
   }
 
-  /** @param group who may connect besides root; see socket-group.ts. */
+  /** @param group may connect besides root; see socket-group.ts. */
   async listenUnix(path: string, group?: string): Promise<void> {
     const server = this.#server();
     await listenOnUnixSocket(server, path, 0o660);
@@ -76,8 +76,8 @@ export class Listener {
   }
 
   /**
-   * Whoever says nothing makes room for who does. @returns false when all connections are past their
-   * handshake
+   * A client that has said nothing makes room for one that may. @returns false when all connections are past
+   * their handshake
    */
   #dropOldestHandshake(): boolean {
     for (const session of this.#sessions) {
@@ -92,7 +92,7 @@ export class Listener {
 
 /**
  * A socket on the same connection that reads into the session's own buffer. Node offers that (`onread`) only
- * to those who make a socket, not for accepted ones; so the accepted one gives up its handle.
+ * to code that makes a socket, not for accepted ones; so the accepted one gives up its handle.
  */
 function takeOver(accepted: Socket, session: Session): Socket {
   const holder = accepted as unknown as { _handle: unknown };

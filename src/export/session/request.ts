@@ -12,7 +12,7 @@ import type { Slab } from './slabs.ts';
 
 const REQUEST_COST = 256;
 
-/** Whom a completed request is handed to. */
+/** What a completed request is handed to. */
 export interface RequestOwner {
   finished(request: Request, errno: number, extents: readonly Extent[] | undefined): void;
 }

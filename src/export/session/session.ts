@@ -235,7 +235,7 @@ export class Session implements Client, RequestOwner {
       this.#orderly = true;
       this.#ending = true;
       this.#stopping = false;
-      // Whoever leaves waits for nothing any more.
+      // A client that has left waits for nothing any more.
       this.#export.lender.detach(this);
       return;
     }
@@ -264,7 +264,8 @@ export class Session implements Client, RequestOwner {
     } catch (error) {
       const what = commandName(request.type);
       log.error(`export ${this.#export.name}: ${what} failed: ${String((error as Error).stack)}`);
-      // The disk may still write to where the reply was to be built: that memory is nobody's from now on.
+      // The disk may still write to where the reply was to be built: that memory is given to no other reply
+      // from now on.
       request.slab = undefined;
       request.complete(Errno.EIO);
     }

@@ -29,7 +29,7 @@ export function newSlab(length: number): Slab {
 
 export class SpareSlabs {
   #slabs: Slab[] = [];
-  /** The fewest that were here since the last look: these nobody needed. */
+  /** The fewest that were here since the last look: these no reply needed. */
   #unneeded = 0;
   #timer: NodeJS.Timeout | undefined;
 

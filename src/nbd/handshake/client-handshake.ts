@@ -3,16 +3,16 @@
  * server offers.
  *
  * It is written as a coroutine (byte-coroutine.ts), so the code reads in the order of the specification
- * ("Handshake phase"), and whoever owns the socket may deliver bytes as they come.
+ * ("Handshake phase"), and the owner of the socket may deliver bytes as they come.
  *
  * Order: greeting, EXTENDED_HEADERS or else STRUCTURED_REPLY, XNBD_ATTACH (if asked for), SET_META_CONTEXT
  * base:allocation, GO; a server that knows no GO gets EXPORT_NAME. Oldstyle servers are refused unless
- * allowed: they agree to nothing, so whoever stands between could pretend to be one to talk us out of what we
+ * allowed: they agree to nothing, so a man in the middle could pretend to be one to talk us out of what we
  * want (CVE-2019-14842).
  *
  * With TLS it has two halves, and `startTls` is the first: greeting and STARTTLS, in the clear. A server, or
- * whoever stands between, that cannot or will not do TLS ends it there; nothing is ever asked for in the
- * clear. The rest is as without TLS.
+ * a man in the middle, that cannot or will not do TLS ends it there; nothing is ever asked for in the clear.
+ * The rest is as without TLS.
  */
 
 import type { ByteCoroutine } from '../byte-coroutine.ts';

@@ -1,6 +1,7 @@
 /**
- * The private option by which a gateway says whom it brings to an export (docs/protocol.md), both directions.
- * It only takes rights away: a connection that is a peer's writes nothing, and its lease is bound to it.
+ * The private option by which a gateway says which peer it brings to an export (docs/protocol.md), both
+ * directions. It only takes rights away: a connection that is a peer's writes nothing, and its lease is bound
+ * to it.
  */
 
 const VERSION = 1;

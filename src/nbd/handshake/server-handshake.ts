@@ -59,7 +59,7 @@ export interface Refusal {
   text: string;
 }
 
-/** Who answers for the exports while a client haggles. */
+/** What answers for the exports while a client haggles. */
 export interface HandshakeHost {
   names(): string[];
   /** @param name may be empty: the default export. */

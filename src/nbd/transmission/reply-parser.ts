@@ -1,7 +1,7 @@
 /**
  * Replies of a server in the transmission phase: bytes in, calls on a {@link ReplyReceiver} out. No I/O.
  *
- * Payloads of READ go straight from the received chunk into the buffer of whoever asked. Nothing that the
+ * Payloads of READ go straight from the received chunk into the buffer of the request. Nothing that the
  * peer says is trusted: an unknown cookie, a length past the request or a chunk of the wrong kind throws
  * {@link ReplyError}, and the connection is of no more use.
  *
@@ -27,7 +27,7 @@ import type { Extent } from '../extent.ts';
 export class ReplyError extends Error {}
 
 /**
- * Whoever has the requests. A cookie is what the request carried. Each method throws ReplyError for a reply
+ * The owner of the requests. A cookie is what the request carried. Each method throws ReplyError for a reply
  * that does not fit.
  */
 export interface ReplyReceiver {
