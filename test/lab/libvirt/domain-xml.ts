@@ -41,6 +41,8 @@ const KERNEL_ARGUMENTS = [
   // Only a panic may break into the guest's own lines.
   'loglevel=1',
   'panic=1',
+  // Whatever breaks the kernel is seen, and ends the guest.
+  'oops=panic',
   // On a busy machine too few ticks arrive for the kernel's test of the timer, and it would panic.
   'no_timer_check',
   // Boots faster.

@@ -16,27 +16,34 @@ export type DiskReport = { sizeBytes: number; errors: number; writes: Writes };
 /** Requests that the guest has completed on a disk, as of its last heartbeat (two a second). */
 export type DiskCounts = { writes: number; reads: number; errors: number };
 
+/** What a guest prints when its kernel, or a process that works on a disk, has crashed. */
+const CRASH = /Kernel panic|Oops: |BUG: |general protection fault|^xnbd: crashed: /;
+
 /** A guest in the lab, defined on one host, to be found on either. */
 export class Guest {
   readonly name: string;
   readonly spec: GuestSpec;
   readonly console: Console;
-  /** What the guest found wrong: the lines `verify error ...` and `fatal: ...`. Empty in a good run. */
+  /** What the guest found wrong: the lines `verify error ...` and `fatal: ...`, and of its crash. Empty in a good run. */
   readonly errors: string[] = [];
+  /** The first line of its crash. */
+  crash: string | undefined;
+  /** It was told to let its disks rest. */
+  resting = false;
   /** Number of the last heartbeat. */
   beat = 0;
   /** By target. */
   readonly counts = new Map<string, DiskCounts>();
-  readonly #hosts: readonly Host[];
+  /** Where it may run. */
+  readonly hosts: readonly Host[];
   #commands = 0;
 
   /** Use `defineGuest`. */
   constructor(spec: GuestSpec, lab: Lab) {
-    const { hosts } = lab;
     this.name = spec.name;
     this.spec = spec;
-    this.#hosts = hosts;
-    const files = hosts.map((host) => host.outside(consolePath(spec.name)));
+    this.hosts = lab.hosts;
+    const files = this.hosts.map((host) => host.outside(consolePath(spec.name)));
     this.console = new Console(files, (line) => this.#heard(line), lab.ended);
   }
 
@@ -50,10 +57,11 @@ export class Guest {
     await this.console.look();
     const from = this.console.lines.length;
     await how();
-    await this.console.find(/^xnbd: ready|Kernel panic/, from, 120_000);
     // It counts anew.
     this.beat = 0;
     this.counts.clear();
+    this.resting = false;
+    await this.console.find(new RegExp(`^xnbd: ready|${CRASH.source}`), from, 120_000);
     if (this.errors.length > 0) throw new Error(`guest ${this.name}: ${this.errors.join('; ')}`);
   }
 
@@ -83,6 +91,7 @@ export class Guest {
       `guest ${this.name} to go on`,
       async () => {
         await this.console.look();
+        if (this.crash !== undefined) throw new Error(`guest ${this.name} has crashed: ${this.crash}`);
         return there();
       },
       timeoutMs,
@@ -93,12 +102,24 @@ export class Guest {
 
   /** Lets the guest finish its step, flush, and tell what it has written. It runs on, but rests. By target. */
   async stop(): Promise<Map<string, DiskReport>> {
+    this.resting = true;
     return this.#reports(await this.#command('stop'));
   }
 
   /** After `stop`: work goes on. */
   async go(): Promise<void> {
     await this.#command('go');
+    this.resting = false;
+  }
+
+  /** What works on its disks stops where it is, as after an interrupt that got lost. The heartbeat goes on. */
+  async freeze(): Promise<void> {
+    await this.#command('freeze');
+  }
+
+  /** Its kernel panics. */
+  async panic(): Promise<void> {
+    await this.#command('panic');
   }
 
   /** As `stop`, and then the guest switches itself off. */
@@ -135,7 +156,7 @@ export class Guest {
     answer.catch(() => undefined);
     for (let n = 0; !answered; n++) {
       if (n % 100 === 0)
-        await Promise.all(this.#hosts.map((host) => send(host, this.name, `\n${verb} ${id}\n`)));
+        await Promise.all(this.hosts.map((host) => send(host, this.name, `\n${verb} ${id}\n`)));
       await sleep(50);
     }
     await answer;
@@ -172,7 +193,9 @@ export class Guest {
   }
 
   #heard(line: string): void {
-    if (/^xnbd: (verify error|fatal)|Kernel panic/.test(line)) this.errors.push(line.replace(/^xnbd: /, ''));
+    if (CRASH.test(line)) this.crash ??= line;
+    if (/^xnbd: (verify error|fatal)/.test(line) || line === this.crash)
+      this.errors.push(line.replace(/^xnbd: /, ''));
     const [, number, counts] = /^xnbd: beat (\d+) ?(.*)$/.exec(line) ?? [];
     if (number === undefined || counts === undefined) return;
     this.beat = Number(number);
@@ -204,5 +227,7 @@ export async function defineGuest(lab: Lab, host: Host, spec: GuestSpec): Promis
   await writeFile(host.outside(path), xml);
   for (const each of lab.hosts) await rm(each.outside(consolePath(spec.name)), { force: true });
   await host.virsh('define', path);
-  return new Guest(spec, lab);
+  const guest = new Guest(spec, lab);
+  lab.guests.push(guest);
+  return guest;
 }

@@ -21,6 +21,7 @@ import { constants } from 'node:fs';
 import { access, mkdtemp, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { giveCapabilities, keepCapabilities } from './capabilities.ts';
+import type { Guest } from './guest.ts';
 import { guestSystem } from './guest-system.ts';
 import { createHost, type Host } from './host.ts';
 import { run } from './processes.ts';
@@ -58,6 +59,8 @@ export type Lab = {
   readonly b: Host;
   /** All of them: a, b, and c where it was asked for. */
   readonly hosts: readonly Host[];
+  /** Every guest that was defined here. */
+  readonly guests: Guest[];
   /** Aborted when the lab is destroyed. */
   readonly ended: AbortSignal;
   /** Limits what a host (left out: every host) sends to so many Mbit/s; undefined: as fast as it goes. */
@@ -116,7 +119,7 @@ export async function createLab(options: LabOptions = {}): Promise<Lab> {
         await keepCapabilities(host);
       }),
     );
-    return { a, b, hosts, ended: ended.signal, setRate, setPortRate, setCable, destroy };
+    return { a, b, hosts, guests: [], ended: ended.signal, setRate, setPortRate, setCable, destroy };
   } catch (error) {
     await destroy();
     throw error;

@@ -4,6 +4,7 @@
 
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 #define MAX_RUN 16
 #define MAX_DISKS 8
@@ -23,6 +24,7 @@ struct disk {
   volatile uint32_t seq;
   volatile uint32_t writes, reads, errors;
   volatile int resting;
+  pid_t worker; /* the child */
 };
 
 struct shared {

@@ -18,6 +18,8 @@
  *   go ID        work goes on.
  *   poweroff ID  the same as stop, and then the machine is switched off.
  *   reboot ID    the same as stop, and then the machine boots anew.
+ *   freeze ID    the children stop where they are, whatever they wait for (what a lost interrupt looks like).
+ *   panic ID     the kernel panics.
  *
  * The ID makes a command that arrives twice harmless. The children are in work.c, the content of a block in block.c.
  */
@@ -26,6 +28,7 @@
 #include <fcntl.h>
 #include <linux/fs.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -36,6 +39,7 @@
 #include <sys/mount.h>
 #include <sys/reboot.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <termios.h>
 #include <time.h>
 #include <unistd.h>
@@ -116,6 +120,26 @@ static void go_all(void) {
     while (shared->disks[i].resting) sleep_ms(10);
 }
 
+static void freeze(void) {
+  for (int i = 0; i < disk_count; i++) kill(shared->disks[i].worker, SIGSTOP);
+}
+
+static void panic(void) {
+  tcdrain(console);
+  int trigger = open("/proc/sysrq-trigger", O_WRONLY | O_CLOEXEC);
+  if (write(trigger, "c", 1) != 1) say("fatal: no panic: %s", strerror(errno));
+}
+
+/* No child ever ends by itself: something broke it. */
+static void mourn(void) {
+  int status;
+  for (pid_t pid; (pid = waitpid(-1, &status, WNOHANG)) > 0;)
+    for (int i = 0; i < disk_count; i++)
+      if (shared->disks[i].worker == pid)
+        say("crashed: the process that works on %s, by signal %d", shared->disks[i].name,
+            WIFSIGNALED(status) ? WTERMSIG(status) : 0);
+}
+
 static void obey(char *line) {
   static char last_id[16];
   char verb[16], id[16];
@@ -130,6 +154,12 @@ static void obey(char *line) {
     say("done %s %s", verb, id);
     tcdrain(console);
     reboot(strcmp(verb, "reboot") == 0 ? RB_AUTOBOOT : RB_POWER_OFF);
+  } else if (strcmp(verb, "freeze") == 0) {
+    freeze();
+  } else if (strcmp(verb, "panic") == 0) {
+    say("done %s %s", verb, id);
+    panic();
+    return;
   } else {
     say("unknown command %s", verb);
     return;
@@ -173,6 +203,7 @@ static void listen_and_beat(int commands) {
         line[length++] = c;
       }
     } else if (wait <= 0) {
+      mourn();
       beat();
       next = now_ms() + BEAT_MS;
     }
@@ -263,7 +294,7 @@ int main(void) {
   load_modules();
   read_command_line();
   for (int i = 0; i < disk_count; i++)
-    if (fork() == 0) work(&shared->disks[i]);
+    if ((shared->disks[i].worker = fork()) == 0) work(&shared->disks[i]);
   say("ready disks=%d", disk_count);
   listen_and_beat(commands);
 }
