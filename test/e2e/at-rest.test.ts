@@ -5,16 +5,24 @@ import { waitFor } from '../lab/libvirt/processes.ts';
 import { installGates, shutGate } from '../lab/sites/hook-gate.ts';
 import { logTells } from '../lab/sites/interrupted-migrations.ts';
 import { states, unused, writableOnlyAt } from '../lab/sites/outcome.ts';
-import { guestWithDisks, useSites, wrongBytes } from '../lab/sites/sites.ts';
+import { guestWithDisks, wrongBytes } from '../lab/sites/sites.ts';
+import { useSites } from '../lab/sites/use-sites.ts';
 
 describe('a guest that starts and ends where it is', function () {
   this.timeout(240_000);
-  const sites = useSites({ prepare: installGates });
+  const { sites, begin, sure, it } = useSites({ prepare: installGates });
   let guest: Guest;
   const reports: Map<string, DiskReport>[] = [];
 
-  before(async () => {
+  begin(async () => {
+    reports.length = 0;
     guest = await guestWithDisks(sites(), 'vm1', ['rewrite', 'write-only'], 16, 'again');
+  });
+
+  sure(async () => {
+    const { daemon, host } = sites().a;
+    assert.ok(daemon.process.exitCode === null && daemon.process.signalCode === null, 'xnbdd of a has ended');
+    assert.equal(await host.virsh('domstate', guest.name), 'shut off');
   });
 
   /** Nobody uses the disks, no process serves them, and nothing was given away. */

@@ -10,20 +10,21 @@ import type { Guest } from '../lab/libvirt/guest.ts';
 import { type Running, waitFor } from '../lab/libvirt/processes.ts';
 import { type Gate, installGates, killInHook, shutGate } from '../lab/sites/hook-gate.ts';
 import { memoryFlows, newLinesOf } from '../lab/sites/interrupted-migrations.ts';
-import { become, completionTold, emptied, runsOnAt, states, writableOnlyAt } from '../lab/sites/outcome.ts';
 import {
-  announced,
-  arrived,
-  guestWithDisks,
-  type Site,
-  signalsOf,
-  useSites,
-  wrongBytes,
-} from '../lab/sites/sites.ts';
+  atWork,
+  become,
+  completionTold,
+  emptied,
+  runsOnAt,
+  states,
+  writableOnlyAt,
+} from '../lab/sites/outcome.ts';
+import { announced, arrived, guestWithDisks, type Site, signalsOf, wrongBytes } from '../lab/sites/sites.ts';
+import { useSites } from '../lab/sites/use-sites.ts';
 
 describe('xnbdd killed at each step of a migration', function () {
   this.timeout(180_000);
-  const sites = useSites({
+  const { sites, begin, sure, it } = useSites({
     config: '[relocation]\nretired = delete\nprepare-timeout = 5\n',
     prepare: installGates,
   });
@@ -32,12 +33,16 @@ describe('xnbdd killed at each step of a migration', function () {
   let from: Site;
   let to: Site;
 
-  before(async () => {
+  begin(async () => {
     guest = await guestWithDisks(sites(), 'vm1', ['rewrite'], 16);
     from = sites().a;
     to = sites().b;
     await guest.start(from.host);
     await announced(from, guest);
+  });
+  sure(async () => {
+    await atWork(sites(), guest, from);
+    await emptied(to);
   });
 
   const signal = ({ pid }: Running, name: NodeJS.Signals) => process.kill(pid, name);

@@ -9,8 +9,9 @@ import { chmod, mkdir, rename, rm, writeFile } from 'node:fs/promises';
 import type { Guest } from '../lab/libvirt/guest.ts';
 import { waitFor } from '../lab/libvirt/processes.ts';
 import { interrupted, logTells } from '../lab/sites/interrupted-migrations.ts';
-import { nothingAt, runsOn } from '../lab/sites/outcome.ts';
-import { announced, arrived, startedGuest, useSites } from '../lab/sites/sites.ts';
+import { atWork, nothingAt, runsOn } from '../lab/sites/outcome.ts';
+import { announced, arrived, startedGuest } from '../lab/sites/sites.ts';
+import { useSites } from '../lab/sites/use-sites.ts';
 
 /** Another administrator's hook, which fails where /run/lab/fails says. `xml`: what it prints for `migrate` is no domain. */
 const OTHER_HOOK = `#!/bin/sh
@@ -22,7 +23,7 @@ exit 0
 
 describe('a migration that fails before the takeover', function () {
   this.timeout(240_000);
-  const sites = useSites({
+  const { sites, begin, sure, it, story } = useSites({
     config: '[relocation]\nprepare-timeout = 5\n',
     prepare: async ({ b }) => {
       await mkdir(b.outside('/etc/libvirt/hooks/qemu.d'), { recursive: true });
@@ -33,9 +34,10 @@ describe('a migration that fails before the takeover', function () {
   });
   let guest: Guest;
 
-  before(async () => {
+  begin(async () => {
     guest = await startedGuest(sites(), 'vm1', ['rewrite', 'write-only'], 16);
   });
+  sure(() => atWork(sites(), guest, sites().a));
 
   /** Migrates in vain. @returns what virsh said */
   async function refused(): Promise<string> {
@@ -110,53 +112,55 @@ describe('a migration that fails before the takeover', function () {
     await runsOn(sites(), guest);
   });
 
-  it("A's QEMU is killed midway: its disks come back, and it is started again by hand", async () => {
-    const { a, b } = sites();
-    const said = await interrupted(sites(), guest, async () =>
-      process.kill(await a.host.qemuPid(guest.name), 'SIGKILL'),
-    );
-    assert.match(said, /error: /);
-    await nothingAt(b);
-    for (const { export: disk } of guest.spec.disks) {
-      const free = async () => ((await a.status(disk))?.state ?? 'serving') === 'serving';
-      await waitFor(`${disk} to be a's again`, free);
-      // B's proxy may or may not have taken it over before it heard that the migration was over.
-      await logTells(a, new RegExp(`disk ${disk}: (lent|fenced), now serving`));
-    }
-    assert.deepEqual(guest.errors, []);
-    assert.equal(await a.host.virsh('domstate', guest.name), 'shut off');
-  });
+  story("A's QEMU is killed midway, and it is started again by hand", (step) => {
+    step('the disks come back, and nothing is at B', async () => {
+      const { a, b } = sites();
+      const said = await interrupted(sites(), guest, async () =>
+        process.kill(await a.host.qemuPid(guest.name), 'SIGKILL'),
+      );
+      assert.match(said, /error: /);
+      await nothingAt(b);
+      for (const { export: disk } of guest.spec.disks) {
+        const free = async () => ((await a.status(disk))?.state ?? 'serving') === 'serving';
+        await waitFor(`${disk} to be a's again`, free);
+        // B's proxy may or may not have taken it over before it heard that the migration was over.
+        await logTells(a, new RegExp(`disk ${disk}: (lent|fenced), now serving`));
+      }
+      assert.deepEqual(guest.errors, []);
+      assert.equal(await a.host.virsh('domstate', guest.name), 'shut off');
+    });
 
-  it('an image is missing at the start: virsh says which', async () => {
-    const { a } = sites();
-    const image = a.image('vm1-vdb');
-    // Lent a moment ago they would stay for a while, killed or not.
-    for (const pid of (await a.processes()).keys()) process.kill(pid, 'SIGTERM');
-    await waitFor('the end of the exports', async () => (await a.processes()).size === 0);
-    await rename(image, `${image}.away`);
-    await assert.rejects(a.host.virsh('start', guest.name), /xnbd: .*vm1-vdb\.img/);
-    assert.equal((await a.processes()).size, 0);
-    await rename(`${image}.away`, image);
-  });
+    step('an image is missing at the start: virsh says which', async () => {
+      const { a } = sites();
+      const image = a.image('vm1-vdb');
+      // Lent a moment ago they would stay for a while, killed or not.
+      for (const pid of (await a.processes()).keys()) process.kill(pid, 'SIGTERM');
+      await waitFor('the end of the exports', async () => (await a.processes()).size === 0);
+      await rename(image, `${image}.away`);
+      await assert.rejects(a.host.virsh('start', guest.name), /xnbd: .*vm1-vdb\.img/);
+      assert.equal((await a.processes()).size, 0);
+      await rename(`${image}.away`, image);
+    });
 
-  it('the next one succeeds', async () => {
-    const { a, b } = sites();
-    // Started anew it knows nothing of what it wrote before.
-    const before = await a.host.virsh('dumpxml', '--inactive', guest.name);
-    await writeFile(
-      a.host.outside('/run/lab/again.xml'),
-      before.replaceAll(/(xnbd\.vd\w=[\w-]+:[0-9a-f]+):pattern/g, '$1'),
-    );
-    await a.host.virsh('define', '/run/lab/again.xml');
-    await rm(a.host.outside('/run/lab/again.xml'));
-    await guest.start(a.host);
-    await guest.progress();
-    await announced(a, guest);
-    await guest.migrate(a.host, b.host, '--live', '--persistent', '--undefinesource');
-    await guest.progress();
-    await arrived(b, guest);
-    await guest.stop();
-    assert.deepEqual(guest.errors, []);
-    await waitFor('the end of the exports at a', async () => (await a.processes()).size === 0);
+    step('the next one succeeds', async () => {
+      const { a, b } = sites();
+      // Started anew it knows nothing of what it wrote before.
+      const before = await a.host.virsh('dumpxml', '--inactive', guest.name);
+      await writeFile(
+        a.host.outside('/run/lab/again.xml'),
+        before.replaceAll(/(xnbd\.vd\w=[\w-]+:[0-9a-f]+):pattern/g, '$1'),
+      );
+      await a.host.virsh('define', '/run/lab/again.xml');
+      await rm(a.host.outside('/run/lab/again.xml'));
+      await guest.start(a.host);
+      await guest.progress();
+      await announced(a, guest);
+      await guest.migrate(a.host, b.host, '--live', '--persistent', '--undefinesource');
+      await guest.progress();
+      await arrived(b, guest);
+      await guest.stop();
+      assert.deepEqual(guest.errors, []);
+      await waitFor('the end of the exports at a', async () => (await a.processes()).size === 0);
+    });
   });
 });

@@ -1,39 +1,27 @@
 import assert from 'node:assert/strict';
 import { existsSync, readlinkSync } from 'node:fs';
-import { link, mkdtemp, open, rm } from 'node:fs/promises';
+import { link, open } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { defineGuest } from '../lab/libvirt/guest.ts';
 import { accepts } from '../lab/libvirt/host.ts';
-import { createLab, type Lab, labUnavailable } from '../lab/libvirt/lab.ts';
+import { createLab, type Lab } from '../lab/libvirt/lab.ts';
 import { BLOCK_SIZE, createPatternImage, differences } from '../lab/libvirt/pattern.ts';
 import { run, waitFor } from '../lab/libvirt/processes.ts';
+import { useStage } from '../lab/libvirt/stage.ts';
 
 const LAB = join(import.meta.dirname, '../lab/libvirt/lab.ts');
 const SIZE = 32 * 1024 * 1024;
 
 describe('the lab itself', function () {
   this.timeout(180_000);
-  let lab: Lab | undefined;
-  let images: string | undefined;
-
-  before(async function () {
-    const reason = await labUnavailable();
-    if (reason !== undefined) {
-      console.log(`      skipped: ${reason}`);
-      this.skip();
-    }
-    images = await mkdtemp('/tmp/xl-images-');
-    lab = await createLab();
-  });
-
-  after(async () => {
-    await lab?.destroy();
-    if (images !== undefined) await rm(images, { recursive: true, force: true });
+  const { stage, it } = useStage(async () => {
+    const lab = await createLab();
+    return { lab, destroy: lab.destroy };
   });
 
   /** One nbdkit, reached from both hosts by the same path: its socket is linked into the other's /run/xnbd. */
   async function serve({ a, b }: Lab, name: string): Promise<string> {
-    const image = join(images!, `${name}.img`);
+    const image = a.outside(`/var/lib/xnbd/images/${name}.img`);
     await createPatternImage(image, name, SIZE);
     const socket = `/run/xnbd/${name}.sock`;
     await a.spawn(['nbdkit', '--foreground', '--exportname', name, '--unix', socket, 'file', image]);
@@ -43,9 +31,10 @@ describe('the lab itself', function () {
   }
 
   it('migrates a writing guest there and back, and the images equal the model', async () => {
-    const { a, b } = lab!;
-    const files = { vda: await serve(lab!, 'vm1-vda'), vdb: await serve(lab!, 'vm1-vdb') };
-    const guest = await defineGuest(lab!, a, {
+    const { lab } = stage();
+    const { a, b } = lab;
+    const files = { vda: await serve(lab, 'vm1-vda'), vdb: await serve(lab, 'vm1-vdb') };
+    const guest = await defineGuest(lab, a, {
       name: 'vm1',
       disks: [
         { target: 'vda', export: 'vm1-vda', mode: 'rewrite' },
@@ -89,9 +78,10 @@ describe('the lab itself', function () {
   });
 
   it('hears a guest complain about a block that somebody else has changed', async () => {
-    const { a } = lab!;
-    const file = await serve(lab!, 'vm2-vda');
-    const guest = await defineGuest(lab!, a, {
+    const { lab } = stage();
+    const { a } = lab;
+    const file = await serve(lab, 'vm2-vda');
+    const guest = await defineGuest(lab, a, {
       name: 'vm2',
       disks: [{ target: 'vda', export: 'vm2-vda', mode: 'rewrite' }],
       spread: 4,
@@ -112,9 +102,10 @@ describe('the lab itself', function () {
   });
 
   it('runs a guest that touches no disk, and limits the link so that its migration can be aborted', async () => {
-    const { a, b, setRate } = lab!;
-    await serve(lab!, 'vm3-vda');
-    const guest = await defineGuest(lab!, a, {
+    const { lab } = stage();
+    const { a, b, setRate } = lab;
+    await serve(lab, 'vm3-vda');
+    const guest = await defineGuest(lab, a, {
       name: 'vm3',
       disks: [{ target: 'vda', export: 'vm3-vda', mode: 'idle' }],
     });

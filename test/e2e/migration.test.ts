@@ -3,11 +3,12 @@ import assert from 'node:assert/strict';
 import type { Guest } from '../lab/libvirt/guest.ts';
 import { waitFor } from '../lab/libvirt/processes.ts';
 import { logTells } from '../lab/sites/interrupted-migrations.ts';
-import { arrived, guestWithDisks, type Site, signalsOf, useSites, wrongBytes } from '../lab/sites/sites.ts';
+import { arrived, guestWithDisks, type Site, signalsOf, wrongBytes } from '../lab/sites/sites.ts';
+import { useSites } from '../lab/sites/use-sites.ts';
 
 describe('a virtual machine moves with its disks', function () {
   this.timeout(300_000);
-  const sites = useSites({ config: '[relocation]\nretired = delete\nverify = on\n' });
+  const { sites, it } = useSites({ config: '[relocation]\nretired = delete\nverify = on\n' });
 
   /** The signals of one relocation, in order, and what the last one says of each disk. */
   async function completed(site: Site, guest: Guest, number: number): Promise<void> {

@@ -2,21 +2,24 @@
 import assert from 'node:assert/strict';
 import type { Guest } from '../lab/libvirt/guest.ts';
 import { waitFor } from '../lab/libvirt/processes.ts';
-import { arrived, signalsOf, startedGuest, useSites, wrongBytes } from '../lab/sites/sites.ts';
+import { atWork } from '../lab/sites/outcome.ts';
+import { arrived, signalsOf, startedGuest, wrongBytes } from '../lab/sites/sites.ts';
+import { useSites } from '../lab/sites/use-sites.ts';
 
 const MIB = 1024 * 1024;
 const IMAGES = '/var/lib/xnbd/images';
 
 describe('a destination that cannot take the disks', function () {
   this.timeout(180_000);
-  const sites = useSites({
+  const { sites, begin, sure, it } = useSites({
     prepare: ({ b }) => b.exec(['mount', '-t', 'tmpfs', '-o', 'size=8m', 'none', IMAGES]),
   });
   let guest: Guest;
 
-  before(async () => {
+  begin(async () => {
     guest = await startedGuest(sites(), 'vm1', ['rewrite', 'write-only'], 32);
   });
+  sure(() => atWork(sites(), guest, sites().a));
 
   /** Migrates in vain. @returns what our hook said, which has to be one line. */
   async function refused(): Promise<string> {

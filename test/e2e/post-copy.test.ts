@@ -4,11 +4,12 @@ import { readFile, writeFile } from 'node:fs/promises';
 import type { Guest } from '../lab/libvirt/guest.ts';
 import { logTells, memoryFlows } from '../lab/sites/interrupted-migrations.ts';
 import { become, completionTold, emptied, writableOnlyAt } from '../lab/sites/outcome.ts';
-import { announced, arrived, guestWithDisks, useSites, wrongBytes } from '../lab/sites/sites.ts';
+import { announced, arrived, guestWithDisks, wrongBytes } from '../lab/sites/sites.ts';
+import { useSites } from '../lab/sites/use-sites.ts';
 
 describe('a migration by post-copy', function () {
   this.timeout(180_000);
-  const sites = useSites({ config: '[relocation]\nretired = delete\n' });
+  const { sites, it } = useSites({ config: '[relocation]\nretired = delete\n' });
   /** Why it cannot be had on this machine. */
   let missing: string | undefined;
 

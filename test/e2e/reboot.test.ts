@@ -3,15 +3,17 @@ import assert from 'node:assert/strict';
 import type { DiskReport, Guest } from '../lab/libvirt/guest.ts';
 import { logOf } from '../lab/sites/interrupted-migrations.ts';
 import { endsAtB, followsToB, states, writableOnlyAt } from '../lab/sites/outcome.ts';
-import { type Site, startedGuest, useSites } from '../lab/sites/sites.ts';
+import { type Site, startedGuest } from '../lab/sites/sites.ts';
+import { useSites } from '../lab/sites/use-sites.ts';
 
 describe('a guest that boots anew', function () {
   this.timeout(240_000);
-  const sites = useSites({ config: '[relocation]\nretired = delete\n' });
+  const { sites, begin, story } = useSites({ config: '[relocation]\nretired = delete\n' });
   let guest: Guest;
   const reports: Map<string, DiskReport>[] = [];
 
-  before(async () => {
+  begin(async () => {
+    reports.length = 0;
     guest = await startedGuest(sites(), 'vm1', ['rewrite', 'write-only'], 64, 'again');
     await guest.progress();
   });
@@ -48,27 +50,29 @@ describe('a guest that boots anew', function () {
     assert.deepEqual(guest.errors, []);
   }
 
-  it('from inside, at rest', async () => {
-    const { a } = sites();
-    await noHook(a, WAYS[0]![1]);
-    assert.deepEqual(await states(a, guest), ['serving', 'serving']);
-    await writableOnlyAt(sites(), guest, a);
-  });
-
-  it('moves, and its disks follow slowly', async () => {
-    const { lab, a, b } = sites();
-    await lab.setPortRate(10809, 4);
-    await guest.migrate(a.host, b.host, '--live', '--persistent', '--undefinesource');
-    await guest.progress(3);
-  });
-
-  for (const [way, how] of WAYS)
-    it(`${way}, while its disks follow`, async () => {
-      await noHook(sites().b, how);
-      await followsToB(sites(), guest);
+  story('does so at rest and while its disks follow it', (step) => {
+    step('from inside, at rest', async () => {
+      const { a } = sites();
+      await noHook(a, WAYS[0]![1]);
+      assert.deepEqual(await states(a, guest), ['serving', 'serving']);
+      await writableOnlyAt(sites(), guest, a);
     });
 
-  it('has every byte of its disks in the end', async () => {
-    await endsAtB(sites(), guest, reports);
+    step('moves, and its disks follow slowly', async () => {
+      const { lab, a, b } = sites();
+      await lab.setPortRate(10809, 4);
+      await guest.migrate(a.host, b.host, '--live', '--persistent', '--undefinesource');
+      await guest.progress(3);
+    });
+
+    for (const [way, how] of WAYS)
+      step(`${way}, while its disks follow`, async () => {
+        await noHook(sites().b, how);
+        await followsToB(sites(), guest);
+      });
+
+    step('has every byte of its disks in the end', async () => {
+      await endsAtB(sites(), guest, reports);
+    });
   });
 });

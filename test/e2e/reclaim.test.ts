@@ -7,40 +7,21 @@ import { differences } from '../lab/libvirt/pattern.ts';
 import { waitFor } from '../lab/libvirt/processes.ts';
 import { logTells } from '../lab/sites/interrupted-migrations.ts';
 import { comeBack, vanish } from '../lab/sites/outage.ts';
-import { become, emptied, states, writableOnlyAt } from '../lab/sites/outcome.ts';
-import { announced, guestWithDisks, type Site, startedGuest, useSites } from '../lab/sites/sites.ts';
+import { states } from '../lab/sites/outcome.ts';
+import { reclaimed, xnbdctl } from '../lab/sites/reclaimed.ts';
+import { startedGuest } from '../lab/sites/sites.ts';
+import { useSites } from '../lab/sites/use-sites.ts';
 
 const DISKS = ['vm1-vda', 'vm1-vdb'];
 
-const xnbdctl = (site: Site, ...args: string[]) => site.host.exec(['xnbdctl', ...args], { check: false });
-
-/** Takes a disk back from a host that is not heard any more. */
-async function reclaimed(site: Site, name: string): Promise<void> {
-  // Whoever was heard a moment ago is not lost.
-  let answer = await xnbdctl(site, 'reclaim', name, '--force');
-  await waitFor(
-    `${name} to be taken back`,
-    async () => {
-      if (!/was heard \d/.test(answer.stderr)) return true;
-      answer = await xnbdctl(site, 'reclaim', name, '--force');
-      return answer.code === 0;
-    },
-    60_000,
-  );
-  const { code, stdout, stderr } = answer;
-  assert.equal(code, 0, stderr);
-  assert.match(stdout, /: reclaimed; this host owns the disk, as it was when it left$/m);
-  await logTells(site, /reclaimed from b:10809 \(lease \S+\), generation 3 now/, name);
-}
-
 describe('a host that is lost after the takeover', function () {
   this.timeout(240_000);
-  const sites = useSites();
+  const { sites, begin, story } = useSites();
   let guest: Guest;
   /** What the guest had written when it left A. */
   let left: Map<string, DiskReport>;
 
-  before(async () => {
+  begin(async () => {
     guest = await startedGuest(sites(), 'vm1', ['rewrite', 'write-only'], 64);
     await guest.progress();
   });
@@ -50,202 +31,128 @@ describe('a host that is lost after the takeover', function () {
     assert.deepEqual(await states(sites().a, guest), ['fenced', 'fenced']);
   }
 
-  it('the guest moves, and writes there', async () => {
-    const { lab, a, b } = sites();
-    // Resting while it moves: so it is known what A's images hold from then on.
-    left = await guest.stop();
-    await lab.setPortRate(10809, 8);
-    await guest.migrate(a.host, b.host, '--live', '--persistent');
-    await guest.go();
-    await guest.progress();
-    assert.deepEqual(await states(b, guest), ['relocating', 'relocating']);
-  });
+  story('keeps nobody from its disks for ever', (step) => {
+    step('the guest moves, and writes there', async () => {
+      const { lab, a, b } = sites();
+      // Resting while it moves: so it is known what A's images hold from then on.
+      left = await guest.stop();
+      await lab.setPortRate(10809, 8);
+      await guest.migrate(a.host, b.host, '--live', '--persistent');
+      await guest.go();
+      await guest.progress();
+      assert.deepEqual(await states(b, guest), ['relocating', 'relocating']);
+    });
 
-  it('it is not started at A: virsh says where it is and what to do', async () => {
-    await refusedAtA(
-      /xnbd: disk vm1-vda of vm1 moved to b:10809 at 20\S+Z, which still copies from here; start vm1 there, or, if that host is lost for good: xnbdctl reclaim vm1-vda --force/,
-    );
-    await guest.progress();
-  });
-
-  it('its disks are not taken from a host that is alive, not by force either', async () => {
-    const { a } = sites();
-    for (const force of [[], ['--force']]) {
-      const { code, stdout, stderr } = await xnbdctl(a, 'reclaim', 'vm1-vda', ...force);
-      assert.equal(code, 1);
-      assert.match(stdout, /^vm1-vda moved to b:10809 at 20\S+Z \(fenced here\)\.$/m);
-      assert.match(stderr, /^xnbdctl: b:10809 serves vm1-vda: it is not lost\. .*nothing was changed$/m);
-    }
-    assert.deepEqual(await states(a, guest), ['fenced', 'fenced']);
-    await guest.progress();
-    assert.deepEqual(guest.errors, []);
-  });
-
-  it('the host is gone at once: A stays fenced until an administrator takes the disks back', async () => {
-    const { a, b } = sites();
-    await vanish(sites(), b);
-    await refusedAtA(/moved to b:10809/);
-
-    const asked = await xnbdctl(a, 'reclaim', 'vm1-vda');
-    assert.equal(asked.code, 1);
-    assert.match(
-      asked.stdout,
-      /Whatever its guest has written since is there alone, and is given up by a reclaim\.$/m,
-    );
-    assert.match(asked.stdout, /^b:10809: b:10809 /m);
-    assert.match(
-      asked.stderr,
-      /nothing was changed\. If b:10809 is lost for good: xnbdctl reclaim vm1-vda --force; /,
-    );
-    assert.deepEqual(await states(a, guest), ['fenced', 'fenced']);
-
-    for (const name of DISKS) await reclaimed(a, name);
-    for (const { target, export: disk } of guest.spec.disks) {
-      const { sizeBytes, writes } = left.get(target)!;
-      assert.deepEqual(await differences(a.image(disk), { exportName: disk, sizeBytes, writes }), []);
-    }
-  });
-
-  it('the guest starts at A, and works', async () => {
-    const { a } = sites();
-    // Started anew it knows nothing of what it wrote before.
-    const xml = await a.host.virsh('dumpxml', '--inactive', guest.name);
-    const path = a.host.outside('/run/lab/again.xml');
-    await writeFile(path, xml.replaceAll(/(xnbd\.vd\w=[\w-]+:[0-9a-f]+):pattern/g, '$1'));
-    await a.host.virsh('define', '/run/lab/again.xml');
-    for (const { export: disk } of guest.spec.disks)
-      await copyFile(
-        a.image(disk),
-        a.host.outside(`/var/lib/xnbd/${disk}.before`),
-        constants.COPYFILE_FICLONE,
+    step('it is not started at A: virsh says where it is and what to do', async () => {
+      await refusedAtA(
+        /xnbd: disk vm1-vda of vm1 moved to b:10809 at 20\S+Z, which still copies from here; start vm1 there, or, if that host is lost for good: xnbdctl reclaim vm1-vda --force/,
       );
-    guest.errors.length = 0;
-    await guest.start(a.host);
-    await guest.progress();
-  });
+      await guest.progress();
+    });
 
-  it('the lost host comes back: its copies are void, nobody is served from them, and it says how to delete them', async () => {
-    const { lab, a, b } = sites();
-    await lab.setRate(undefined);
-    await comeBack(sites(), b);
-    for (const name of DISKS) {
-      await logTells(
-        b,
-        /was reclaimed here by an administrator, .*; what is here is void, and is served no more/,
-        name,
-      );
-      await waitFor(`the end of ${name} at B`, async () => (await b.processes()).size === 0, 60_000);
-      const { stdout } = await xnbdctl(b, 'status', name);
-      assert.match(stdout, /^state +reclaimed, not running$/m);
+    step('its disks are not taken from a host that is alive, not by force either', async () => {
+      const { a } = sites();
+      for (const force of [[], ['--force']]) {
+        const { code, stdout, stderr } = await xnbdctl(a, 'reclaim', 'vm1-vda', ...force);
+        assert.equal(code, 1);
+        assert.match(stdout, /^vm1-vda moved to b:10809 at 20\S+Z \(fenced here\)\.$/m);
+        assert.match(stderr, /^xnbdctl: b:10809 serves vm1-vda: it is not lost\. .*nothing was changed$/m);
+      }
+      assert.deepEqual(await states(a, guest), ['fenced', 'fenced']);
+      await guest.progress();
+      assert.deepEqual(guest.errors, []);
+    });
+
+    step('the host is gone at once: A stays fenced until an administrator takes the disks back', async () => {
+      const { a, b } = sites();
+      await vanish(sites(), b);
+      await refusedAtA(/moved to b:10809/);
+
+      const asked = await xnbdctl(a, 'reclaim', 'vm1-vda');
+      assert.equal(asked.code, 1);
       assert.match(
-        stdout,
-        new RegExp(`^error .*reclaimed here by an administrator.*xnbdctl delete ${name} --force$`, 'm'),
+        asked.stdout,
+        /Whatever its guest has written since is there alone, and is given up by a reclaim\.$/m,
       );
-    }
-    await assert.rejects(
-      b.host.virsh('start', guest.name),
-      /disk vm1-vda of vm1 is void here: the host that it came from has taken it back/,
-    );
-    for (const name of DISKS) {
+      assert.match(asked.stdout, /^b:10809: b:10809 /m);
       assert.match(
-        (await xnbdctl(b, 'delete', name)).stderr,
-        /may hold what the guest of .* wrote here last/,
+        asked.stderr,
+        /nothing was changed\. If b:10809 is lost for good: xnbdctl reclaim vm1-vda --force; /,
       );
-      const { code, stdout } = await xnbdctl(b, 'delete', name, '--force');
-      assert.equal(code, 0);
-      assert.match(stdout, /^vm1-vd.: its old image \S+ is deleted$/m);
-    }
-    assert.deepEqual(await b.leftovers(), []);
-    assert.equal((await b.processes()).size, 0);
-    await guest.progress();
-    const reports = await guest.powerOff();
-    assert.deepEqual(guest.errors, []);
-    for (const { target, export: disk } of guest.spec.disks) {
-      const { sizeBytes, writes } = reports.get(target)!;
-      const initialImage = a.host.outside(`/var/lib/xnbd/${disk}.before`);
-      assert.deepEqual(
-        await differences(a.image(disk), { exportName: disk, sizeBytes, writes, initialImage }),
-        [],
-      );
-    }
-  });
-});
+      assert.deepEqual(await states(a, guest), ['fenced', 'fenced']);
 
-describe('a host that was taken for lost, and is alive', function () {
-  this.timeout(240_000);
-  const sites = useSites();
-  /** Two guests, from one: at A the one that was started after the reclaim, at B the one that had moved there. */
-  let atA: Guest;
-  let atB: Guest;
+      for (const name of DISKS) await reclaimed(a, name);
+      for (const { target, export: disk } of guest.spec.disks) {
+        const { sizeBytes, writes } = left.get(target)!;
+        assert.deepEqual(await differences(a.image(disk), { exportName: disk, sizeBytes, writes }), []);
+      }
+    });
 
-  it('its guest moves there, and its cable is cut: it goes on with what it has', async () => {
-    const { lab, a, b } = sites();
-    const guest = await guestWithDisks(sites(), 'vm1', ['write-only'], 64, 'again');
-    await guest.start(a.host);
-    await announced(a, guest);
-    // Its last flush at A; what it writes from here on is given up.
-    await guest.stop();
-    await lab.setPortRate(10809, 4);
-    await guest.migrate(a.host, b.host, '--live', '--persistent');
-    await guest.go();
-    await guest.progress();
-    atA = guest.onlyOn(lab, a.host);
-    atB = guest.onlyOn(lab, b.host);
-    await lab.setCable(b.host, false);
-    await atB.progress();
-    assert.deepEqual(await states(a, atA), ['fenced']);
-    assert.deepEqual(await states(b, atB), ['relocating']);
-    assert.deepEqual(atB.errors, []);
-  });
+    step('the guest starts at A, and works', async () => {
+      const { a } = sites();
+      // Started anew it knows nothing of what it wrote before.
+      const xml = await a.host.virsh('dumpxml', '--inactive', guest.name);
+      const path = a.host.outside('/run/lab/again.xml');
+      await writeFile(path, xml.replaceAll(/(xnbd\.vd\w=[\w-]+:[0-9a-f]+):pattern/g, '$1'));
+      await a.host.virsh('define', '/run/lab/again.xml');
+      for (const { export: disk } of guest.spec.disks)
+        await copyFile(
+          a.image(disk),
+          a.host.outside(`/var/lib/xnbd/${disk}.before`),
+          constants.COPYFILE_FICLONE,
+        );
+      guest.errors.length = 0;
+      await guest.start(a.host);
+      await guest.progress();
+    });
 
-  it('its disk is taken back by force, and the guest is started at A', async () => {
-    const { a } = sites();
-    await reclaimed(a, 'vm1-vda');
-    await copyFile(a.image('vm1-vda'), a.host.outside('/var/lib/xnbd/before'), constants.COPYFILE_FICLONE);
-    await atA.start(a.host);
-    await atA.progress();
-    assert.deepEqual(await states(a, atA), ['serving']);
-    // It cannot know, and its guest has what it needs: a reclaim is for a host of which one knows that it is down.
-    await atB.progress();
-  });
-
-  it('its cable is mended: it fences itself, and its guest, too, is told', async () => {
-    const { lab, a, b } = sites();
-    await lab.setCable(b.host, true);
-    await become(b, atB, 'reclaimed', 60_000);
-    await writableOnlyAt(sites(), atA, a);
-    await waitFor('an error of the guest at B', () => atB.errors.length > 0, 60_000);
-    assert.match(atB.errors[0]!, /^verify error vda block \d+: write of \d+ blocks: /);
-    // Nothing more of it is on its disk.
-    const before = (await b.status('vm1-vda'))?.writtenBytes;
-    const errors = atB.errors.length;
-    await waitFor('more of them', () => atB.errors.length > errors + 3);
-    assert.equal((await b.status('vm1-vda'))?.writtenBytes, before);
-    await atA.progress();
-    assert.deepEqual(atA.errors, []);
-  });
-
-  it('the logs tell the story, and what is at B is deleted by hand', async () => {
-    const { a, b } = sites();
-    await logTells(a, /fenced at generation 1, for lease \S+ of b:10809/, 'vm1-vda');
-    await logTells(a, /reclaimed from b:10809 \(lease \S+\), generation 3 now/, 'vm1-vda');
-    await logTells(b, /vm1-vda: takeover, by /, 'vm1-vda');
-    await logTells(b, /origin a:10809\/vm1-vda is unreachable: /, 'vm1-vda');
-    await logTells(
-      b,
-      /was reclaimed here by an administrator, .*; what is here is void, and is served no more/,
-      'vm1-vda',
+    step(
+      'the lost host comes back: its copies are void, nobody is served from them, and it says how to delete them',
+      async () => {
+        const { lab, a, b } = sites();
+        await lab.setRate(undefined);
+        await comeBack(sites(), b);
+        for (const name of DISKS) {
+          await logTells(
+            b,
+            /was reclaimed here by an administrator, .*; what is here is void, and is served no more/,
+            name,
+          );
+          await waitFor(`the end of ${name} at B`, async () => (await b.processes()).size === 0, 60_000);
+          const { stdout } = await xnbdctl(b, 'status', name);
+          assert.match(stdout, /^state +reclaimed, not running$/m);
+          assert.match(
+            stdout,
+            new RegExp(`^error .*reclaimed here by an administrator.*xnbdctl delete ${name} --force$`, 'm'),
+          );
+        }
+        await assert.rejects(
+          b.host.virsh('start', guest.name),
+          /disk vm1-vda of vm1 is void here: the host that it came from has taken it back/,
+        );
+        for (const name of DISKS) {
+          assert.match(
+            (await xnbdctl(b, 'delete', name)).stderr,
+            /may hold what the guest of .* wrote here last/,
+          );
+          const { code, stdout } = await xnbdctl(b, 'delete', name, '--force');
+          assert.equal(code, 0);
+          assert.match(stdout, /^vm1-vd.: its old image \S+ is deleted$/m);
+        }
+        assert.deepEqual(await b.leftovers(), []);
+        assert.equal((await b.processes()).size, 0);
+        await guest.progress();
+        const reports = await guest.powerOff();
+        assert.deepEqual(guest.errors, []);
+        for (const { target, export: disk } of guest.spec.disks) {
+          const { sizeBytes, writes } = reports.get(target)!;
+          const initialImage = a.host.outside(`/var/lib/xnbd/${disk}.before`);
+          assert.deepEqual(
+            await differences(a.image(disk), { exportName: disk, sizeBytes, writes, initialImage }),
+            [],
+          );
+        }
+      },
     );
-    await logTells(b, /disk vm1-vda: relocating, now reclaimed/);
-    await b.host.virsh('destroy', 'vm1');
-    await waitFor('the end of the export at B', async () => (await b.processes()).size === 0, 60_000);
-    assert.equal((await b.host.exec(['xnbdctl', 'delete', 'vm1-vda', '--force'])).code, 0);
-    await emptied(b);
-
-    const { sizeBytes, writes } = (await atA.powerOff()).get('vda')!;
-    assert.deepEqual(atA.errors, []);
-    const initialImage = a.host.outside('/var/lib/xnbd/before');
-    const expected = { exportName: 'vm1-vda', sizeBytes, writes, initialImage };
-    assert.deepEqual(await differences(a.image('vm1-vda'), expected), []);
   });
 });

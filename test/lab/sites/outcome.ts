@@ -88,6 +88,20 @@ export async function nothingAt(site: Site, limitMs?: number): Promise<void> {
   );
 }
 
+/** Before a title that moves a guest on: it works at a site, its disks are served there, and no daemon was left dead. */
+export async function atWork(sites: Sites, guest: Guest, here: Site): Promise<void> {
+  for (const { host, daemon, gateway } of sites.all)
+    for (const [what, { process }] of Object.entries({ xnbdd: daemon, 'xnbd-gateway': gateway }))
+      assert.ok(
+        process.exitCode === null && process.signalCode === null,
+        `${what} of ${host.name} has ended`,
+      );
+  assert.equal(await here.host.virsh('domstate', guest.name), 'running');
+  for (const state of await states(here, guest)) assert.equal(state, 'serving');
+  await guest.progress(1);
+  assert.deepEqual(guest.errors, []);
+}
+
 /** The migration to b has come to nothing: the guest has run on at a all the while, and its disks are a's alone. */
 export async function runsOn(sites: Sites, guest: Guest): Promise<void> {
   await runsOnAt(sites, guest, sites.a, sites.b);

@@ -12,7 +12,7 @@ import { newRecord, writeRecord } from '../../../src/store/records/record.ts';
 import type { DiskMode } from '../libvirt/domain-xml.ts';
 import { type DiskReport, defineGuest, type Guest } from '../libvirt/guest.ts';
 import { accepts, type Host } from '../libvirt/host.ts';
-import { createLab, type Lab, labUnavailable } from '../libvirt/lab.ts';
+import { createLab, type Lab } from '../libvirt/lab.ts';
 import { createPatternImage, differences } from '../libvirt/pattern.ts';
 import { type Running, run, waitFor } from '../libvirt/processes.ts';
 
@@ -62,39 +62,6 @@ export interface SitesOptions {
   config?: string;
   /** Done before any program of ours starts. */
   prepare?: (lab: Lab) => Promise<unknown>;
-}
-
-/** Called in a `describe`: its tests have two sites, which are there while they run; without a lab they are skipped. */
-export function useSites(options: SitesOptions = {}): () => Sites {
-  let sites: Sites | undefined;
-  before(async function () {
-    const reason = await labUnavailable();
-    if (reason !== undefined) {
-      console.log(`      skipped: ${reason}`);
-      this.skip();
-    }
-    sites = await createSites(options);
-  });
-  afterEach(async function () {
-    if (this.currentTest?.isFailed() === true && sites !== undefined) await printLogs(sites.all);
-  });
-  after(() => sites?.destroy());
-  return () => {
-    if (sites === undefined) throw new Error('the sites are there only while tests run');
-    return sites;
-  };
-}
-
-/** For who has to find out why a test failed. */
-async function printLogs(all: readonly Site[]): Promise<void> {
-  for (const { host, daemon } of all) {
-    const run = host.outside('/run/xnbd');
-    const logs = (await readdir(run)).filter((name) => name.endsWith('.log')).map((name) => join(run, name));
-    for (const path of [daemon.log, ...logs]) {
-      const text = await readFile(path, 'utf8').catch(() => '');
-      console.log(`--- ${host.name}: ${path}\n${text.trim().split('\n').slice(-40).join('\n')}`);
-    }
-  }
 }
 
 export async function createSites(options: SitesOptions = {}): Promise<Sites> {
