@@ -152,10 +152,10 @@ export class Export {
   }
 
   /**
-   * Lets every client finish what is under way, then makes the disk durable. Those that do not within
-   * `limitMs`, or are left with requests that cannot end (`hopeless`), are cut off: never acknowledged is
-   * what they are told.
-   * @returns errno of that
+   * Lets every client finish what is under way, then makes the disk durable. Clients still busy after
+   * `limitMs` are disconnected (after HOPELESS_MS if the origin is away). Their open requests get no reply, so
+   * they were never acknowledged.
+   * @returns errno of making it durable
    */
   async stop({ limitMs, hopeless }: StopOptions): Promise<number> {
     this.lender.stop();
