@@ -2,11 +2,11 @@
 # Makes a fresh clone able to run: the packages of npm, and from Debian what tests and demo need: the programs of real NBD peers, libvirt,
 # QEMU, D-Bus and a compiler.
 #
-#   sh scripts/setup.sh [--quiet] [packages | demo]
+#   sh scripts/setup.sh [--quiet] [packages | demo | list]
 #
 # Installs what is missing from Debian when it may (root, apt); otherwise prints the line to run and ends well: tests that need
 # the missing programs then skip, and say so. `--quiet` says nothing when nothing is missing; `packages` asks for npm's packages only, `demo`
-# also for what the demo without libvirt needs. No service is started.
+# also for what the demo without libvirt needs; `list` prints Debian's packages, one a line, and does nothing. No service is started.
 set -u
 
 # program (or file), the package that brings it
@@ -28,8 +28,14 @@ unshare util-linux
 strace strace
 gcc gcc
 /usr/include/stdlib.h libc6-dev
+xz xz-utils
 mkfs.ext4 e2fsprogs
 '
+
+if [ "${1:-}" = list ]; then
+  echo "$needs" | sed -n 's/^[^ ]* //p'
+  exit 0
+fi
 
 cd "$(dirname "$0")/.." || exit 1
 if [ ! -x node_modules/.bin/node ]; then

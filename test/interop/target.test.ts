@@ -18,6 +18,9 @@ import { type ExportProcess, needs, run, startExport } from './export-process.ts
 
 const MIB = 1024 * 1024;
 
+/** What newer clients ask for, and we do not offer (docs/nbd-support.md). */
+const NOT_OFFERED = ['can_block_status_payload'];
+
 describe('xnbd-export target', function () {
   this.timeout(120_000);
   let directory: string;
@@ -71,7 +74,7 @@ describe('xnbd-export target', function () {
       assert.equal(found[0]!['export-size'], 64 * MIB);
       assert.deepEqual(found[0]!.contexts, ['base:allocation']);
       for (const can of Object.keys(found[0]!).filter((key) => key.startsWith('can_')))
-        assert.equal(found[0]![can], true, can);
+        assert.equal(found[0]![can], !NOT_OFFERED.includes(can), can);
       assert.equal(found[0]!['is_read_only'], false);
       assert.equal(found[0]!['block_size_preferred'], 4096);
     }
@@ -103,7 +106,8 @@ describe('xnbd-export target', function () {
         const theirs = shown(json);
         assert.equal(theirs['can_flush'], true, 'nbdinfo has shown something');
         for (const [key, value] of Object.entries(theirs)) {
-          if (key.startsWith('can_') && value === true) assert.equal(ours[key], true, key);
+          if (key.startsWith('can_') && value === true && !NOT_OFFERED.includes(key))
+            assert.equal(ours[key], true, key);
           if (key.startsWith('block_size_')) assert.equal(ours[key], value, key);
         }
         for (const context of theirs.contexts) assert.ok(ours.contexts.includes(context), context);

@@ -12,7 +12,7 @@ import { run } from './processes.ts';
 const CACHE = join(import.meta.dirname, '../../../.cache/guest');
 const PROGRAM = join(import.meta.dirname, 'guest');
 
-/** In the order of loading. */
+/** In the order of loading. Some are built into some kernels. */
 const MODULES = [
   'virtio/virtio_ring.ko',
   'virtio/virtio.ko',
@@ -51,10 +51,16 @@ async function unpackKernel(): Promise<void> {
     if (archive === undefined) throw new Error(`apt-get download ${name} left no package`);
     await run(['dpkg-deb', '-x', archive, 'tree'], { cwd: work });
     const tree = join(work, 'tree');
-    const version = (await readdir(join(tree, 'lib/modules')))[0]!;
+    const modules = join(tree, existsSync(join(tree, 'usr/lib/modules')) ? 'usr' : '', 'lib/modules');
+    const version = (await readdir(modules))[0]!;
+    const builtIn = await readFile(join(modules, version, 'modules.builtin'), 'utf8');
     await mkdir(join(CACHE, 'modules'), { recursive: true });
-    for (const module of MODULES)
-      await moveInto(join(tree, 'lib/modules', version, 'kernel/drivers', module), cached(module));
+    for (const module of MODULES.filter((name) => !builtIn.includes(`/${name}\n`))) {
+      const path = join(modules, version, 'kernel/drivers', module);
+      // Debian 13 packs them.
+      if (!existsSync(path)) await run(['xz', '--decompress', `${path}.xz`]);
+      await moveInto(path, cached(module));
+    }
     await moveInto(join(tree, 'boot', `vmlinuz-${version}`), join(CACHE, 'vmlinuz'));
   } finally {
     await rm(work, { recursive: true, force: true });
@@ -79,7 +85,7 @@ async function buildInitramfs(path: string): Promise<void> {
   try {
     const sources = (await readdir(PROGRAM)).filter((name) => name.endsWith('.c'));
     await run(['gcc', '-static', '-O2', '-s', '-o', program, ...sources], { cwd: PROGRAM });
-    const modules = MODULES.map(async (module, index) => ({
+    const modules = MODULES.filter((module) => existsSync(cached(module))).map(async (module, index) => ({
       path: `modules/${index}.ko`,
       mode: 0o644,
       content: await readFile(cached(module)),
