@@ -75,11 +75,15 @@ export class DiskCopy {
     this.#fetcher.onSettled = () => this.#completeOr(() => this.#background.proceed());
     const allocation = new OriginAllocation(link, map.sizeBytes);
     this.keeping = { map, locks, fetcher: this.#fetcher, allocation, space: this.#space };
+    map.onFailed = () => {
+      this.pause();
+      onChange();
+    };
     this.#checkpointTimer = setInterval(() => void this.checkpoint(), CHECKPOINT_MS);
   }
 
   start(): void {
-    this.#background.start();
+    if (this.map.failed === null) this.#background.start();
     this.#completeOr(() => undefined);
   }
 
@@ -127,15 +131,20 @@ export class DiskCopy {
     return [...this.#bad.ranges, ...this.#unreadable.ranges(MOST_SHOWN)].slice(0, MOST_SHOWN);
   }
 
+  /** The gravest thing first: what cannot go on, then what is lost, then what may pass. */
   get error(): string | null {
-    return this.#bad.error ?? this.#unreadable.error ?? this.#background.error ?? this.#checkpointError;
+    if (this.map.failed !== null) return this.map.failed;
+    const lost = this.map.lost?.line ?? null;
+    return (
+      lost ?? this.#bad.error ?? this.#unreadable.error ?? this.#background.error ?? this.#checkpointError
+    );
   }
 
   /** Resolves once what is present survives loss of power, or that could not be had. */
   async checkpoint(): Promise<void> {
     const errno = await new Promise<number>((resolve) => this.map.flush({ complete: resolve }));
     const error = errno === 0 ? null : `the present map cannot be saved: error ${errno}`;
-    if (error !== null && error !== this.#checkpointError) log.error(error);
+    if (error !== null && error !== this.#checkpointError && this.map.failed === null) log.error(error);
     this.#checkpointError = error;
   }
 }

@@ -360,8 +360,9 @@ export class Relocation {
         relocationSeconds: secondsSinceTakeover(this.#record),
       }));
     } catch (error) {
-      this.#error = `complete, but that cannot be put on disk: ${(error as Error).message}; trying again`;
-      log.error(`${record.name}: ${this.#error}`);
+      const hindrance = `complete, but that cannot be put on disk: ${(error as Error).message}; trying again`;
+      if (this.#error !== hindrance) log.error(`${record.name}: ${hindrance}`);
+      this.#error = hindrance;
       this.onChange?.();
       setTimeout(() => {
         this.#finished = null;

@@ -46,6 +46,14 @@ const preadv2Fn = libc.func('int64_t preadv2(int fd, void *iov, int count, int64
   offset: number,
   flags: number,
 ) => number;
+const statxFn = libc.func(
+  'int statx(int directory, const char *path, int flags, uint32_t mask, void *result)',
+) as (directory: number, path: string, flags: number, mask: number, result: Buffer) => number;
+const fcntlFn = libc.func('int fcntl(int fd, int command, void *argument)') as (
+  fd: number,
+  command: number,
+  argument: Buffer,
+) => number;
 const flockFn = libc.func('int flock(int fd, int operation)') as (fd: number, operation: number) => number;
 
 const sendFn = libc.func('int64_t send(int fd, uintptr_t bytes, size_t length, int flags)') as (
@@ -75,6 +83,16 @@ const SOL_SOCKET = 1;
 const SO_SNDBUF = 7;
 const SO_SNDBUFFORCE = 32;
 const LOCK_EX_NB = 2 | 4;
+const AT_FDCWD = -100;
+const STATX_MNT_ID_UNIQUE = 0x4000;
+/** Of struct statx: the whole, and where the mask of what it holds and the mount's id are. */
+const STATX_BYTES = 256;
+const STX_MASK = 0;
+const STX_MNT_ID = 144;
+const F_OFD_GETLK = 36;
+const F_OFD_SETLK = 37;
+const FLOCK_BYTES = 32;
+const FLOCK_TYPE = { read: 0, write: 1, none: 2 } as const;
 
 export const FallocateMode = { KEEP_SIZE: 1, PUNCH_HOLE: 2, ZERO_RANGE: 16 } as const;
 export const Seek = { END: 2, DATA: 3, HOLE: 4 } as const;
@@ -181,4 +199,46 @@ export function exitNow(code: number): never {
 /** flock(2), exclusively, without waiting. @returns the errno; EWOULDBLOCK when another process holds it. */
 export function lockExclusively(fd: number): number {
   return flockFn(fd, LOCK_EX_NB) === 0 ? 0 : koffi.errno();
+}
+
+/**
+ * statx(2): the id of the mount that a path is in, which no other mount ever has; null before Linux 6.8, or
+ * when it cannot be had.
+ */
+export function uniqueMountId(path: string): bigint | null {
+  const result = Buffer.alloc(STATX_BYTES);
+  if (statxFn(AT_FDCWD, path, 0, STATX_MNT_ID_UNIQUE, result) !== 0) return null;
+  if ((result.readUInt32LE(STX_MASK) & STATX_MNT_ID_UNIQUE) === 0) return null;
+  return result.readBigUInt64LE(STX_MNT_ID);
+}
+
+function lockOf(type: keyof typeof FLOCK_TYPE, start: number, length: number): Buffer {
+  const lock = Buffer.alloc(FLOCK_BYTES);
+  lock.writeInt16LE(FLOCK_TYPE[type], 0);
+  lock.writeBigInt64LE(BigInt(start), 8);
+  lock.writeBigInt64LE(BigInt(length), 16);
+  return lock;
+}
+
+/**
+ * fcntl(2), F_OFD_SETLK: a shared lock on bytes of a file, which belongs to the open file description.
+ * @returns the errno; EAGAIN: held
+ */
+export function lockBytes(fd: number, start: number, length: number): number {
+  return fcntlFn(fd, F_OFD_SETLK, lockOf('read', start, length)) === 0 ? 0 : koffi.errno();
+}
+
+/** The end of `lockBytes`. */
+export function unlockBytes(fd: number, start: number, length: number): void {
+  fcntlFn(fd, F_OFD_SETLK, lockOf('none', start, length));
+}
+
+/**
+ * fcntl(2), F_OFD_GETLK: does another open file description have a lock on any of these bytes? @returns the
+ * errno; EAGAIN: one has
+ */
+export function testBytes(fd: number, start: number, length: number): number {
+  const lock = lockOf('write', start, length);
+  if (fcntlFn(fd, F_OFD_GETLK, lock) !== 0) return koffi.errno();
+  return lock.readInt16LE(0) === FLOCK_TYPE.none ? 0 : SystemErrno.EAGAIN;
 }

@@ -259,10 +259,18 @@ export class ProxyDisk implements Disk {
       return;
     }
     const { map, locks, fetcher, space } = this.#keeping;
+    // A sync has failed: nobody would vouch for the change, and the next process would not find it.
+    if (map.failed !== null) {
+      done.complete(Errno.EIO);
+      return;
+    }
     this.#changing += 1;
+    const first = Math.floor(offset / BLOCK_SIZE);
+    const end = endBlock(offset, length);
     const finish: Completion = {
       complete: (errno) => {
         this.#changing -= 1;
+        if (errno === 0) map.changed(first, end - first);
         if (errno === 0 && !this.changed) {
           this.changed = true;
           this.onChanged?.();
@@ -271,8 +279,6 @@ export class ProxyDisk implements Disk {
         else done.complete(errno);
       },
     };
-    const first = Math.floor(offset / BLOCK_SIZE);
-    const end = endBlock(offset, length);
     if (map.hasAll(first, end)) {
       map.written.mark(first, end - first);
       action(finish);

@@ -1,5 +1,8 @@
 /** Indexes are shifted as 32 bit numbers: one bit more and the first would be set with the last. */
 const MOST_BITS = 2 ** 32;
+/** Bytes of bits that are stored, or looked for, at once. */
+export const PAGE = 4096;
+const ZEROS = Buffer.alloc(PAGE);
 
 /**
  * A set of small whole numbers as bits, with the searches that a proxy needs: the next one that is set, the
@@ -67,13 +70,70 @@ export class Bitmap {
     return this.#next(from, end, 0xffffffff);
   }
 
-  /** Adds the bits of a stored bitmap; what it claims past `length` is ignored. */
-  load(bytes: Uint8Array): void {
-    for (let at = 0; at < Math.min(bytes.length, this.bytes.length); at++) this.bytes[at]! |= bytes[at]!;
+  /**
+   * Adds the bits of a part of a stored bitmap; what it claims past `length` is ignored. Memory is touched
+   * only where there are any.
+   * @param at where the part begins, bytes; a multiple of 4
+   * @returns how many of them were clear
+   */
+  load(part: Uint8Array, at = 0): number {
+    const before = this.#count;
+    const end = Math.min(at + part.length, this.bytes.length);
+    for (let from = at; from < end; from += PAGE) {
+      const to = Math.min(from + PAGE, end);
+      if (ZEROS.compare(part, from - at, to - at, 0, to - from) !== 0) this.#loadPage(part, at, from, to);
+    }
+    return this.#count - before;
+  }
+
+  #loadPage(part: Uint8Array, at: number, from: number, to: number): void {
+    const first = from >>> 2;
+    const end = Math.ceil(to / 4);
+    for (let word = first; word < end; word++) this.#count -= popCount(this.#words[word]!);
+    for (let byte = from; byte < to; byte++) this.bytes[byte]! |= part[byte - at]!;
     const tail = this.length & 31;
-    if (tail !== 0) this.#words[this.#words.length - 1]! &= (1 << tail) - 1;
-    this.#count = 0;
-    for (const word of this.#words) this.#count += popCount(word);
+    if (tail !== 0 && end === this.#words.length) this.#words[end - 1]! &= (1 << tail) - 1;
+    for (let word = first; word < end; word++) this.#count += popCount(this.#words[word]!);
+  }
+
+  /** Adds the bits of another of the same length. @returns the pages that brought any, by number */
+  add(other: Bitmap): number[] {
+    const bytes = (page: number) => other.bytes.subarray(page * PAGE, (page + 1) * PAGE);
+    return [...other.pages()].filter((page) => this.load(bytes(page), page * PAGE) > 0);
+  }
+
+  /** Those that are set here and not in another of the same length. */
+  without(other: Bitmap): Bitmap {
+    return this.#combined((word) => this.#words[word]! & ~other.#words[word]!);
+  }
+
+  /** Those that are set here and in another of the same length. */
+  common(other: Bitmap): Bitmap {
+    return this.#combined((word) => this.#words[word]! & other.#words[word]!);
+  }
+
+  /** @param combine of a word's number, where this one has any bits about there */
+  #combined(combine: (word: number) => number): Bitmap {
+    const result = new Bitmap(this.length);
+    for (const page of this.pages()) {
+      const end = Math.min(((page + 1) * PAGE) / 4, this.#words.length);
+      for (let word = (page * PAGE) / 4; word < end; word++) {
+        const bits = combine(word);
+        if (bits === 0) continue;
+        result.#words[word] = bits;
+        result.#count += popCount(bits);
+      }
+    }
+    return result;
+  }
+
+  /** The pages of `bytes` in which any bit is set, by number, in order. */
+  *pages(): Generator<number> {
+    if (this.#count === 0) return;
+    for (let from = 0; from < this.bytes.length; from += PAGE) {
+      const to = Math.min(from + PAGE, this.bytes.length);
+      if (ZEROS.compare(this.bytes, from, to, 0, to - from) !== 0) yield from / PAGE;
+    }
   }
 
   /** Searches whole words; `flip` turns a search for clear bits into one for set bits. */

@@ -6,8 +6,8 @@
  * before the acknowledgement. After a loss of power only what was synced is there, in any order, so a bit
  * must not reach the disk before its data did. Hence two files:
  *
- * - `present.live` is written at once with each mark, never synced, and counts only within the boot that
- *   wrote it.
+ * - `present.live` is written at once with each mark, never synced, and counts only as long as the page cache
+ *   is the one that it was written to (page-cache.ts), and no sync of the image has failed (lost-writes.ts).
  * - `present.map` is written by a checkpoint: take the bits as they are, sync the image, write those bits,
  *   sync the map. It holds after anything. A flush is a checkpoint; the background copy makes one now and
  *   then.
@@ -18,23 +18,25 @@
  * The written map (written-map.ts) goes with it: made, opened, closed and removed together.
  */
 
-import { writeSync } from 'node:fs';
 import { type FileHandle, open, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { log } from '../../log/log.ts';
 import { Errno } from '../../nbd/constants.ts';
-import { bootId } from '../../system/boot-id.ts';
 import type { Completion } from '../completion.ts';
 import { syncDirectory } from '../directory.ts';
-import { Bitmap } from './bitmap.ts';
+import { Bitmap, PAGE } from './bitmap.ts';
+import { LostWrites, lostName, voidHeader } from './lost-writes.ts';
 import {
-  checkIdentity,
+  addPages,
   createMapFile,
   HEADER_LENGTH,
   type MapIdentity,
   mapHeader,
-  readMapFile,
+  writeBits,
 } from './map-file.ts';
+import { pageCacheOf } from './page-cache.ts';
+import { blocksOf, durableName, liveName, PRESENT_MAP, readStoredMaps } from './stored-maps.ts';
+import { UnsyncedBlocks } from './unsynced-blocks.ts';
 import { WrittenMap } from './written-map.ts';
 
 export type { MapIdentity };
@@ -42,15 +44,22 @@ export type { MapIdentity };
 /** Bytes of a block. */
 export const BLOCK_SIZE = 4096;
 
-/** What a checkpoint needs of an image. */
-export interface Syncable {
+/** What a map needs of an image. */
+export interface MappedImage {
+  /** Absolute. */
+  readonly path: string;
   sync(done: Completion): void;
 }
 
-const PAGE = 4096;
-const FORMAT = 'xnbd present map 1';
-const durableName = 'present.map';
-const liveName = 'present.live';
+interface Parts {
+  stateDir: string;
+  identity: MapIdentity;
+  image: MappedImage;
+  bits: Bitmap;
+  written: WrittenMap;
+  durable: FileHandle;
+  live: FileHandle;
+}
 
 export class PresentMap {
   /** Blocks of the image, the last one perhaps short. */
@@ -58,83 +67,88 @@ export class PresentMap {
   readonly sizeBytes: number;
   /** Which blocks a guest has written. */
   readonly written: WrittenMap;
+  /** What of a guest's writes is lost, since the takeover. */
+  lost: LostWrites | undefined;
+  /**
+   * Why nothing is kept any more, in one line: a sync has failed. The next process begins with what was
+   * synced before.
+   */
+  failed: string | null = null;
+  /** Told once, when that happens. */
+  onFailed: (() => void) | null = null;
+  readonly #parts: Parts;
   readonly #bits: Bitmap;
   readonly #durable: FileHandle;
   readonly #live: FileHandle;
-  readonly #image: Syncable;
+  readonly #unsynced: UnsyncedBlocks;
   /** Pages of the map with bits that the durable file lacks. */
-  readonly #dirty = new Set<number>();
+  readonly #dirty: Set<number>;
   #checkpoint: Checkpoint | null = null;
   #nextCheckpoint: Completion[] = [];
+  /** What cannot be written of the map, so that it is logged once. */
+  #trouble: string | null = null;
 
-  private constructor(
-    bits: Bitmap,
-    written: WrittenMap,
-    sizeBytes: number,
-    durable: FileHandle,
-    live: FileHandle,
-    image: Syncable,
-  ) {
-    this.#bits = bits;
-    this.written = written;
-    this.blocks = bits.length;
-    this.sizeBytes = sizeBytes;
-    this.#durable = durable;
-    this.#live = live;
-    this.#image = image;
+  private constructor(parts: Parts, dirty = new Set<number>()) {
+    this.#parts = parts;
+    this.#bits = parts.bits;
+    this.written = parts.written;
+    this.blocks = parts.bits.length;
+    this.sizeBytes = parts.identity.sizeBytes;
+    this.#durable = parts.durable;
+    this.#live = parts.live;
+    this.#dirty = dirty;
+    this.#unsynced = new UnsyncedBlocks(this.blocks);
   }
 
   /** Makes an empty map, durably; an older one in the directory is replaced. */
-  static async create(stateDir: string, identity: MapIdentity, image: Syncable): Promise<PresentMap> {
-    const bits = new Bitmap(Math.ceil(identity.sizeBytes / BLOCK_SIZE));
+  static async create(stateDir: string, identity: MapIdentity, image: MappedImage): Promise<PresentMap> {
+    const bits = new Bitmap(blocksOf(identity));
+    await rm(join(stateDir, lostName), { force: true });
     const written = await WrittenMap.create(stateDir, identity, bits.length);
     const durable = await createMapFile(
       join(stateDir, durableName),
-      mapHeader(FORMAT, identity, null),
-      bits.bytes,
+      mapHeader(PRESENT_MAP, identity, null),
+      bits,
     );
     const live = await createMapFile(
       join(stateDir, liveName),
-      mapHeader(FORMAT, identity, await bootId()),
-      bits.bytes,
+      mapHeader(PRESENT_MAP, identity, await pageCacheOf(image.path, stateDir)),
+      bits,
     );
     await syncDirectory(stateDir);
-    return new PresentMap(bits, written, identity.sizeBytes, durable, live, image);
+    return new PresentMap({ stateDir, identity, image, bits, written, durable, live });
   }
 
   /**
    * Opens the map in a state directory.
    * @throws Error, one line, when there is none or it belongs to another disk, image or origin.
    */
-  static async open(stateDir: string, identity: MapIdentity, image: Syncable): Promise<PresentMap> {
-    const bits = new Bitmap(Math.ceil(identity.sizeBytes / BLOCK_SIZE));
-    const durablePath = join(stateDir, durableName);
+  static async open(stateDir: string, identity: MapIdentity, image: MappedImage): Promise<PresentMap> {
+    const cache = await pageCacheOf(image.path, stateDir);
+    const { bits, dirty, written, unsynced, lost } = await readStoredMaps(
+      stateDir,
+      identity,
+      image.path,
+      cache,
+    );
+    // Begin a live file with all that is known: what the next kill -9 leaves must not depend on the durable
+    // one.
     const livePath = join(stateDir, liveName);
-    const stored = await readMapFile(durablePath, FORMAT);
-    checkIdentity(durablePath, identity, stored.identity);
-    bits.load(stored.bits);
-    const durableCount = bits.count;
-    const live = await readMapFile(livePath, FORMAT).catch(() => undefined);
-    const boot = await bootId();
-    if (live?.boot === boot) {
-      checkIdentity(livePath, identity, live.identity);
-      bits.load(live.bits);
-    }
-    const written = await WrittenMap.open(stateDir, identity, bits);
-    // Begin a live file of this boot with all that is known: what the next kill -9 leaves must not depend on
-    // the durable one.
-    const liveFile = await createMapFile(livePath, mapHeader(FORMAT, identity, boot), bits.bytes);
-    const durableFile = await open(durablePath, 'r+');
-    const map = new PresentMap(bits, written, identity.sizeBytes, durableFile, liveFile, image);
-    if (bits.count !== durableCount) {
-      for (let page = 0; page * PAGE < bits.bytes.length; page++) map.#dirty.add(page);
+    const live = await createMapFile(livePath, mapHeader(PRESENT_MAP, identity, cache), bits);
+    const durable = await open(join(stateDir, durableName), 'r+');
+    const map = new PresentMap({ stateDir, identity, image, bits, written, durable, live }, dirty);
+    map.lost = lost;
+    if (lost !== undefined && lost.line !== null) log.error(`${stateDir}: ${lost.line}`);
+    for (let at = unsynced.nextSet(0), end: number; at < map.blocks; at = unsynced.nextSet(end)) {
+      end = unsynced.nextClear(at);
+      map.changed(at, end - at);
     }
     return map;
   }
 
   /** Removes the files of a map that is of no more use. */
   static async remove(stateDir: string): Promise<void> {
-    for (const name of [durableName, liveName]) {
+    for (const name of [durableName, liveName, lostName]) {
       await rm(join(stateDir, name), { force: true });
       await rm(join(stateDir, `${name}.new`), { force: true });
     }
@@ -178,25 +192,26 @@ export class PresentMap {
    * them may be acknowledged.
    */
   mark(first: number, count: number): number {
-    const from = first >>> 3;
-    const to = (first + count - 1) >>> 3;
     const absent = this.absentRuns(first, first + count);
     if (absent.length === 0) return 0;
+    if (this.failed !== null) return Errno.EIO;
     this.#bits.set(first, count);
     try {
-      for (let at = from; at <= to; )
-        at += writeSync(this.#live.fd, this.#bits.bytes, at, to + 1 - at, HEADER_LENGTH + at);
+      writeBits(this.#live, this.#bits, first, count);
     } catch (error) {
-      log.error(
-        `present map: blocks ${first} to ${first + count - 1} cannot be marked: ${(error as Error).message}`,
-      );
+      this.#report(`present map: blocks cannot be marked: ${(error as Error).message}`);
       // A later write to them must not be acknowledged on the strength of a mark that the next process does
       // not find.
       for (const run of absent) this.#bits.clear(run.first, run.end - run.first);
       return Errno.EIO;
     }
-    for (let page = Math.floor(from / PAGE); page <= Math.floor(to / PAGE); page++) this.#dirty.add(page);
+    addPages(this.#dirty, first, count);
     return 0;
+  }
+
+  /** A guest's change to these blocks has been made: until the next sync it may be lost. */
+  changed(first: number, count: number): void {
+    this.#unsynced.add(first, count);
   }
 
   /** The runs of absent blocks within [first, end), in order. */
@@ -234,12 +249,35 @@ export class PresentMap {
     this.#dirty.clear();
     const checkpoint: Checkpoint = { pages, waiting };
     this.#checkpoint = checkpoint;
-    this.#image.sync({
+    this.#unsynced.syncs();
+    this.#parts.image.sync({
       complete: (errno) => {
-        if (errno !== 0) this.#endCheckpoint(errno);
-        else void this.#writePages(checkpoint);
+        if (errno !== 0) void this.#fail().then(() => this.#endCheckpoint(errno));
+        else {
+          this.#unsynced.synced();
+          void this.#writePages(checkpoint);
+        }
       },
     });
+  }
+
+  /**
+   * A sync of the image has failed: what no earlier one covered is void, for this process and the next,
+   * before anybody hears of it.
+   */
+  async #fail(): Promise<void> {
+    if (this.failed !== null) return;
+    const { stateDir, identity, image } = this.#parts;
+    voidHeader(this.#live);
+    this.failed = `a sync of ${image.path} failed: nothing is kept any more; mend its storage, then start the export again, which fetches anew what was not synced before`;
+    const lost = new Bitmap(this.blocks);
+    this.#unsynced.addTo(lost);
+    const why = `a sync of ${image.path} failed at ${new Date().toISOString()}`;
+    this.lost = await LostWrites.add(stateDir, lost, why);
+    const livePath = join(stateDir, liveName);
+    await this.lost.replace(livePath, this.#live, this.#bits.pages(), stateDir, identity);
+    log.error(`${this.failed}${this.lost.line === null ? '' : `; ${this.lost.line}`}`);
+    this.onFailed?.();
   }
 
   async #writePages(checkpoint: Checkpoint): Promise<void> {
@@ -255,11 +293,18 @@ export class PresentMap {
           throw new Error(`only ${bytesWritten} of ${bytes.length} bytes were written`);
       }
       if (checkpoint.pages.length > 0) await this.#durable.datasync();
+      this.#trouble = null;
       this.#endCheckpoint(0);
     } catch (error) {
-      log.error(`present map cannot be saved: ${(error as Error).message}`);
+      this.#report(`present map cannot be saved: ${(error as Error).message}`);
       this.#endCheckpoint(Errno.EIO);
     }
+  }
+
+  /** Once, until it works again: every request meets it. */
+  #report(trouble: string): void {
+    if (trouble !== this.#trouble) log.error(`${trouble} (further ones are not logged)`);
+    this.#trouble = trouble;
   }
 
   #endCheckpoint(errno: number): void {

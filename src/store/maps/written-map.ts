@@ -6,37 +6,40 @@
  * A bit too many means a block that is not compared. A bit too few is a false alarm, so a bit is set before
  * the block is changed, and as with the present map (present-map.ts) two files stand for the two losses:
  *
- * - `written.live` is written at once with each mark, never synced, and counts only within the boot that
- *   wrote it. After kill -9 it is exact.
+ * - `written.live` is written at once with each mark, never synced, and counts only with the page cache that
+ *   it was written to (page-cache.ts): that of the state directory's storage, whatever became of the image's.
+ *   After kill -9 it is exact.
  * - `written.map` is written and synced some seconds later. After a loss of power it says what it can: blocks
  *   that it has were written; of those that it lacks the latest may have been, too, and their data may have
  *   reached the disk all the same.
  *
- * So whoever opens the map in another boot than the last one (or after a `written.live` that could not be
- * kept) writes down which blocks were present then, `written.doubt`: if such a block is equal to the origin's
- * all is well; if it is not, nobody can say whether a write or a fault is the cause.
+ * So whoever opens the map with another page cache (or after a `written.live` that could not be kept) writes
+ * down which blocks were present then, `written.doubt`: if such a block is equal to the origin's all is well;
+ * if it is not, nobody can say whether a write or a fault is the cause.
  *
  * A guest is not to fail because of this map. If a mark cannot be written, `written.live` is removed, and
  * what was present then is in doubt.
  */
-import { rmSync, writeSync } from 'node:fs';
+import { rmSync } from 'node:fs';
 import { type FileHandle, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { log } from '../../log/log.ts';
-import { bootId } from '../../system/boot-id.ts';
 import { syncDirectory } from '../directory.ts';
 import { Bitmap } from './bitmap.ts';
 import {
+  addPages,
   checkIdentity,
   createMapFile,
-  HEADER_LENGTH,
+  loadBits,
   type MapIdentity,
   mapHeader,
-  readMapFile,
+  openMapFile,
+  writeBits,
+  writePage,
 } from './map-file.ts';
+import { isTheSame, pageCacheOf } from './page-cache.ts';
 
-const PAGE = 4096;
-const FORMAT = 'xnbd written map 1';
+const WRITTEN_MAP = 'written map';
 const durableName = 'written.map';
 const liveName = 'written.live';
 const doubtName = 'written.doubt';
@@ -55,6 +58,8 @@ export class WrittenMap {
   readonly #dirty = new Set<number>();
   #timer: NodeJS.Timeout | null = null;
   #saving: Promise<void> = Promise.resolve();
+  /** Why it cannot be saved, so that it is logged once. */
+  #trouble: string | null = null;
 
   private constructor(
     bits: Bitmap,
@@ -79,35 +84,42 @@ export class WrittenMap {
   /**
    * Opens the map in a state directory; one that is missing, or another disk's, was not kept.
    * @param present the blocks that are present now.
+   * @param image path of the image
    */
-  static async open(stateDir: string, identity: MapIdentity, present: Bitmap): Promise<WrittenMap> {
-    const stored = async (name: string) => {
-      const path = join(stateDir, name);
-      const found = await readMapFile(path, FORMAT).catch(() => undefined);
-      if (found !== undefined) checkIdentity(path, identity, found.identity);
-      return found;
-    };
+  static async open(
+    stateDir: string,
+    identity: MapIdentity,
+    present: Bitmap,
+    image: string,
+  ): Promise<WrittenMap> {
     const bits = new Bitmap(present.length);
-    const durable = await stored(durableName);
-    if (durable !== undefined) bits.load(durable.bits);
-    const earlier = await stored(doubtName);
-    let doubt: Bitmap | null = null;
-    if (earlier !== undefined) {
-      doubt = new Bitmap(present.length);
-      doubt.load(earlier.bits);
-    }
-    const live = await stored(liveName);
-    if (live?.boot === (await bootId())) bits.load(live.bits);
-    else {
-      doubt ??= new Bitmap(present.length);
-      doubt.load(present.bytes);
+    const cache = await pageCacheOf(null, stateDir);
+    /** @returns false where there is none that counts */
+    const load = async (name: string, into: Bitmap, live = false): Promise<boolean> => {
+      const stored = await openMapFile(join(stateDir, name), WRITTEN_MAP).catch(() => undefined);
+      if (stored === undefined) return false;
+      try {
+        checkIdentity(stored, identity, image);
+        if (live && !isTheSame(stored.fields['cache'], cache, false)) return false;
+        await loadBits(stored, into);
+        return true;
+      } finally {
+        await stored.file.close();
+      }
+    };
+    await load(durableName, bits);
+    const earlier = new Bitmap(present.length);
+    let doubt = (await load(doubtName, earlier)) ? earlier : null;
+    if (!(await load(liveName, bits, true))) {
+      doubt ??= earlier;
+      doubt.add(present);
       const file = await createMapFile(
         join(stateDir, doubtName),
-        mapHeader(FORMAT, identity, null),
-        doubt.bytes,
+        mapHeader(WRITTEN_MAP, identity, null),
+        doubt,
       );
       await file.close();
-      // Before there is a live file of this boot, which vouches for the others.
+      // Before there is a live file that counts, which vouches for the others.
       await syncDirectory(stateDir);
     }
     return await WrittenMap.#begin(stateDir, identity, bits, doubt);
@@ -136,6 +148,11 @@ export class WrittenMap {
     return this.#bits.nextSet(from, end);
   }
 
+  /** Those of some blocks that were written. */
+  among(blocks: Bitmap): Bitmap {
+    return blocks.common(this.#bits);
+  }
+
   /** A block that the map lacks may have been written all the same, before a loss of power. */
   isInDoubt(block: number): boolean {
     return this.#doubt?.has(block) ?? false;
@@ -147,14 +164,11 @@ export class WrittenMap {
   mark(first: number, count: number): void {
     if (this.#bits.nextClear(first, first + count) === first + count) return;
     this.#bits.set(first, count);
-    const from = first >>> 3;
-    const to = (first + count - 1) >>> 3;
-    for (let page = Math.floor(from / PAGE); page <= Math.floor(to / PAGE); page++) this.#dirty.add(page);
+    addPages(this.#dirty, first, count);
     this.#timer ??= setTimeout(() => void this.save(), SAVE_MS).unref();
     if (!this.#exact) return;
     try {
-      for (let at = from; at <= to; )
-        at += writeSync(this.#live.fd, this.#bits.bytes, at, to + 1 - at, HEADER_LENGTH + at);
+      writeBits(this.#live, this.#bits, first, count);
     } catch (error) {
       this.#distrustLive(error as Error);
     }
@@ -180,13 +194,13 @@ export class WrittenMap {
     if (pages.length === 0) return;
     this.#dirty.clear();
     try {
-      for (const page of pages) {
-        const bytes = Buffer.from(this.#bits.bytes.subarray(page * PAGE, (page + 1) * PAGE));
-        await this.#durable.write(bytes, 0, bytes.length, HEADER_LENGTH + page * PAGE);
-      }
+      for (const page of pages) await writePage(this.#durable, this.#bits, page);
       await this.#durable.datasync();
+      this.#trouble = null;
     } catch (error) {
-      log.warning(`written map cannot be saved: ${(error as Error).message}; trying again`);
+      const trouble = (error as Error).message;
+      if (trouble !== this.#trouble) log.warning(`written map cannot be saved: ${trouble}; trying again`);
+      this.#trouble = trouble;
       for (const page of pages) this.#dirty.add(page);
       this.#timer ??= setTimeout(() => void this.save(), SAVE_MS).unref();
     }
@@ -217,11 +231,12 @@ export class WrittenMap {
     doubt: Bitmap | null,
   ): Promise<WrittenMap> {
     const livePath = join(stateDir, liveName);
-    const live = await createMapFile(livePath, mapHeader(FORMAT, identity, await bootId()), bits.bytes);
+    const cache = await pageCacheOf(null, stateDir);
+    const live = await createMapFile(livePath, mapHeader(WRITTEN_MAP, identity, cache), bits);
     const durable = await createMapFile(
       join(stateDir, durableName),
-      mapHeader(FORMAT, identity, null),
-      bits.bytes,
+      mapHeader(WRITTEN_MAP, identity, null),
+      bits,
     );
     return new WrittenMap(bits, doubt, durable, live, livePath);
   }

@@ -5,7 +5,7 @@
 import type { Served } from '../../../src/export/serve.ts';
 import { ReceiveBuffer } from '../../../src/nbd/receive-buffer.ts';
 import { Image } from '../../../src/store/image/image.ts';
-import { PresentMap, type Syncable } from '../../../src/store/maps/present-map.ts';
+import { type MappedImage, PresentMap } from '../../../src/store/maps/present-map.ts';
 import { playing } from '../files/recorder.ts';
 import type { Plant } from './hosts.ts';
 
@@ -50,16 +50,16 @@ const mapWrittenBeforeData = patching(Image.prototype, (original) => ({
 
 /** A checkpoint writes and syncs the map, and then the image; the flush waits for both. */
 const mapSyncedBeforeData: PlantIn = (() => {
-  const images = new WeakMap<PresentMap, Syncable>();
-  const unsynced: Syncable = { sync: (done) => done.complete(0) };
+  const images = new WeakMap<PresentMap, MappedImage>();
+  const unsynced = ({ path }: MappedImage): MappedImage => ({ path, sync: (done) => done.complete(0) });
   const openings = patching<typeof PresentMap>(PresentMap, (original) => ({
     async create(dir, identity, image) {
-      const map = await original.create.call(PresentMap, dir, identity, unsynced);
+      const map = await original.create.call(PresentMap, dir, identity, unsynced(image));
       images.set(map, image);
       return map;
     },
     async open(dir, identity, image) {
-      const map = await original.open.call(PresentMap, dir, identity, unsynced);
+      const map = await original.open.call(PresentMap, dir, identity, unsynced(image));
       images.set(map, image);
       return map;
     },

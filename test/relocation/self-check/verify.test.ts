@@ -420,6 +420,6 @@ async function ofAnotherBoot(file: string): Promise<void> {
   const bytes = await readFile(file);
   const fields = JSON.parse(bytes.toString('utf8', 0, bytes.indexOf('\n'))) as object;
   bytes.fill(0, 0, 4096);
-  bytes.write(`${JSON.stringify({ ...fields, boot: 'another' })}\n`);
+  bytes.write(`${JSON.stringify({ ...fields, cache: { boot: 'another' } })}\n`);
   await writeFile(file, bytes);
 }

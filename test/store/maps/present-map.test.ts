@@ -4,7 +4,8 @@
  */
 import assert from 'node:assert/strict';
 import { closeSync, fstatSync, openSync, readdirSync, readlinkSync } from 'node:fs';
-import { readFile, rename, rm, truncate, writeFile } from 'node:fs/promises';
+import { mkdir, readFile, rename, rm, stat, truncate, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { Completion } from '../../../src/store/completion.ts';
 import { type MapIdentity, PresentMap } from '../../../src/store/maps/present-map.ts';
@@ -20,6 +21,7 @@ const identity: MapIdentity = {
 
 /** An image whose syncs end when they are let. */
 class Syncs {
+  readonly path = tmpdir();
   readonly waiting: Completion[] = [];
   sync(done: Completion): void {
     this.waiting.push(done);
@@ -52,16 +54,21 @@ describe('present map', () => {
     open.push(map);
     return map;
   };
-  /** Only what is durable: the marks of another boot do not count. */
-  const losePower = async (): Promise<void> => {
-    const path = join(directory.path, 'present.live');
+  type Header = Record<string, unknown> & { cache: Record<string, unknown> };
+  /** Changes what a file says of itself. */
+  const rewrite = async (name: string, change: (header: Header) => object): Promise<void> => {
+    const path = join(directory.path, name);
     const bytes = await readFile(path);
-    const text = bytes.toString('utf8', 0, bytes.indexOf('\n'));
-    const other = JSON.stringify({ ...(JSON.parse(text) as object), boot: 'another' });
+    const header = JSON.parse(bytes.toString('utf8', 0, bytes.indexOf('\n'))) as Header;
     bytes.fill(0, 0, 4096);
-    bytes.write(`${other}\n`);
+    bytes.write(`${JSON.stringify(change(header))}\n`);
     await writeFile(path, bytes);
   };
+  /** The live file's page cache is another one. */
+  const elsewhere = (change: object): Promise<void> =>
+    rewrite('present.live', (header) => ({ ...header, cache: { ...header.cache, ...change } }));
+  /** Only what is durable: the marks of another boot do not count. */
+  const losePower = (): Promise<void> => elsewhere({ boot: 'another' });
   const flush = (map: PresentMap): Promise<number> =>
     new Promise((resolve) => map.flush({ complete: resolve }));
   const soon = () => new Promise((resolve) => setTimeout(resolve, 20));
@@ -121,17 +128,147 @@ describe('present map', () => {
     assert.ok((await reopen()).hasAll(1, 3));
   });
 
-  it('a sync that fails makes the flush fail, and no mark durable; a later flush brings them', async () => {
+  it('a sync that fails leaves what an earlier one covered, to this process and to the next', async () => {
     const map = await create();
     map.mark(1, 1);
+    const synced = flush(map);
+    syncs.end();
+    await synced;
+    map.mark(20, 10);
     const failed = flush(map);
+    let heard = false;
+    map.onFailed = () => {
+      heard = true;
+    };
     syncs.end(5);
     assert.equal(await failed, 5);
-    const flushed = flush(map);
+    assert.ok(heard);
+    assert.match(map.failed!, /a sync of .* failed: nothing is kept any more; mend its storage, then start/);
+    assert.notEqual(map.mark(40, 1), 0, 'what nobody will vouch for is not acknowledged');
+    assert.equal(map.mark(1, 1), 0, 'what is durable may be written');
+    const again = await reopen();
+    assert.deepEqual([again.has(1), again.has(20), again.has(40)], [true, false, false]);
+    assert.equal(again.lost?.line, null, 'no guest wrote any of it');
+    again.mark(20, 10);
+    assert.ok((await reopen()).hasAll(20, 30), 'the next process is trusted as the first one was');
+  });
+
+  it('a sync that fails names what a guest had written since the one before, also where it was present then', async () => {
+    const map = await create();
+    map.mark(0, 8);
+    map.changed(0, 1);
+    const synced = flush(map);
+    map.changed(2, 1);
     syncs.end();
-    assert.equal(await flushed, 0);
-    await losePower();
-    assert.ok((await reopen()).has(1));
+    await synced;
+    map.changed(5, 2);
+    const failed = flush(map);
+    map.changed(7, 1);
+    syncs.end(5);
+    await failed;
+    for (const { lost } of [map, await reopen(), await reopen()]) {
+      assert.equal(lost!.bytes, 4 * 4096);
+      assert.deepEqual(
+        [0, 1, 2, 3, 4, 5, 6, 7].filter((block) => lost!.has(block)),
+        [2, 5, 6, 7],
+      );
+      assert.match(
+        lost!.line!,
+        /^16384 bytes that the guest wrote, first at 8192, are lost \(a sync of .* failed at /,
+      );
+    }
+    // The mark is torn: that something is lost stays known.
+    await rewrite('lost.map', () => ({}));
+    assert.match((await reopen()).lost!.line!, /^writes of the guest, nobody knows where, are lost/);
+  });
+
+  it('a sync that fails takes the trust away also where nothing can be renamed', async () => {
+    const map = await create();
+    map.mark(20, 10);
+    const failed = flush(map);
+    await mkdir(join(directory.path, 'lost.map'));
+    syncs.end(5);
+    await failed;
+    assert.equal((await reopen()).presentBytes, 0);
+  });
+
+  it('storage that went away and came back has what was synced, and what a guest wrote is named', async () => {
+    for (const change of [{ image: 'ext4 1' }, { state: 'ext4 1' }, { image: null }, { state: null }]) {
+      const map = await create();
+      map.mark(1, 1);
+      const synced = flush(map);
+      syncs.end();
+      await synced;
+      map.written.mark(3, 2);
+      map.mark(2, 6);
+      map.changed(3, 2);
+      await elsewhere(change);
+      const again = await reopen();
+      assert.deepEqual([again.presentBytes, again.has(1)], [4096, true]);
+      assert.match(again.lost!.line!, /^8192 bytes that the guest wrote, first at 12288, .*came back/);
+      again.mark(2, 6);
+      const third = await reopen();
+      assert.ok(third.hasAll(1, 8));
+      assert.equal(third.lost!.bytes, 8192);
+    }
+  });
+
+  it('storage that nobody can name is not trusted', async () => {
+    const nameless = { path: '/nonexistent', sync: (done: Completion) => syncs.sync(done) };
+    const map = await PresentMap.create(directory.path, identity, nameless);
+    open.push(map);
+    map.mark(1, 1);
+    const again = await PresentMap.open(directory.path, identity, nameless);
+    open.push(again);
+    assert.equal(again.presentBytes, 0);
+  });
+
+  it('of an older release holds what was synced, knows a device by its path, and becomes one of this', async () => {
+    const map = await create();
+    map.mark(1, 1);
+    const synced = flush(map);
+    syncs.end();
+    await synced;
+    map.mark(5, 1);
+    let boot: unknown = null;
+    const asBefore = (header: Header, of: unknown): object => ({
+      ...header,
+      ...{ cache: undefined, boot: of, image: syncs.path, format: 'xnbd present map 1' },
+    });
+    await rewrite('present.map', (header) => asBefore(header, null));
+    await rewrite('present.live', (header) => {
+      boot = header.cache['boot'];
+      return asBefore(header, boot);
+    });
+    assert.equal(typeof boot, 'string');
+    const again = await reopen();
+    assert.deepEqual([again.has(1), again.has(5)], [true, false]);
+    const text = await readFile(join(directory.path, 'present.map'), 'utf8');
+    assert.match(text, /^\{"format":"xnbd present map 2",.*"image":"\/a\.img"/);
+    await rewrite('present.map', (header) => ({ ...header, format: 'xnbd present map 3' }));
+    await assert.rejects(reopen(), /present\.map is a present map of version 3, this release knows 2/);
+  });
+
+  it('of a disk of 16 TiB takes neither time nor memory while it is empty', async function () {
+    this.timeout(60_000);
+    const huge: MapIdentity = { ...identity, sizeBytes: 2 ** 44 };
+    const before = process.memoryUsage.rss();
+    const map = await PresentMap.create(directory.path, huge, syncs);
+    open.push(map);
+    map.mark(2 ** 31, 1000);
+    map.written.mark(2 ** 31, 1);
+    map.changed(2 ** 31, 1);
+    const again = await PresentMap.open(directory.path, huge, syncs);
+    open.push(again);
+    assert.equal(again.presentBytes, 1000 * 4096);
+    const flushed = flush(again);
+    syncs.end();
+    await flushed;
+    const grown = process.memoryUsage.rss() - before;
+    assert.ok(grown < 64 * 1024 * 1024, `${grown} bytes`);
+    const { size, blocks } = await stat(join(directory.path, 'present.live'));
+    assert.equal(size, 4096 + 2 ** 29);
+    assert.ok(blocks * 512 >= size, 'its space is reserved');
   });
 
   it('makes marks durable that an earlier process left in the live file', async () => {

@@ -5,6 +5,7 @@
 import assert from 'node:assert/strict';
 import { closeSync, openSync, readdirSync, readlinkSync } from 'node:fs';
 import { readdir, readFile, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { type MapIdentity, PresentMap } from '../../../src/store/maps/present-map.ts';
 import { temporaryDirectory } from '../../lab/temporary-directory.ts';
@@ -17,7 +18,7 @@ const identity: MapIdentity = {
   inode: 1,
   origin: 'nbd://a/a',
 };
-const image = { sync: (done: { complete(errno: number): void }) => done.complete(0) };
+const image = { path: tmpdir(), sync: (done: { complete(errno: number): void }) => done.complete(0) };
 
 describe('written map', () => {
   let directory: Awaited<ReturnType<typeof temporaryDirectory>>;
@@ -48,9 +49,9 @@ describe('written map', () => {
     for (const name of ['present.live', 'written.live']) {
       const path = join(directory.path, name);
       const bytes = await readFile(path);
-      const fields = JSON.parse(bytes.toString('utf8', 0, bytes.indexOf('\n'))) as object;
+      const fields = JSON.parse(bytes.toString('utf8', 0, bytes.indexOf('\n'))) as { cache: object };
       bytes.fill(0, 0, 4096);
-      bytes.write(`${JSON.stringify({ ...fields, boot: 'another' })}\n`);
+      bytes.write(`${JSON.stringify({ ...fields, cache: { ...fields.cache, boot: 'another' } })}\n`);
       await writeFile(path, bytes);
     }
   };
