@@ -4,7 +4,7 @@
  */
 import { randomUUID } from 'node:crypto';
 import { existsSync } from 'node:fs';
-import { rm } from 'node:fs/promises';
+import { rm, stat } from 'node:fs/promises';
 import { resolve } from 'node:path';
 import { formatNbdUri, parseNbdUri } from '../nbd/uri.ts';
 import type { TlsParty } from '../pki/tls.ts';
@@ -100,7 +100,9 @@ async function openKnown(options: ProxyOptions, record: ExportRecord): Promise<P
   if (record.name !== name)
     throw new Error(`${stateDir} belongs to the export '${record.name}', not '${name}'`);
   const path = resolve(options.image);
-  if (record.image !== path) throw new Error(`${stateDir} belongs to the image ${record.image}, not ${path}`);
+  // A block device may have another path today. Whether it is the same one its map tells, where there is one.
+  if (record.image !== path && (record.complete || !(await isBlockDevice(path))))
+    throw new Error(`${stateDir} belongs to the image ${record.image}, not ${path}`);
   // One that has yet to tell its own origin to retire may do that.
   if (record.state === 'retired' && record.origin === null) {
     throw new Error(`${name} is retired: its disk has moved on; begin anew with an empty state directory`);
@@ -117,7 +119,7 @@ async function openKnown(options: ProxyOptions, record: ExportRecord): Promise<P
   }
   const image = await openKnownImage(path, record);
   if (origin === null) return { keeper: new RecordKeeper(stateDir, record), image, link: null };
-  const moved: ExportRecord = { ...record, origin: { ...origin, uri } };
+  const moved: ExportRecord = { ...record, image: path, origin: { ...origin, uri } };
   if (origin.uri !== uri) await writeRecord(stateDir, moved);
   const link = OriginLink.resume({
     address: parseNbdUri(uri),
@@ -133,6 +135,13 @@ async function openKnown(options: ProxyOptions, record: ExportRecord): Promise<P
     },
   });
   return { keeper: new RecordKeeper(stateDir, moved), image, link };
+}
+
+async function isBlockDevice(path: string): Promise<boolean> {
+  return await stat(path).then(
+    (found) => found.isBlockDevice(),
+    () => false,
+  );
 }
 
 function oldstyle({ allowOldstyle = false }: ProxyOptions): { allowOldstyle: boolean } {

@@ -10,6 +10,7 @@ import type { Image } from '../../store/image/image.ts';
 import { type MapIdentity, PresentMap } from '../../store/maps/present-map.ts';
 import type { ExportRecord } from '../../store/records/record.ts';
 import type { RecordKeeper } from '../../store/records/record-keeper.ts';
+import { blockDeviceIdentity } from '../../system/block-device.ts';
 import type { OriginLink } from '../origin/link.ts';
 import { command, completed } from './commands.ts';
 
@@ -65,12 +66,12 @@ export async function openMap(
 /** Whose map it is, as the record of a disk that has an origin tells. */
 async function mapIdentity(record: Readonly<ExportRecord>, image: Image): Promise<MapIdentity> {
   const { uuid, sizeBytes, origin } = record;
-  const status = await stat(image.path);
+  const inode = image.isBlockDevice ? 0 : (await stat(image.path)).ino;
   return {
     uuid,
     sizeBytes,
-    image: image.path,
-    inode: status.isFile() ? status.ino : 0,
+    image: image.isBlockDevice ? await blockDeviceIdentity(image.path) : image.path,
+    inode,
     origin: origin!.uuid === null ? origin!.uri : `${origin!.uuid} generation ${origin!.generation}`,
   };
 }
