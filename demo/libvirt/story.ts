@@ -3,7 +3,7 @@ import { formatBytes, formatSeconds } from '../../src/xnbdctl/format.ts';
 import { defineGuest } from '../../test/lab/libvirt/guest.ts';
 import { createLab, type Lab, labUnavailable } from '../../test/lab/libvirt/lab.ts';
 import { differences } from '../../test/lab/libvirt/pattern.ts';
-import { waitFor } from '../../test/lab/libvirt/processes.ts';
+import { waitFor } from '../../test/lab/wait-for.ts';
 import { bad, bold, faint, good, step, table, title } from '../screen.ts';
 import { startTimeline, type Timeline } from './timeline.ts';
 import { imageOf, makeDisk, makeHook, startXnbd, type Wan } from './xnbd-host.ts';

@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import { newRecord, writeRecord } from '../../src/store/records/record.ts';
 import type { Lab } from '../../test/lab/libvirt/lab.ts';
 import { createPatternImage } from '../../test/lab/libvirt/pattern.ts';
-import { waitFor } from '../../test/lab/libvirt/processes.ts';
+import { waitFor } from '../../test/lab/wait-for.ts';
 
 type Host = Lab['a'];
 

@@ -11,7 +11,8 @@ import { Command } from '../../src/nbd/constants.ts';
 import { newRecord, writeRecord } from '../../src/store/records/record.ts';
 import { listenOnUnixSocket } from '../../src/system/unix-socket.ts';
 import { RawClient } from '../lab/nbd/raw-client.ts';
-import { serveTarget, type TestTarget, until } from '../lab/nbd/serving.ts';
+import { serveTarget, type TestTarget } from '../lab/nbd/serving.ts';
+import { waitFor } from '../lab/wait-for.ts';
 
 describe('control socket', () => {
   let target: TestTarget;
@@ -39,11 +40,11 @@ describe('control socket', () => {
     const watch = await watchExport(target.ctl, (status) => seen.push(status));
     assert.equal(seen.length, 1);
     const client = await RawClient.open(target.socket, 'd');
-    await until(() => seen.at(-1)!.clients === 1, 'the client is seen');
+    await waitFor('the client is seen', () => seen.at(-1)!.clients === 1);
     await client.write(0, Buffer.alloc(5000));
-    await until(() => seen.at(-1)!.writtenBytes === 5000, 'its bytes are seen');
+    await waitFor('its bytes are seen', () => seen.at(-1)!.writtenBytes === 5000);
     await client.disconnect();
-    await until(() => seen.at(-1)!.clients === 0, 'its leaving is seen');
+    await waitFor('its leaving is seen', () => seen.at(-1)!.clients === 0);
     watch.close();
     await watch.ended;
   });
@@ -57,7 +58,7 @@ describe('control socket', () => {
     socket.setEncoding('utf8').on('data', (chunk: string) => (text += chunk));
     socket.write('nonsense\n{"id":"x"}\n{"id":7,"method":"explode"}\n{"id":8,"me');
     socket.write('thod":"status"}\n');
-    await until(() => text.includes('"id":8'), 'four answers');
+    await waitFor('four answers', () => text.includes('"id":8'));
     socket.destroy();
     const answers = text
       .trimEnd()

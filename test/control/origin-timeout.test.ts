@@ -11,13 +11,14 @@ import type { OriginTimeout } from '../../src/control/protocol.ts';
 import { Errno } from '../../src/nbd/constants.ts';
 import { openServedProxy, type ServedProxy } from '../../src/relocation/served-proxy.ts';
 import type { Completion } from '../../src/store/completion.ts';
-import { bytesFrom } from '../lab/model/actions.ts';
+import { bytesOf } from '../lab/model/content.ts';
 import { assertSameBytes } from '../lab/model/same-bytes.ts';
 import { type Client, connectClient, NbdError } from '../lab/nbd/client.ts';
 import { type ExportProcess, startExport } from '../lab/nbd/export-process.ts';
 import { type SlowOrigin, startSlowOrigin } from '../lab/nbd/slow-origin.ts';
 import { startWan, type Wan } from '../lab/net/wan.ts';
 import { temporaryDirectory } from '../lab/temporary-directory.ts';
+import { waitFor } from '../lab/wait-for.ts';
 
 const BLOCK = 4096;
 const isEio = (error: unknown) => error instanceof NbdError && error.errno === Errno.EIO;
@@ -42,7 +43,7 @@ describe('origin-timeout', function () {
     let proxy: ServedProxy;
 
     beforeEach(async () => {
-      content = bytesFrom(1, SIZE);
+      content = bytesOf(1, SIZE);
       origin = await startSlowOrigin({ directory: directory.path, content, tellsHoles: false });
       proxy = await openServedProxy({
         name: 'disk',
@@ -69,7 +70,7 @@ describe('origin-timeout', function () {
 
     async function releaseAndComplete(): Promise<void> {
       origin.disk.release();
-      await until(() => proxy.keeper.record.origin === null);
+      await waitFor('the origin is let go', () => proxy.keeper.record.origin === null);
       const whole = Buffer.alloc(SIZE);
       assert.equal(await outcome((done) => proxy.disk.read(whole, 0, done)), 0);
       assertSameBytes(whole, content);
@@ -101,8 +102,8 @@ describe('origin-timeout', function () {
       // What the background copy asks for is held back, too.
       origin.disk.hold('reads');
       await proxy.takeover();
-      await until(() => origin.disk.held > 0);
-      const local = bytesFrom(9, BLOCK);
+      await waitFor('a read at the origin', () => origin.disk.held > 0);
+      const local = bytesOf(9, BLOCK);
       assert.equal(await outcome((done) => proxy.disk.write(local, 2 * BLOCK, false, done)), 0);
       local.copy(content, 2 * BLOCK);
       const into = Buffer.alloc(8 * BLOCK, 0xee);
@@ -162,7 +163,7 @@ describe('origin-timeout', function () {
     }
 
     beforeEach(async () => {
-      content = bytesFrom(2, SIZE);
+      content = bytesOf(2, SIZE);
       await writeFile(path('a.img'), content);
       started.push(await startExport('target', 'disk', path('a'), ['--image', path('a.img')]));
       wan = await startWan({ to: path('a'), rttMs: 5, rateMbit: 10 });
@@ -244,8 +245,3 @@ describe('origin-timeout', function () {
     });
   });
 });
-
-async function until(wish: () => boolean): Promise<void> {
-  for (const deadline = performance.now() + 15_000; !wish(); await sleep(5))
-    assert.ok(performance.now() < deadline, 'it does not happen');
-}

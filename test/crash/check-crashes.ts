@@ -7,7 +7,8 @@ import { existsSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { configureLog } from '../../src/log/log.ts';
-import { contentFrom, randomFrom } from '../lab/model/actions.ts';
+import { diskContent } from '../lab/model/content.ts';
+import { Random } from '../lab/model/random.ts';
 import { type CrashPoint, faultOf, lostPower, playCrash, prepare, type Recorded } from './check-state.ts';
 import { daemonFault } from './daemon-files.ts';
 import { type Crash, leftBy } from './files/lost-power.ts';
@@ -82,7 +83,7 @@ function spaceInMemory(): string {
 }
 
 async function daemonFiles({ root }: Places, seed: number, report: CrashReport): Promise<void> {
-  const fault = await daemonFault(root, randomFrom(seed), DAEMON_STATES_A_LIFE);
+  const fault = await daemonFault(root, new Random(seed).fraction, DAEMON_STATES_A_LIFE);
   report.states += DAEMON_STATES_A_LIFE;
   if (fault !== undefined) report.fault = { ...fault, story: `seed ${seed}, ${fault.story}` };
 }
@@ -95,9 +96,9 @@ async function oneDisk(
   over: () => boolean,
   lines: string[],
 ): Promise<void> {
-  const random = randomFrom(seed);
+  const random = new Random(seed).fraction;
   const clock = new Clock();
-  const content = contentFrom(seed, (40 + Math.floor(random() * 80)) * 4096 + (random() < 0.3 ? 1536 : 0));
+  const content = diskContent(seed, (40 + Math.floor(random() * 80)) * 4096 + (random() < 0.3 ? 1536 : 0));
   const recorded: Recorded = {
     places,
     trace: { base: newTree(content, random), events: [] },

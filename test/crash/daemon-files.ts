@@ -13,7 +13,7 @@ import type { Host } from '../../src/daemon/host.ts';
 import { KeyedQueue } from '../../src/daemon/keyed-queue.ts';
 import { deleteMove, type Move, newMove, readMoves, writeMove } from '../../src/daemon/registry/move-file.ts';
 import { type ExportRecord, newRecord, readRecord } from '../../src/store/records/record.ts';
-import { bytesFrom } from '../lab/model/actions.ts';
+import { bytesOf } from '../lab/model/content.ts';
 import { type Crash, leftBy } from './files/lost-power.ts';
 import { newInode, playing, real } from './files/recorder.ts';
 import { recordWhile } from './files/recording.ts';
@@ -41,7 +41,7 @@ export async function daemonFault(
   states: number,
 ): Promise<DaemonFault | undefined> {
   const clock = new Clock();
-  const image = bytesFrom(Math.floor(random() * 2 ** 31), 8192);
+  const image = bytesOf(Math.floor(random() * 2 ** 31), 8192);
   const trace: Trace = { base: newTree(root, image), events: [] };
   const versions = new Map<string, Version[]>();
   let asideAsked = Number.POSITIVE_INFINITY;

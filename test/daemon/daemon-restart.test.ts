@@ -3,7 +3,8 @@ import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
 import { randomUUID } from 'node:crypto';
 import { once } from 'node:events';
 import { killExport } from '../../src/daemon/exports/export-process.ts';
-import { eventually, type TestDomain, TestHost } from '../lab/host/test-host.ts';
+import { type TestDomain, TestHost } from '../lab/host/test-host.ts';
+import { waitFor } from '../lab/wait-for.ts';
 
 describe('the daemon dies and comes back', function () {
   this.timeout(60_000);
@@ -45,7 +46,7 @@ describe('the daemon dies and comes back', function () {
     const command = async (line: string, answer: string): Promise<void> => {
       const before = said.length;
       guest!.stdin!.write(`${line}\n`);
-      await eventually(`the answer to '${line}'`, () => said.slice(before).includes(answer));
+      await waitFor(`the answer to '${line}'`, () => said.slice(before).includes(answer));
     };
     const round = async (): Promise<void> => {
       rounds += 1;
@@ -64,7 +65,7 @@ describe('the daemon dies and comes back', function () {
     await once(guest, 'exit');
     await host.succeeds('stopped', vm);
     await host.succeeds('release', vm);
-    await eventually('the export has ended', async () => (await host.state('vm1-vda')) === undefined);
+    await waitFor('the export has ended', async () => (await host.state('vm1-vda')) === undefined);
   });
 
   it('SIGTERM ends the daemon and no export', async () => {

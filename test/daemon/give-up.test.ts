@@ -16,10 +16,11 @@ import { KeyedQueue } from '../../src/daemon/keyed-queue.ts';
 import { Domains } from '../../src/daemon/registry/domains.ts';
 import { Moves } from '../../src/daemon/registry/moves.ts';
 import { Command } from '../../src/nbd/constants.ts';
-import { domainXml, eventually } from '../lab/host/test-host.ts';
+import { domainXml } from '../lab/host/test-host.ts';
 import { TwoHosts } from '../lab/host/two-hosts.ts';
 import { connectClient } from '../lab/nbd/client.ts';
 import { temporaryDirectory } from '../lab/temporary-directory.ts';
+import { waitFor } from '../lab/wait-for.ts';
 
 describe('a domain whose move ends badly', function () {
   this.timeout(120_000);
@@ -44,7 +45,7 @@ describe('a domain whose move ends badly', function () {
     const moves = join(b.dir, 'relocations');
     for (const file of await readdir(moves)) await rm(join(moves, file));
     await b.start();
-    await eventually('B has nothing left', async () => (await b.left()).length === 0);
+    await waitFor('B has nothing left', async () => (await b.left()).length === 0);
     await two.become(a, 'serving');
   });
 
@@ -58,7 +59,7 @@ describe('a domain whose move ends badly', function () {
     assert.equal(await promise, 0);
     guest.disconnect();
     await b.hook('release', await two.travelling(b));
-    await eventually('both belong to B', async () =>
+    await waitFor('both belong to B', async () =>
       (await two!.states(b)).every(
         (state) => state === undefined || state === 'relocating' || state === 'serving',
       ),
@@ -96,7 +97,7 @@ describe('a domain whose move ends badly', function () {
     const pids = await Promise.all(vm.disks.map(async (name) => (await b.status(name)).pid));
     for (const pid of pids) process.kill(pid, 'SIGSTOP');
     const refused = a.hook('migrate', back);
-    await eventually('exports of A are starting', () =>
+    await waitFor('exports of A are starting', () =>
       vm.disks.every(
         (name) => existsSync(join(a.stateDir(name), 'lock')) && existsSync(a.stateDir(`${name}@1`)),
       ),
@@ -107,7 +108,7 @@ describe('a domain whose move ends badly', function () {
     for (const pid of pids) process.kill(pid, 'SIGCONT');
     await two.become(b, 'serving');
     for (const [at, name] of vm.disks.entries()) {
-      await eventually(`${name} is what it was`, async () => (await a.record(name))?.state === 'retired');
+      await waitFor(`${name} is what it was`, async () => (await a.record(name))?.state === 'retired');
       assert.equal((await a.record(name))!.generation, 1);
       assert.ok((await readFile(images[at]!)).equals(before[at]!));
     }

@@ -4,8 +4,8 @@ import type { Message } from 'dbus-next';
 import { callExport } from '../../src/control/client.ts';
 import { type Bus, openBus } from '../../src/system/bus.ts';
 import { startPrivateBus } from '../lab/host/private-bus.ts';
-import { eventually } from '../lab/host/test-host.ts';
 import { TwoHosts } from '../lab/host/two-hosts.ts';
+import { waitFor } from '../lab/wait-for.ts';
 
 describe('what the daemon tells on D-Bus of an arrival', function () {
   this.timeout(120_000);
@@ -52,14 +52,14 @@ describe('what the daemon tells on D-Bus of an arrival', function () {
   it('started and completed, with the bytes of each disk', async () => {
     await two.arrive();
     const path = '/org/xnbd1/export/vm1_2dvda';
-    await eventually(
+    await waitFor(
       'it stands by',
       async () => (await property(path, 'org.xnbd1.Export', 'State')) === 'standby',
     );
     assert.equal(await property(path, 'org.xnbd1.Export', 'Domain'), 'vm1');
     assert.deepEqual(names(), []);
     await two.leave();
-    await eventually('both are told', () => names().includes('RelocationCompleted'));
+    await waitFor('both are told', () => names().includes('RelocationCompleted'));
     assert.deepEqual(names(), ['RelocationStarted', 'RelocationCompleted']);
     const [relocation, domain, uuid, disks] = heard[1]!.body as [
       string,
@@ -81,7 +81,7 @@ describe('what the daemon tells on D-Bus of an arrival', function () {
     await two.arrive();
     await two.b.succeeds('stopped', two.vm);
     await two.b.succeeds('release', two.vm);
-    await eventually('it is told', () => names().includes('RelocationFailed'));
+    await waitFor('it is told', () => names().includes('RelocationFailed'));
     assert.deepEqual(names(), ['RelocationFailed']);
     assert.match(String(heard[0]!.body[3]), /gave the migration up/);
   });
@@ -89,8 +89,8 @@ describe('what the daemon tells on D-Bus of an arrival', function () {
   it('failed, when an administrator gives up one of its disks: the others go with it', async () => {
     await two.arrive();
     await callExport(join(two.b.run, 'vm1-vdb.ctl'), 'abandon');
-    await eventually('it is told', () => names().includes('RelocationFailed'));
-    await eventually('B has nothing left', async () => (await two.b.left()).length === 0);
+    await waitFor('it is told', () => names().includes('RelocationFailed'));
+    await waitFor('B has nothing left', async () => (await two.b.left()).length === 0);
     await two.become(two.a, 'serving');
     assert.match(String(heard[0]!.body[3]), /vm1-vdb was given back/);
   });
@@ -102,7 +102,7 @@ describe('what the daemon tells on D-Bus of an arrival', function () {
     await two.become(two.b, 'serving');
     assert.deepEqual(names(), []);
     await two.b.start();
-    await eventually('the end is told', () => names().includes('RelocationCompleted'));
+    await waitFor('the end is told', () => names().includes('RelocationCompleted'));
     await two.b.stop('SIGKILL');
     await two.b.start();
     await two.b.stop();
@@ -118,14 +118,14 @@ describe('what the daemon tells on D-Bus of an arrival', function () {
     const path = '/org/xnbd1/export/vm1_2dvda';
     const { pid } = await two.a.status('vm1-vda');
     process.kill(pid, 'SIGKILL');
-    await eventually('it is told', () => names().includes('OriginUnreachable'));
+    await waitFor('it is told', () => names().includes('OriginUnreachable'));
     const [object, name, origin, reason] = heard[0]!.body as string[];
     assert.deepEqual([object, name, origin], [path, 'vm1-vda', two.a.uri('vm1-vda')]);
     assert.match(reason!, /closed the connection|reset|EPIPE/);
     // A's daemon starts it again.
-    await eventually('it is back', () => names().includes('OriginReachable'));
+    await waitFor('it is back', () => names().includes('OriginReachable'));
     assert.deepEqual(heard.at(-1)!.body, [path, 'vm1-vda', two.a.uri('vm1-vda')]);
-    await eventually(
+    await waitFor(
       'its properties say so',
       async () => (await property(path, 'org.xnbd1.Export', 'OriginUnreachableReason')) === '',
     );

@@ -7,11 +7,12 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { exportUri } from '../../src/daemon/disks/peers.ts';
 import { TestCa } from '../lab/host/certificates.ts';
-import { eventually, MIB, type TestHost } from '../lab/host/test-host.ts';
+import { MIB, type TestHost } from '../lab/host/test-host.ts';
 import { TwoHosts } from '../lab/host/two-hosts.ts';
 import { installed } from '../lab/installed.ts';
 import { freePort } from '../lab/net/free-port.ts';
 import { type RecordingRelay, startRecordingRelay } from '../lab/net/recording-relay.ts';
+import { waitFor } from '../lab/wait-for.ts';
 
 const gatewayProgram = join(import.meta.dirname, '../../src/bin/xnbd-gateway.ts');
 
@@ -22,8 +23,8 @@ describe('two hosts that require TLS', function () {
   let gateway: ChildProcess;
   let wire: RecordingRelay;
 
-  before(async function () {
-    if (!(await installed('openssl'))) this.skip();
+  before(function () {
+    if (!installed('openssl')) this.skip();
   });
   beforeEach(async () => {
     two = await TwoHosts.make();
@@ -87,7 +88,7 @@ describe('two hosts that require TLS', function () {
     const { origin: uri, pid } = await b.status('vm1-vda');
     assert.equal(uri, `nbds://127.0.0.1:${wire.port}/vm1-vda`);
     process.kill(pid, 'SIGKILL');
-    await eventually('the export is back, and has its lease', async () => {
+    await waitFor('the export is back, and has its lease', async () => {
       const back = await b.status('vm1-vda').catch(() => undefined);
       return back !== undefined && back.pid !== pid && (await a.state('vm1-vda')) === 'lent';
     });

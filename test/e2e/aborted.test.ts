@@ -1,11 +1,11 @@
 /** A migration that ends midway changes nothing: the guest runs on where it was, and the other host keeps no trace of it. */
 import assert from 'node:assert/strict';
 import type { Guest } from '../lab/libvirt/guest.ts';
-import { waitFor } from '../lab/libvirt/processes.ts';
 import { interrupted } from '../lab/sites/interrupted-migrations.ts';
 import { atWork, runsOn } from '../lab/sites/outcome.ts';
 import { arrived, type Signal, signalsOf, startedGuest, wrongBytes } from '../lab/sites/sites.ts';
 import { useSites } from '../lab/sites/use-sites.ts';
+import { waitFor } from '../lab/wait-for.ts';
 
 describe('a migration that does not come to its end', function () {
   this.timeout(180_000);

@@ -6,9 +6,9 @@ import { dirname } from 'node:path';
 import { defineGuest, type Guest } from '../lab/libvirt/guest.ts';
 import type { Host } from '../lab/libvirt/host.ts';
 import { createPatternImage, differences } from '../lab/libvirt/pattern.ts';
-import { waitFor } from '../lab/libvirt/processes.ts';
 import { announced, arrived, signalsOf, wrongBytes } from '../lab/sites/sites.ts';
 import { useSites } from '../lab/sites/use-sites.ts';
+import { waitFor } from '../lab/wait-for.ts';
 
 const ORDINARY = '/var/lib/libvirt/images/plain.img';
 const SIZE = 64 * 1024 * 1024;

@@ -1,12 +1,12 @@
 /** Guests that start and end where they are: no disk is served to nobody, and the next start finds every byte. */
 import assert from 'node:assert/strict';
 import type { DiskReport, Guest } from '../lab/libvirt/guest.ts';
-import { waitFor } from '../lab/libvirt/processes.ts';
 import { installGates, shutGate } from '../lab/sites/hook-gate.ts';
 import { logTells } from '../lab/sites/interrupted-migrations.ts';
 import { states, unused, writableOnlyAt } from '../lab/sites/outcome.ts';
 import { guestWithDisks, wrongBytes } from '../lab/sites/sites.ts';
 import { useSites } from '../lab/sites/use-sites.ts';
+import { waitFor } from '../lab/wait-for.ts';
 
 describe('a guest that starts and ends where it is', function () {
   this.timeout(240_000);

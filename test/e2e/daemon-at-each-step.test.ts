@@ -7,7 +7,7 @@
  */
 import assert from 'node:assert/strict';
 import type { Guest } from '../lab/libvirt/guest.ts';
-import { type Running, waitFor } from '../lab/libvirt/processes.ts';
+import type { Running } from '../lab/libvirt/processes.ts';
 import { type Gate, installGates, killInHook, shutGate } from '../lab/sites/hook-gate.ts';
 import { memoryFlows, newLinesOf } from '../lab/sites/interrupted-migrations.ts';
 import {
@@ -21,6 +21,7 @@ import {
 } from '../lab/sites/outcome.ts';
 import { announced, arrived, guestWithDisks, type Site, signalsOf, wrongBytes } from '../lab/sites/sites.ts';
 import { useSites } from '../lab/sites/use-sites.ts';
+import { waitFor } from '../lab/wait-for.ts';
 
 describe('xnbdd killed at each step of a migration', function () {
   this.timeout(180_000);

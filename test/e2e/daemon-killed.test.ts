@@ -1,12 +1,12 @@
 /** The daemon may die at any time: no request of the guest fails, and the next daemon finds what the last one left, and goes on. */
 import assert from 'node:assert/strict';
 import type { Guest } from '../lab/libvirt/guest.ts';
-import { waitFor } from '../lab/libvirt/processes.ts';
 import { memoryFlows } from '../lab/sites/interrupted-migrations.ts';
 import { atWork, completionTold, emptied, states } from '../lab/sites/outcome.ts';
 import { shownByCommand, shownOnBus } from '../lab/sites/shown-exports.ts';
 import { announced, arrived, type Site, signalsOf, startedGuest, wrongBytes } from '../lab/sites/sites.ts';
 import { useSites } from '../lab/sites/use-sites.ts';
+import { waitFor } from '../lab/wait-for.ts';
 
 const noDaemon =
   /unexpected exit status 1: xnbdd does not answer on \/run\/xnbd\/hook\.sock: systemctl start xnbdd$/;

@@ -7,11 +7,11 @@
 import assert from 'node:assert/strict';
 import { chmod, mkdir, rename, rm, writeFile } from 'node:fs/promises';
 import type { Guest } from '../lab/libvirt/guest.ts';
-import { waitFor } from '../lab/libvirt/processes.ts';
 import { interrupted, logTells } from '../lab/sites/interrupted-migrations.ts';
 import { atWork, nothingAt, runsOn } from '../lab/sites/outcome.ts';
 import { announced, arrived, startedGuest } from '../lab/sites/sites.ts';
 import { useSites } from '../lab/sites/use-sites.ts';
+import { waitFor } from '../lab/wait-for.ts';
 
 /** Another administrator's hook, which fails where /run/lab/fails says. `xml`: what it prints for `migrate` is no domain. */
 const OTHER_HOOK = `#!/bin/sh

@@ -4,12 +4,12 @@
  */
 import assert from 'node:assert/strict';
 import type { DiskReport, Guest } from '../lab/libvirt/guest.ts';
-import { waitFor } from '../lab/libvirt/processes.ts';
 import { logTells } from '../lab/sites/interrupted-migrations.ts';
 import { boot, comeBack, killAll, vanish } from '../lab/sites/outage.ts';
 import { become, endsAtB, followsToB, states, writableOnlyAt } from '../lab/sites/outcome.ts';
 import { announced, startedGuest } from '../lab/sites/sites.ts';
 import { useSites } from '../lab/sites/use-sites.ts';
+import { waitFor } from '../lab/wait-for.ts';
 
 describe('a host that is gone for a while after the takeover', function () {
   this.timeout(240_000);

@@ -1,10 +1,10 @@
 /** The main job: a guest that writes all the while moves with `virsh migrate`, its disks follow, and are compared with where they came from. */
 import assert from 'node:assert/strict';
 import type { Guest } from '../lab/libvirt/guest.ts';
-import { waitFor } from '../lab/libvirt/processes.ts';
 import { logTells } from '../lab/sites/interrupted-migrations.ts';
 import { arrived, guestWithDisks, type Site, signalsOf, wrongBytes } from '../lab/sites/sites.ts';
 import { useSites } from '../lab/sites/use-sites.ts';
+import { waitFor } from '../lab/wait-for.ts';
 
 describe('a virtual machine moves with its disks', function () {
   this.timeout(300_000);

@@ -1,10 +1,10 @@
 /** A destination that cannot take the disks says why, in virsh and before anything has moved; the guest runs on where it was. */
 import assert from 'node:assert/strict';
 import type { Guest } from '../lab/libvirt/guest.ts';
-import { waitFor } from '../lab/libvirt/processes.ts';
 import { atWork } from '../lab/sites/outcome.ts';
 import { arrived, signalsOf, startedGuest, wrongBytes } from '../lab/sites/sites.ts';
 import { useSites } from '../lab/sites/use-sites.ts';
+import { waitFor } from '../lab/wait-for.ts';
 
 const MIB = 1024 * 1024;
 const IMAGES = '/var/lib/xnbd/images';

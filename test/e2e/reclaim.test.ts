@@ -4,13 +4,13 @@ import { constants } from 'node:fs';
 import { copyFile, writeFile } from 'node:fs/promises';
 import type { DiskReport, Guest } from '../lab/libvirt/guest.ts';
 import { differences } from '../lab/libvirt/pattern.ts';
-import { waitFor } from '../lab/libvirt/processes.ts';
 import { logTells } from '../lab/sites/interrupted-migrations.ts';
 import { comeBack, vanish } from '../lab/sites/outage.ts';
 import { states } from '../lab/sites/outcome.ts';
 import { reclaimed, xnbdctl } from '../lab/sites/reclaimed.ts';
 import { startedGuest } from '../lab/sites/sites.ts';
 import { useSites } from '../lab/sites/use-sites.ts';
+import { waitFor } from '../lab/wait-for.ts';
 
 const DISKS = ['vm1-vda', 'vm1-vdb'];
 

@@ -4,12 +4,12 @@ import { constants } from 'node:fs';
 import { copyFile } from 'node:fs/promises';
 import type { Guest } from '../lab/libvirt/guest.ts';
 import { differences } from '../lab/libvirt/pattern.ts';
-import { waitFor } from '../lab/libvirt/processes.ts';
 import { logTells } from '../lab/sites/interrupted-migrations.ts';
 import { become, emptied, states, writableOnlyAt } from '../lab/sites/outcome.ts';
 import { reclaimed } from '../lab/sites/reclaimed.ts';
 import { announced, guestWithDisks } from '../lab/sites/sites.ts';
 import { useSites } from '../lab/sites/use-sites.ts';
+import { waitFor } from '../lab/wait-for.ts';
 
 describe('a host that was taken for lost, and is alive', function () {
   this.timeout(240_000);

@@ -1,11 +1,11 @@
 /** A guest that moves on before its disks have arrived: to a third host, and back to where it came from. */
 import assert from 'node:assert/strict';
 import type { Guest } from '../lab/libvirt/guest.ts';
-import { waitFor } from '../lab/libvirt/processes.ts';
 import { logTells, memoryFlows } from '../lab/sites/interrupted-migrations.ts';
 import { become, emptied, states, writableOnlyAt } from '../lab/sites/outcome.ts';
 import { announced, arrived, type Site, startedGuest, wrongBytes } from '../lab/sites/sites.ts';
 import { useSites } from '../lab/sites/use-sites.ts';
+import { waitFor } from '../lab/wait-for.ts';
 
 const FOR_GOOD = ['--live', '--persistent', '--undefinesource'];
 

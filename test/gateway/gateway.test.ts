@@ -23,6 +23,7 @@ import {
 } from '../../src/nbd/handshake/option-framing.ts';
 import { rememberDeparted, sweepDeparted } from '../../src/store/records/departed.ts';
 import { newRecord, writeRecord } from '../../src/store/records/record.ts';
+import { installed } from '../lab/installed.ts';
 import { connectClient } from '../lab/nbd/client.ts';
 import { startExport } from '../lab/nbd/export-process.ts';
 import { freePort } from '../lab/net/free-port.ts';
@@ -30,26 +31,14 @@ import { freePort } from '../lab/net/free-port.ts';
 const run = promisify(execFile);
 const MIB = 1024 * 1024;
 
-async function installed(...programs: string[]): Promise<boolean> {
-  for (const program of programs) {
-    try {
-      await run(program, ['--version']);
-    } catch {
-      console.log(`      (${program} is not installed)`);
-      return false;
-    }
-  }
-  return true;
-}
-
 describe('gateway', () => {
   let dir: string;
   let gateway: Gateway;
   let port: number;
   const cleanUp: (() => unknown)[] = [];
 
-  before(async function () {
-    if (!(await installed('nbdkit'))) this.skip();
+  before(function () {
+    if (!installed('nbdkit')) this.skip();
     configureLog({ level: 'error' });
   });
   after(() => configureLog({ level: 'info' }));
@@ -139,7 +128,7 @@ describe('gateway', () => {
   }
 
   it('notices within seconds, not hours, that a host is gone which said no goodbye', async function () {
-    if (!(await installed('ss'))) this.skip();
+    if (!installed('ss')) this.skip();
     await start();
     await dial();
     const { stdout } = await run('ss', [
@@ -171,7 +160,7 @@ describe('gateway', () => {
   });
 
   it('carries a whole disk both ways for nbdcopy, with its holes', async function () {
-    if (!(await installed('nbdcopy', 'nbdinfo'))) this.skip();
+    if (!installed('nbdcopy', 'nbdinfo')) this.skip();
     await start();
     await serve('disk', 'memory', '24M');
     const source = join(dir, 'source');

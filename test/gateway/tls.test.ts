@@ -45,7 +45,7 @@ describe('gateway with TLS', function () {
   const cleanUp: (() => unknown)[] = [];
 
   before(async function () {
-    if (!(await installed('openssl'))) this.skip();
+    if (!installed('openssl')) this.skip();
     configureLog({ sink: (_level, line) => said.push(line) });
     scratch = await temporaryDirectory();
     dir = scratch.path;
@@ -172,7 +172,7 @@ describe('gateway with TLS', function () {
   });
 
   it('serves nbdinfo and nbdcopy of a host that is named, and nothing of it can be read on the way', async function () {
-    if (!(await installed('nbdinfo')) || !(await installed('nbdcopy'))) this.skip();
+    if (!installed('nbdinfo') || !installed('nbdcopy')) this.skip();
     const wire = await startRecordingRelay(port);
     cleanUp.push(() => wire.close());
     const { stdout } = await run('nbdinfo', ['--list', uri(friend, wire.port)]);
@@ -201,7 +201,7 @@ describe('gateway with TLS', function () {
   });
 
   it('serves qemu-img of a host that is named', async function () {
-    if (!(await installed('qemu-img'))) this.skip();
+    if (!installed('qemu-img')) this.skip();
     const creds = ['--object', `tls-creds-x509,id=tls,endpoint=client,verify-peer=on,dir=${friend}`];
     const remote = `driver=nbd,host=localhost,port=${port},export=secret-disk,tls-creds=tls`;
     const copy = join(dir, 'qemu-copy');
@@ -248,7 +248,7 @@ describe('gateway with TLS', function () {
       stream.write(encodeOption(Option.GO, naming('secret-disk')));
       assert.equal((await whatComes(stream)).length, 0, String(certificates));
       assert.match(said.join('\n'), why);
-      if (!(await installed('nbdinfo'))) continue;
+      if (!installed('nbdinfo')) continue;
       await assert.rejects(
         run('nbdinfo', ['--list', certificates === null ? `nbds://127.0.0.1:${port}` : uri(certificates)]),
         (error: Error & { stdout: string; stderr: string }) => {

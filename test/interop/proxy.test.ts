@@ -13,7 +13,7 @@ import {
 } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { until } from '../lab/nbd/serving.ts';
+import { waitFor } from '../lab/wait-for.ts';
 import { type ExportProcess, needs, run, startExport } from './export-process.ts';
 
 const MIB = 1024 * 1024;
@@ -60,7 +60,7 @@ describe('xnbd-export proxy', function () {
   }
 
   const isHere = () =>
-    until(() => processes[1]!.log().includes('the origin is let go'), 'every block has arrived');
+    waitFor('every block has arrived', () => processes[1]!.log().includes('the origin is let go'));
   const shown = async (of: string) =>
     (JSON.parse(await run('nbdinfo', '--json', of)) as { exports: Record<string, unknown>[] }).exports[0]!;
   const map = async (of: string) =>

@@ -13,7 +13,7 @@ import {
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { RawClient } from '../lab/nbd/raw-client.ts';
-import { until } from '../lab/nbd/serving.ts';
+import { waitFor } from '../lab/wait-for.ts';
 import { type ExportProcess, needs, run, startExport } from './export-process.ts';
 
 const MIB = 1024 * 1024;
@@ -51,14 +51,14 @@ describe('xnbd-export target', function () {
     await start();
     assert.equal(server.ready, `ready vm1 serving ${socket}`);
     assert.deepEqual(await server.end(), [0, null]);
-    await until(() => server.log().includes('export vm1: stopped'), 'it says so');
+    await waitFor('it says so', () => server.log().includes('export vm1: stopped'));
     assert.throws(() => statSync(socket), /ENOENT/);
   });
 
   it('nbdinfo sees what it offers', async function () {
     needs(this, 'nbdinfo');
     await start('--listen', '127.0.0.1:0');
-    await until(() => server.log().includes('127.0.0.1:'), 'the port is told');
+    await waitFor('the port is told', () => server.log().includes('127.0.0.1:'));
     const port = /127\.0\.0\.1:(\d+)/.exec(server.log())?.[1];
     for (const address of [uri, `nbd://127.0.0.1:${port}/vm1`, `nbd://127.0.0.1:${port}`]) {
       const {
@@ -101,7 +101,7 @@ describe('xnbd-export target', function () {
     const qemuSocket = join(directory, 'q.sock');
     const qemu = spawn('qemu-nbd', ['-f', 'raw', '-k', qemuSocket, image]);
     try {
-      await until(() => existsSync(qemuSocket), 'qemu-nbd listens');
+      await waitFor('qemu-nbd listens', () => existsSync(qemuSocket));
       for (const json of [nbdkit, await run('nbdinfo', '--json', `nbd+unix:///?socket=${qemuSocket}`)]) {
         const theirs = shown(json);
         assert.equal(theirs['can_flush'], true, 'nbdinfo has shown something');

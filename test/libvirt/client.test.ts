@@ -11,7 +11,8 @@ import { openShutOffDomain } from '../../src/libvirt/shut-off-domain.ts';
 import { writeLine } from '../../src/log/line.ts';
 import { configureLog } from '../../src/log/log.ts';
 import { type Bus, openBus } from '../../src/system/bus.ts';
-import { end, eventually, type PrivateBus, startPrivateBus } from '../lab/host/private-bus.ts';
+import { end, type PrivateBus, startPrivateBus } from '../lab/host/private-bus.ts';
+import { waitFor } from '../lab/wait-for.ts';
 
 /** The one domain of test:///default. */
 const testUuid = '6695eb01-f6a4-8304-79aa-97f2502e193f';
@@ -68,7 +69,7 @@ describe('LibvirtClient', () => {
     client.on('event', (event) => events.push(event));
     client.on('domains', (domains) => lists.push(domains));
     client.start();
-    await eventually('the client knows the domains', () => lists.length > 0);
+    await waitFor('the client knows the domains', () => lists.length > 0);
   });
 
   afterEach(async () => {
@@ -83,7 +84,7 @@ describe('LibvirtClient', () => {
     assert.deepEqual(lists, [[{ uuid: testUuid, name: 'test', state: 1 }]]);
     await domainCall('Suspend');
     await domainCall('Resume');
-    await eventually('two events', () => events.length === 2);
+    await waitFor('two events', () => events.length === 2);
     assert.deepEqual(events, [
       { uuid: testUuid, name: 'test', event: 3, detail: 0 },
       { uuid: testUuid, name: 'test', event: 4, detail: 0 },
@@ -92,7 +93,7 @@ describe('LibvirtClient', () => {
 
   it('tells of a change whose event it could not see', async () => {
     await domainCall('Suspend');
-    await eventually('the pause is in the list', () => lists.at(-1)?.[0]?.state === 3);
+    await waitFor('the pause is in the list', () => lists.at(-1)?.[0]?.state === 3);
   });
 
   it('writes the origins where the live XML has them, in our namespace', async () => {
@@ -122,9 +123,9 @@ describe('LibvirtClient', () => {
     await assert.rejects(client.domainXml(testUuid));
     const before = lists.length;
     assert.ok(await startLibvirtDBus());
-    await eventually('a list from the new libvirt-dbus', () => lists.length > before);
+    await waitFor('a list from the new libvirt-dbus', () => lists.length > before);
     await domainCall('Suspend');
-    await eventually('its event', () => events.length > 0);
+    await waitFor('its event', () => events.length > 0);
   });
 
   it('comes back to a bus that was restarted', async () => {
@@ -133,7 +134,7 @@ describe('LibvirtClient', () => {
     await end(libvirtDBus);
     const before = lists.length;
     assert.ok(await startLibvirtDBus());
-    await eventually('a list over the new bus', () => lists.length > before);
+    await waitFor('a list over the new bus', () => lists.length > before);
   });
 
   it('opens a shut-off domain for adoption, and only that', async () => {
@@ -144,7 +145,7 @@ describe('LibvirtClient', () => {
       /there is no domain nobody; see virsh list/,
     );
     await domainCall('Destroy', 'u', [0]);
-    await eventually('no domain is active', () => lists.at(-1)?.length === 0);
+    await waitFor('no domain is active', () => lists.at(-1)?.length === 0);
 
     const image = join(bus.directory, 'disk.img');
     await writeFile(image, Buffer.alloc(512 * 64));

@@ -19,7 +19,7 @@ describe('pki check', function () {
   let dir: string;
 
   before(async function () {
-    if (!(await installed('openssl'))) this.skip();
+    if (!installed('openssl')) this.skip();
     scratch = await temporaryDirectory();
     ca = await TestCa.make(join(scratch.path, 'ca'));
   });

@@ -5,13 +5,15 @@
 import assert from 'node:assert/strict';
 import { copyFile, readFile, rename, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { bytesFrom, randomFrom, shuffle } from '../lab/model/actions.ts';
+import { bytesOf } from '../lab/model/content.ts';
+import { Random } from '../lab/model/random.ts';
 import { assertSameBytes } from '../lab/model/same-bytes.ts';
 import { type Client, connectClient } from '../lab/nbd/client.ts';
 import { type ExportProcess, startExport } from '../lab/nbd/export-process.ts';
 import { type SlowOrigin, startSlowOrigin } from '../lab/nbd/slow-origin.ts';
 import { startWan, type Wan } from '../lab/net/wan.ts';
 import { temporaryDirectory } from '../lab/temporary-directory.ts';
+import { waitFor } from '../lab/wait-for.ts';
 
 const BLOCK = 4096;
 const BLOCKS = 512;
@@ -28,7 +30,7 @@ describe('faults of the C xNBD that are not here', function () {
 
   beforeEach(async () => {
     directory = await temporaryDirectory();
-    content = bytesFrom(1, BLOCKS * BLOCK);
+    content = bytesOf(1, BLOCKS * BLOCK);
     slow = null;
     wan = null;
   });
@@ -71,7 +73,9 @@ describe('faults of the C xNBD that are not here', function () {
     let proxy = await heldProxy();
     const guest = await connect(proxy);
     const lost = guest.read(100 * BLOCK, 8 * BLOCK).catch(() => 'lost');
-    await until(() => slow!.disk.reads.some(({ offset }) => offset === 100 * BLOCK));
+    await waitFor('that read at the origin', () =>
+      slow!.disk.reads.some(({ offset }) => offset === 100 * BLOCK),
+    );
     await proxy.end('SIGKILL');
     assert.equal(await lost, 'lost');
     slow!.disk.release();
@@ -88,8 +92,8 @@ describe('faults of the C xNBD that are not here', function () {
     const blocks = Array.from({ length: 64 }, (_, index) => index * 8);
     const reads = blocks.map((block) => guest.read(block * BLOCK, BLOCK));
     // A few of them are in what the background copy has asked for.
-    await until(() => slow!.disk.held >= 50);
-    slow!.disk.release(shuffle(randomFrom(5)));
+    await waitFor('50 reads at the origin', () => slow!.disk.held >= 50);
+    slow!.disk.release(new Random(5).shuffle);
     for (const [index, block] of blocks.entries())
       assertSameBytes(await reads[index]!, content.subarray(block * BLOCK, (block + 1) * BLOCK));
     await completed(proxy);
@@ -100,11 +104,11 @@ describe('faults of the C xNBD that are not here', function () {
     const proxy = await heldProxy();
     const guest = await connect(proxy);
     for (let block = 0; block < BLOCKS; block += 2) {
-      bytesFrom(block, BLOCK).copy(content, block * BLOCK);
+      bytesOf(block, BLOCK).copy(content, block * BLOCK);
       await guest.write(block * BLOCK, content.subarray(block * BLOCK, (block + 1) * BLOCK));
     }
     const read = guest.read(0, BLOCKS * BLOCK);
-    await until(() => slow!.disk.held >= 200);
+    await waitFor('200 reads at the origin', () => slow!.disk.held >= 200);
     slow!.disk.release();
     assertSameBytes(await read, content);
     assert.equal(proxy.child.exitCode, null);
@@ -129,7 +133,7 @@ describe('faults of the C xNBD that are not here', function () {
   });
 
   it('5: a cached read waits while another client misses, and while the copy fills the line', async () => {
-    content = bytesFrom(2, 16 * 1024 * 1024);
+    content = bytesOf(2, 16 * 1024 * 1024);
     await writeFile(path('a.img'), content);
     await start('target', 'a');
     wan = await startWan({ to: path('a'), rttMs: RTT_MS, rateMbit: 20 });
@@ -173,12 +177,4 @@ describe('faults of the C xNBD that are not here', function () {
 
 function afterMs(ms: number): Promise<string> {
   return new Promise((resolve) => setTimeout(resolve, ms, 'late').unref());
-}
-
-async function until(condition: () => boolean): Promise<void> {
-  const deadline = performance.now() + 20_000;
-  while (!condition()) {
-    assert.ok(performance.now() < deadline, 'it does not come about');
-    await new Promise((resolve) => setTimeout(resolve, 5));
-  }
 }

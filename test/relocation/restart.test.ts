@@ -4,7 +4,7 @@
  */
 import assert from 'node:assert/strict';
 import { copyFile, readFile, rename, rm, writeFile } from 'node:fs/promises';
-import { bytesFrom } from '../lab/model/actions.ts';
+import { bytesOf } from '../lab/model/content.ts';
 import { assertSameBytes } from '../lab/model/same-bytes.ts';
 import { type Client, connectClient } from '../lab/nbd/client.ts';
 import { type ExportProcess, startExport } from '../lab/nbd/export-process.ts';
@@ -23,7 +23,7 @@ describe('a proxy started again', function () {
   let slowUri: string;
 
   beforeEach(async () => {
-    content = bytesFrom(3, SIZE);
+    content = bytesOf(3, SIZE);
     await writeFile(path('a.img'), content);
     origin = await start('target', 'a');
     wan = await line('a', { rttMs: 10, rateMbit: 20 });
@@ -43,7 +43,7 @@ describe('a proxy started again', function () {
   async function partlyCopied(): Promise<ExportProcess> {
     const proxy = await startProxy();
     const guest = await connectClient(proxy.uri);
-    await write(guest, SIZE - 5 * BLOCK, bytesFrom(4, BLOCK));
+    await write(guest, SIZE - 5 * BLOCK, bytesOf(4, BLOCK));
     await proxy.until((status) => status.presentBytes > SIZE / 4);
     guest.disconnect();
     return proxy;
@@ -74,12 +74,12 @@ describe('a proxy started again', function () {
     await proxy.end('SIGKILL');
     await origin.until((status) => status.state === 'serving');
     const source = await connectClient(origin.uri);
-    await write(source, 0, bytesFrom(5, BLOCK));
+    await write(source, 0, bytesOf(5, BLOCK));
     proxy = await startProxy();
     assert.equal((await proxy.status()).state, 'standby');
     const guest = await connectClient(proxy.uri);
     assertSameBytes(await guest.read(0, BLOCK), content.subarray(0, BLOCK));
-    await write(source, 0, bytesFrom(6, BLOCK));
+    await write(source, 0, bytesOf(6, BLOCK));
     assertSameBytes(await guest.read(0, BLOCK), content.subarray(0, BLOCK));
     await proxy.call('takeover');
     await completed(proxy);
@@ -109,8 +109,8 @@ describe('a proxy started again', function () {
     const guest = await connectClient(proxy.uri);
     const from = performance.now();
     assertSameBytes(await guest.read(0, 64 * 1024), content.subarray(0, 64 * 1024));
-    await write(guest, 0, bytesFrom(8, BLOCK));
-    await write(guest, SIZE - BLOCK, bytesFrom(9, BLOCK));
+    await write(guest, 0, bytesOf(8, BLOCK));
+    await write(guest, SIZE - BLOCK, bytesOf(9, BLOCK));
     await guest.flush();
     assert.ok(performance.now() - from < 5000, 'what is present does not wait for the network');
     const absent = SIZE - 64 * BLOCK;
@@ -138,7 +138,7 @@ describe('a proxy started again', function () {
     await wan.stall();
     const guest = await connectClient(proxy.uri);
     assertSameBytes(await guest.read(0, 64 * 1024), content.subarray(0, 64 * 1024));
-    await write(guest, BLOCK, bytesFrom(8, BLOCK));
+    await write(guest, BLOCK, bytesOf(8, BLOCK));
     const late = guest.read(SIZE - 64 * BLOCK, BLOCK);
     await new Promise((resolve) => setTimeout(resolve, 200));
     await wan.resume();
@@ -285,7 +285,7 @@ describe('a proxy started again', function () {
       await proxy.end();
       const present = (await readFile(path('b.img'))).length;
       assert.equal(present, SIZE);
-      await writeFile(path('x.img'), bytesFrom(99, SIZE));
+      await writeFile(path('x.img'), bytesOf(99, SIZE));
       const other = await start('target', 'x');
       const wrong = await startProxy(other.uri);
       const status = await wrong.until(({ error }) => error !== null);

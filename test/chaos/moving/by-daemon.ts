@@ -8,9 +8,10 @@ import { originMetadata } from '../../../src/libvirt/domain-xml.ts';
 import { newRecord, writeRecord } from '../../../src/store/records/record.ts';
 import type { TestDomain } from '../../lab/host/test-host.ts';
 import { asLibvirtKeepsIt } from '../../lab/host/two-hosts.ts';
+import { waitFor } from '../../lab/wait-for.ts';
 import type { Plan } from '../plan.ts';
 import type { Timeline } from '../timeline.ts';
-import { type Driver, Refused, until } from './driver.ts';
+import { type Driver, PATIENCE_MS, Refused } from './driver.ts';
 import type { ChaosHost } from './host.ts';
 import { signalTo } from './processes.ts';
 import { call, pidOf, recordOf, type Stay, statusOf, stayAt } from './stay.ts';
@@ -45,7 +46,11 @@ export class ByDaemon implements Driver {
       const { exit, stderr } = await to.hook(op, domain);
       if (exit !== 0) return await this.#refused(stay, `${op}: ${stderr}`, ['stopped', 'release']);
     }
-    await until(`${DISK} stands by at ${to.name}`, async () => (await statusOf(stay)) !== undefined);
+    await waitFor(
+      `${DISK} stands by at ${to.name}`,
+      async () => (await statusOf(stay)) !== undefined,
+      PATIENCE_MS,
+    );
     return stay;
   }
 
@@ -71,19 +76,23 @@ export class ByDaemon implements Driver {
   async retired(stay: Stay): Promise<void> {
     const where = `${DISK} at ${stay.host.name}`;
     const deleted = this.#plan.retired === 'delete';
-    await until(`${where} is retired${deleted ? ' and deleted' : ''}`, () => {
-      const record = recordOf(stay);
-      return deleted ? record === undefined : record?.state === 'retired' && record.origin === null;
-    });
-    await until(`the export of ${where} has ended`, async () => (await pidOf(stay)) === 0);
+    await waitFor(
+      `${where} is retired${deleted ? ' and deleted' : ''}`,
+      () => {
+        const record = recordOf(stay);
+        return deleted ? record === undefined : record?.state === 'retired' && record.origin === null;
+      },
+      PATIENCE_MS,
+    );
+    await waitFor(`the export of ${where} has ended`, async () => (await pidOf(stay)) === 0, PATIENCE_MS);
   }
 
   async end(stay: Stay): Promise<void> {
     await this.guestLeft(stay);
     const gone = async () => (await pidOf(stay)) === 0;
     // One that was lent within the last minute is kept for the host that may come back for it.
-    await until('the export has ended with its guest', gone, 5000).catch(() => call(stay, 'stop'));
-    await until('the export has ended', gone);
+    await waitFor('the export to end with its guest', gone, 5000).catch(() => call(stay, 'stop'));
+    await waitFor('the export has ended', gone, PATIENCE_MS);
   }
 
   /** The daemons start again what has died; they end, too. */
@@ -98,7 +107,7 @@ export class ByDaemon implements Driver {
   async #refused(stay: Stay, why: string, ops: readonly string[]): Promise<never> {
     this.#timeline.note(`the migration is refused: ${why}`);
     const { host } = stay;
-    await until(`the daemon at ${host.name} runs`, () => host.daemonRuns);
+    await waitFor(`the daemon at ${host.name} runs`, () => host.daemonRuns, PATIENCE_MS);
     for (const op of ops) await this.#must(host, op, this.#domain);
     await this.#nothingLeft(stay);
     throw new Refused(why);
@@ -109,12 +118,17 @@ export class ByDaemon implements Driver {
     const mine = async (directory: string): Promise<string[]> =>
       (await readdir(directory)).filter((file) => new RegExp(`^${name}(\\.img|\\.sock|\\.ctl)?$`).test(file));
     let left: string[] = [];
-    await until(`nothing is left at ${host.name}`, async () => {
-      // The copy of an earlier stay may be kept here.
-      const places = recordOf(stay)?.state === 'retired' ? [host.run] : [host.images, host.exports, host.run];
-      left = (await Promise.all(places.map(mine))).flat();
-      return left.length === 0 && (await pidOf(stay)) === 0;
-    }).catch((error: unknown) => {
+    await waitFor(
+      `nothing is left at ${host.name}`,
+      async () => {
+        // The copy of an earlier stay may be kept here.
+        const places =
+          recordOf(stay)?.state === 'retired' ? [host.run] : [host.images, host.exports, host.run];
+        left = (await Promise.all(places.map(mine))).flat();
+        return left.length === 0 && (await pidOf(stay)) === 0;
+      },
+      PATIENCE_MS,
+    ).catch((error: unknown) => {
       throw new Error(`${(error as Error).message}: ${left.join(', ')}`);
     });
   }

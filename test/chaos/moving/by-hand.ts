@@ -2,9 +2,10 @@
 import { readdir, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { waitFor } from '../../lab/wait-for.ts';
 import type { Plan } from '../plan.ts';
 import type { Timeline } from '../timeline.ts';
-import { type Driver, Refused, until } from './driver.ts';
+import { type Driver, PATIENCE_MS, Refused } from './driver.ts';
 import { type ChaosHost, TLS_NAME } from './host.ts';
 import { isRunning, type Running, startProgram, threadsOf } from './processes.ts';
 import { call, recordOf, type Stay, statusOf, stayAt } from './stay.ts';
@@ -77,7 +78,7 @@ export class ByHand implements Driver {
         await sleep(100);
       }
     }
-    await until(`${stay.name} at ${stay.host.name} has ended`, () => !isRunning(kept.running));
+    await waitFor(`${stay.name} at ${stay.host.name} has ended`, () => !isRunning(kept.running), PATIENCE_MS);
     const left = [
       ...(await leftOf(stay, stay.host.images)),
       ...(await leftOf(stay, stay.host.exports)),
@@ -102,7 +103,7 @@ export class ByHand implements Driver {
 
   async retired(stay: Stay): Promise<void> {
     const over = () => recordOf(stay)?.state === 'retired' && recordOf(stay)?.origin === null;
-    await until(`${stay.name} at ${stay.host.name} is retired`, over);
+    await waitFor(`${stay.name} at ${stay.host.name} is retired`, over, PATIENCE_MS);
     await this.#stop(stay);
     // One that was killed could not remove its sockets, and there is no reason to start it again.
     if ((await this.#kept.get(stay)!.running.ended) === 'SIGKILL')
@@ -125,10 +126,14 @@ export class ByHand implements Driver {
   async #stop(stay: Stay): Promise<void> {
     const kept = this.#kept.get(stay)!;
     kept.ending = true;
-    await until(`${stay.name} at ${stay.host.name} ends when it is told to`, async () => {
-      if (isRunning(kept.running)) await call(stay, 'stop').catch(() => undefined);
-      return !isRunning(kept.running) && !kept.starting;
-    }).catch(async (error: unknown) => {
+    await waitFor(
+      `${stay.name} at ${stay.host.name} ends when it is told to`,
+      async () => {
+        if (isRunning(kept.running)) await call(stay, 'stop').catch(() => undefined);
+        return !isRunning(kept.running) && !kept.starting;
+      },
+      PATIENCE_MS,
+    ).catch(async (error: unknown) => {
       const { pid } = kept.running;
       throw new Error(`${(error as Error).message}; pid ${pid}: ${await threadsOf(pid)}`);
     });

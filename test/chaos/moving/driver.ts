@@ -2,9 +2,11 @@
  * Who moves the disks: an administrator by hand (by-hand.ts), or xnbdd on each host, called by the hooks of
  * libvirt (by-daemon.ts).
  */
-import { setTimeout as sleep } from 'node:timers/promises';
 import type { ChaosHost } from './host.ts';
 import type { Stay } from './stay.ts';
+
+/** Of a wait for what must come about, whatever was killed meanwhile. */
+export const PATIENCE_MS = 60_000;
 
 /** An arrival that did not come about: it may be tried again. Any other error is a fault. */
 export class Refused extends Error {}
@@ -32,18 +34,4 @@ export interface Driver {
   end(stay: Stay): Promise<void>;
   /** The story has broken off: what ends now is not started again. */
   abort(): void;
-}
-
-/** Waits until it is so. @throws Error after `limitMs` */
-export async function until(
-  what: string,
-  isSo: () => Promise<boolean> | boolean,
-  limitMs = 60_000,
-): Promise<void> {
-  const deadline = performance.now() + limitMs;
-  while (!(await isSo())) {
-    if (performance.now() > deadline)
-      throw new Error(`in ${limitMs / 1000} s it did not come to pass: ${what}`);
-    await sleep(20);
-  }
 }

@@ -12,7 +12,6 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { parseArgs } from 'node:util';
 import type { Guest } from '../../lab/libvirt/guest.ts';
 import { labUnavailable } from '../../lab/libvirt/lab.ts';
-import { waitFor } from '../../lab/libvirt/processes.ts';
 import {
   announced,
   arrived,
@@ -22,6 +21,7 @@ import {
   signalsOf,
   wrongBytes,
 } from '../../lab/sites/sites.ts';
+import { waitFor } from '../../lab/wait-for.ts';
 import { takeCensus } from './census.ts';
 import { growing, header, judgeMoves, type Move, moveLines, verdictTable } from './report.ts';
 

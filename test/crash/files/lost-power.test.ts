@@ -1,6 +1,6 @@
 /** The states that the crash checker builds are those that a kernel may leave: no more, and all of them. */
 import assert from 'node:assert/strict';
-import { randomFrom } from '../../lab/model/actions.ts';
+import { Random } from '../../lab/model/random.ts';
 import { type Crash, leftBy } from './lost-power.ts';
 import { type Event, type Operation, ROOT, type Trace, type Tree } from './trace.ts';
 import { pathsOf } from './tree.ts';
@@ -25,7 +25,7 @@ function traceOf(base: Record<string, [number, Buffer]>, ...operations: Operatio
 
 /** Every state met in many tries, as text. */
 function statesOf(trace: Trace, crash: Crash, moment: number, show: (tree: Tree) => string): Set<string> {
-  const random = randomFrom(7);
+  const random = new Random(7).fraction;
   const met = new Set<string>();
   for (let tries = 0; tries < 600; tries++)
     met.add(show(leftBy(trace, { moment, random, crashOf: () => crash }).tree));

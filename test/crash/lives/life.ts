@@ -6,7 +6,7 @@
 import { setTimeout as sleep, setImmediate as turn } from 'node:timers/promises';
 import { callExport } from '../../../src/control/client.ts';
 import { Errno } from '../../../src/nbd/constants.ts';
-import { bytesFrom } from '../../lab/model/actions.ts';
+import { bytesOf } from '../../lab/model/content.ts';
 import type { History, HostName } from './history.ts';
 import {
   type ChangeKind,
@@ -162,7 +162,7 @@ class Life {
     const kind: ChangeKind =
       chance < 0.75 ? 'write' : chance < 0.85 ? 'trim' : chance < 0.95 ? 'zero' : 'zero, allocated';
     const data =
-      kind === 'write' ? bytesFrom(Math.floor(this.#random() * 2 ** 31), to - from) : Buffer.alloc(to - from);
+      kind === 'write' ? bytesOf(Math.floor(this.#random() * 2 ** 31), to - from) : Buffer.alloc(to - from);
     const fua = this.#random() < 0.15;
     const answered = history.change(host, kind, from, data, fua);
     this.#underWay.push(range);

@@ -10,7 +10,8 @@ import { DBusService } from '../../../src/daemon/dbus/service.ts';
 import { writeLine } from '../../../src/log/line.ts';
 import { configureLog } from '../../../src/log/log.ts';
 import { type Bus, openBus } from '../../../src/system/bus.ts';
-import { eventually, type PrivateBus, startPrivateBus } from '../../lab/host/private-bus.ts';
+import { type PrivateBus, startPrivateBus } from '../../lab/host/private-bus.ts';
+import { waitFor } from '../../lab/wait-for.ts';
 
 type Dictionary = Record<string, Variant>;
 
@@ -180,7 +181,7 @@ describe('DBusService', () => {
     service.removeExport(status.name);
     service.removeRelocation(relocation.uuid);
     service.removeRelocation(relocation.uuid);
-    await eventually('both are gone', () => seen('InterfacesRemoved').length === 2);
+    await waitFor('both are gone', () => seen('InterfacesRemoved').length === 2);
     assert.deepEqual(
       seen('InterfacesAdded').map(({ body }) => body[0]),
       [exportPath, relocationPath],
@@ -218,7 +219,7 @@ describe('DBusService', () => {
     };
     service.setExport({ ...differing, error: 'the disk differs' });
     service.verificationFailed({ ...differing, error: 'the disk differs' }, differing.verification);
-    await eventually('the signal', () => seen('VerificationFailed').length === 1);
+    await waitFor('the signal', () => seen('VerificationFailed').length === 1);
     assert.deepEqual(seen('VerificationFailed')[0]?.body, [
       exportPath,
       'vm1-vda',
@@ -257,7 +258,7 @@ describe('DBusService', () => {
     }
     const present = (): unknown[] =>
       seen('PropertiesChanged').map(({ body }) => (body[1] as Dictionary).PresentBytes?.value as unknown);
-    await eventually('the last value', () => present().at(-1) === 4_096_000n);
+    await waitFor('the last value', () => present().at(-1) === 4_096_000n);
     const seconds = (performance.now() - start) / 1000;
     assert.ok(present().length <= 1 + 2 * seconds, `${present().length} announcements in ${seconds} s`);
     for (const { body } of seen('PropertiesChanged')) {
@@ -285,7 +286,7 @@ describe('DBusService', () => {
       { name: 'vm1-vdb', onDemandBytes: 0, backgroundBytes: 0, skippedBytes: 1, secondsSinceTakeover: 0 },
     ]);
     service.relocationFailed(relocation, 'the guest stayed where it was');
-    await eventually('the last signal', () => seen('RelocationFailed').length === 1);
+    await waitFor('the last signal', () => seen('RelocationFailed').length === 1);
     const { domain, domainUuid } = relocation;
     assert.deepEqual(seen('RelocationStarted')[0]?.body, [relocationPath, domain, domainUuid]);
     assert.deepEqual(seen('RelocationCompleted')[0]?.body, [
@@ -361,7 +362,7 @@ describe('DBusService', () => {
   it('tells the death of the bus once, and survives being called after it', async () => {
     service.setExport(status);
     await bus.stop();
-    await eventually('the word', () => lost.length === 1);
+    await waitFor('the word', () => lost.length === 1);
     service.setExport({ ...status, state: 'serving' });
     service.relocationStarted(relocation);
     service.removeExport(status.name);

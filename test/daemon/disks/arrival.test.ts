@@ -4,8 +4,9 @@ import { readdir, readFile, utimes, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { connectControl } from '../../../src/control/client.ts';
 import { killExport } from '../../../src/daemon/exports/export-process.ts';
-import { eventually, exists, MIB, type TestDomain, type TestHost } from '../../lab/host/test-host.ts';
+import { exists, MIB, type TestDomain, type TestHost } from '../../lab/host/test-host.ts';
 import { TwoHosts } from '../../lab/host/two-hosts.ts';
+import { waitFor } from '../../lab/wait-for.ts';
 
 /** Each move is played as libvirt's hooks come. */
 describe('a domain moves from host A to host B', function () {
@@ -61,7 +62,7 @@ describe('a domain moves from host A to host B', function () {
     await a.succeeds('stopped', vm);
     await a.succeeds('release', vm);
     await become(b, 'serving');
-    await eventually('nothing is left at A', async () => (await a.left()).length === 0);
+    await waitFor('nothing is left at A', async () => (await a.left()).length === 0);
     assert.deepEqual(await states(a), both(undefined));
     for (const name of vm.disks) {
       const moved = await readFile(join(b.dir, 'images', `${name}.img`));
@@ -69,7 +70,7 @@ describe('a domain moves from host A to host B', function () {
       assert.ok(moved.subarray(MIB, 2 * MIB).equals(Buffer.alloc(MIB, name)));
       assert.equal((await b.record(name))?.generation, 2);
     }
-    await eventually('it is told', async () => (await relocations(b))[0]?.state === 'completed');
+    await waitFor('it is told', async () => (await relocations(b))[0]?.state === 'completed');
     assert.match(await b.log(), /disk vm1-vdb of vm1 is here completely/);
     // It runs on, and ends, as any other.
     await b.succeeds('stopped', vm);
@@ -115,9 +116,9 @@ describe('a domain moves from host A to host B', function () {
   it('is never prepared: the lease runs out, and B has nothing left', async () => {
     await begin('[relocation]\nprepare-timeout = 2\n');
     await b.succeeds('migrate', await travelling());
-    await eventually('B gave up', async () => (await b.left()).length === 0);
+    await waitFor('B gave up', async () => (await b.left()).length === 0);
     await become(a, 'serving');
-    await eventually('that is told', async () => (await relocations(b))[0]?.state === 'failed');
+    await waitFor('that is told', async () => (await relocations(b))[0]?.state === 'failed');
     assert.match((await relocations(b))[0]!.reason, /within 2 s/);
   });
 
@@ -148,7 +149,7 @@ describe('a domain moves from host A to host B', function () {
       stdio: 'ignore',
     });
     try {
-      await eventually('nbdkit listens', () => exists(socket));
+      await waitFor('nbdkit listens', () => exists(socket));
       const domain = await travelling();
       domain.origin = domain.origin!.replace(/socket=[^"]*/, `socket=${socket}`);
       const refused = await b.hook('migrate', domain);
@@ -224,7 +225,7 @@ describe('a domain moves from host A to host B', function () {
     await killExport((await b.status('vm1-vda')).pid, 'vm1-vda');
     assert.equal((await relocations(b))[0]?.state, 'preparing');
     await b.start();
-    await eventually('it is told', async () => (await relocations(b))[0]?.state === 'completed');
+    await waitFor('it is told', async () => (await relocations(b))[0]?.state === 'completed');
     assert.deepEqual(await states(b), both('serving'), await b.log());
     await b.stop();
     await b.start();
@@ -236,7 +237,7 @@ describe('a domain moves from host A to host B', function () {
     await b.succeeds('migrate', await travelling());
     await b.succeeds('prepare', await travelling());
     await killExport((await b.status('vm1-vda')).pid, 'vm1-vda');
-    await eventually('it stands by again', async () => (await b.state('vm1-vda')) === 'standby');
+    await waitFor('it stands by again', async () => (await b.state('vm1-vda')) === 'standby');
     await a.succeeds('stopped', vm);
     await become(b, 'serving');
   });

@@ -3,8 +3,9 @@ import { randomUUID } from 'node:crypto';
 import { readFile, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { killExport } from '../../../src/daemon/exports/export-process.ts';
-import { domainXml, eventually, type TestDomain, TestHost } from '../../lab/host/test-host.ts';
+import { domainXml, type TestDomain, TestHost } from '../../lab/host/test-host.ts';
 import { connectClient } from '../../lab/nbd/client.ts';
+import { waitFor } from '../../lab/wait-for.ts';
 
 describe('the daemon and the hooks of one host', function () {
   this.timeout(60_000);
@@ -43,10 +44,10 @@ describe('the daemon and the hooks of one host', function () {
     await host.succeeds('prepare', vm);
     const client = await connectClient(host.uri('vm1-vda'));
     await host.succeeds('release', vm);
-    await eventually('the other one has ended', async () => !(await runs('vm1-vdb')));
+    await waitFor('the other one has ended', async () => !(await runs('vm1-vdb')));
     assert.equal((await client.read(0, 4096)).length, 4096);
     client.disconnect();
-    await eventually('it ends when he has gone', async () => !(await runs('vm1-vda')));
+    await waitFor('it ends when he has gone', async () => !(await runs('vm1-vda')));
   });
 
   it('a disk that this host does not know: refused, by name, with the way out, and nothing runs', async () => {
@@ -104,14 +105,14 @@ describe('the daemon and the hooks of one host', function () {
     await host.succeeds('prepare', vm);
     const { pid } = await host.status('vm1-vda');
     await killExport(pid, 'vm1-vda');
-    await eventually('the export is back', async () => (await host.state('vm1-vda')) === 'serving');
+    await waitFor('the export is back', async () => (await host.state('vm1-vda')) === 'serving');
     assert.notEqual((await host.status('vm1-vda')).pid, pid);
   });
 
   it("'reconnect' takes up the disks of a running guest, also when one of them cannot be", async () => {
     await host.addDisk('vm1-vda');
     await host.succeeds('reconnect', vm);
-    await eventually('the known disk is served', async () => (await host.state('vm1-vda')) === 'serving');
+    await waitFor('the known disk is served', async () => (await host.state('vm1-vda')) === 'serving');
   });
 
   it('the hook socket is for root alone, and a second daemon is turned away', async () => {

@@ -5,13 +5,8 @@ import { Command, Errno } from '../../../src/nbd/constants.ts';
 import type { Completion } from '../../../src/store/completion.ts';
 import { readRecord } from '../../../src/store/records/record.ts';
 import { RawClient } from '../../lab/nbd/raw-client.ts';
-import {
-  altered,
-  serveTarget,
-  type TestTarget,
-  type TestTargetOptions,
-  until,
-} from '../../lab/nbd/serving.ts';
+import { altered, serveTarget, type TestTarget, type TestTargetOptions } from '../../lab/nbd/serving.ts';
+import { waitFor } from '../../lab/wait-for.ts';
 
 const { XNBD_TAKEOVER, XNBD_GIVE_BACK, XNBD_RETIRE, XNBD_WAIT_GONE } = Command;
 const data = Buffer.alloc(4096, 7);
@@ -53,10 +48,10 @@ describe('lender', () => {
     assert.equal(state(), 'lent');
     const second = await holder(lease);
     client.break();
-    await until(() => target!.running.export.clients === 0, 'one link left');
+    await waitFor('one link left', () => target!.running.export.clients === 0);
     assert.equal(state(), 'lent');
     await second.disconnect();
-    await until(() => state() === 'serving', 'lease ended');
+    await waitFor('lease ended', () => state() === 'serving');
     assert.equal(target!.running.export.lender.lease, null);
   });
 
@@ -153,9 +148,9 @@ describe('lender', () => {
     });
     const [local, remote] = [await guest(), await holder(randomUUID())];
     local.send({ type: Command.WRITE, length: 4096, payload: data });
-    await until(() => finishWrite !== undefined, 'write in flight');
+    await waitFor('write in flight', () => finishWrite !== undefined);
     const taken = remote.command(XNBD_TAKEOVER).then((errno) => events.push(`answered ${errno}`));
-    await until(() => state() === 'fencing', 'fencing');
+    await waitFor('fencing', () => state() === 'fencing');
     // A write that comes now is refused, although the fence is not complete.
     const late = await guest();
     assert.equal(await late.write(8192, data), Errno.EPERM);
@@ -198,9 +193,9 @@ describe('lender', () => {
     });
     const remote = await holder(randomUUID());
     remote.send({ type: XNBD_TAKEOVER });
-    await until(() => finishFlush !== undefined, 'flush in flight');
+    await waitFor('flush in flight', () => finishFlush !== undefined);
     remote.break();
-    await until(() => target!.running.export.lender.links === 0, 'link gone');
+    await waitFor('link gone', () => target!.running.export.lender.links === 0);
     assert.equal(state(), 'serving');
     finishFlush!();
     assert.equal((await readRecord(`${target!.image}.xnbd`))?.state, 'serving');
@@ -220,12 +215,12 @@ describe('lender', () => {
     });
     const [local, remote] = [await guest(), await holder(randomUUID())];
     local.send({ type: Command.WRITE, length: 4096, payload: data });
-    await until(() => stuck !== undefined, 'write in flight');
+    await waitFor('write in flight', () => stuck !== undefined);
     remote.send({ type: XNBD_TAKEOVER });
-    await until(() => state() === 'fencing', 'fencing');
+    await waitFor('fencing', () => state() === 'fencing');
     assert.equal((await exportStatus(target!.ctl)).state, 'fencing');
     remote.break();
-    await until(() => state() === 'serving', 'the fence is given up');
+    await waitFor('the fence is given up', () => state() === 'serving');
     const other = await guest();
     assert.equal(await other.write(8192, data), 0, 'the guest here writes on');
     const next = await holder(randomUUID());
@@ -283,9 +278,9 @@ describe('lender', () => {
       await start();
       const [first, second, remote] = [await guest(), await guest(), await holder(randomUUID())];
       first.break();
-      await until(() => target!.running.export.clients === 1, 'link broken');
+      await waitFor('link broken', () => target!.running.export.clients === 1);
       await second.disconnect();
-      await until(() => target!.running.export.clients === 0, 'client gone');
+      await waitFor('client gone', () => target!.running.export.clients === 0);
       const told = remote.command(XNBD_WAIT_GONE);
       const probe = await guest();
       assert.equal(await Promise.race([told, probe.command(Command.FLUSH).then(() => 'not yet')]), 'not yet');
@@ -300,7 +295,7 @@ describe('lender', () => {
       await local.disconnect();
       assert.equal(await remote.command(XNBD_WAIT_GONE), 0);
       await remote.disconnect();
-      await until(() => state() === 'serving', 'lease ended');
+      await waitFor('lease ended', () => state() === 'serving');
       const next = await holder(randomUUID());
       const told = next.command(XNBD_WAIT_GONE);
       const probe = await guest();

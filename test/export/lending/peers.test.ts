@@ -7,7 +7,8 @@ import { configureLog } from '../../../src/log/log.ts';
 import { Command, Errno, Option, OptionReply, TransmissionFlag } from '../../../src/nbd/constants.ts';
 import { encodePeer } from '../../../src/nbd/handshake/peer.ts';
 import { infoRequest, RawClient } from '../../lab/nbd/raw-client.ts';
-import { serveTarget, type TestTarget, until } from '../../lab/nbd/serving.ts';
+import { serveTarget, type TestTarget } from '../../lab/nbd/serving.ts';
+import { waitFor } from '../../lab/wait-for.ts';
 
 const { XNBD_TAKEOVER, XNBD_GIVE_BACK, XNBD_RETIRE } = Command;
 const data = Buffer.alloc(4096, 7);
@@ -112,7 +113,7 @@ describe('a host that the gateway brings', () => {
     const waited = b.command(Command.XNBD_WAIT_GONE);
     const reader = await open({ peer: peer('c.example') });
     await reader.disconnect();
-    await until(() => target.running.export.clients === 1, 'the reader is gone');
+    await waitFor('the reader is gone', () => target.running.export.clients === 1);
     const first = await Promise.race([waited, guest.write(0, data).then(() => 'the guest writes on')]);
     assert.equal(first, 'the guest writes on');
     await guest.disconnect();

@@ -10,7 +10,8 @@ import { Command, Errno, Option, OptionReply } from '../../../src/nbd/constants.
 import { type Attached, type AttachRequest, encodeAttachRequest } from '../../../src/nbd/handshake/attach.ts';
 import { readRecord } from '../../../src/store/records/record.ts';
 import { RawClient } from '../../lab/nbd/raw-client.ts';
-import { serveTarget, type TestTarget, until } from '../../lab/nbd/serving.ts';
+import { serveTarget, type TestTarget } from '../../lab/nbd/serving.ts';
+import { waitFor } from '../../lab/wait-for.ts';
 
 const data = Buffer.alloc(4096, 7);
 
@@ -71,7 +72,7 @@ describe('a void lease', () => {
     const remote = await holder(lease);
     assert.equal(await remote.command(Command.XNBD_TAKEOVER), 0);
     await remote.disconnect();
-    await until(() => target.running.export.lender.links === 0, 'the holder to be gone');
+    await waitFor('the holder to be gone', () => target.running.export.lender.links === 0);
     await callExport(target.ctl, 'reclaim');
     const { state: kept, generation, movedTo, voidLeases } = await record();
     assert.deepEqual([kept, generation, movedTo, voidLeases], ['serving', 3, null, [lease]]);
@@ -146,7 +147,7 @@ describe('a void lease', () => {
     const { lender } = target.running.export;
     target.running.export.writeBegan();
     const fence = remote.command(Command.XNBD_TAKEOVER).catch(() => 'cut');
-    await until(() => state() === 'fencing', 'the fence');
+    await waitFor('the fence', () => state() === 'fencing');
     lender.becomeReclaimed();
     target.running.export.writeEnded(0);
     assert.equal(await fence, 'cut');
@@ -174,7 +175,7 @@ describe('a void lease', () => {
         OptionReply.ERR_POLICY,
         'another disk',
       );
-      await until(async () => (await record()).voidLeases.includes(lease), 'the record to know it');
+      await waitFor('the record to know it', async () => (await record()).voidLeases.includes(lease));
       await target.remove();
       target = await serveTarget();
     }
@@ -184,7 +185,7 @@ describe('a void lease', () => {
     const lost = randomUUID();
     await (await holder(lost)).command(Command.XNBD_TAKEOVER);
     for (const client of clients.splice(0)) client.break();
-    await until(() => target.running.export.lender.links === 0, 'the holder to be gone');
+    await waitFor('the holder to be gone', () => target.running.export.lender.links === 0);
     await callExport(target.ctl, 'reclaim');
     const next = await holder(randomUUID());
     assert.equal(await next.command(Command.XNBD_TAKEOVER), 0);

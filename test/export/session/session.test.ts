@@ -16,13 +16,8 @@ import {
 } from '../../../src/nbd/constants.ts';
 import type { Completion } from '../../../src/store/completion.ts';
 import { encodeRawRequest, infoRequest, RawClient, type RawRequest } from '../../lab/nbd/raw-client.ts';
-import {
-  altered,
-  serveTarget,
-  type TestTarget,
-  type TestTargetOptions,
-  until,
-} from '../../lab/nbd/serving.ts';
+import { altered, serveTarget, type TestTarget, type TestTargetOptions } from '../../lab/nbd/serving.ts';
+import { waitFor } from '../../lab/wait-for.ts';
 
 const MIB = 1024 * 1024;
 const SIZE = 64 * MIB;
@@ -101,7 +96,7 @@ describe('session', () => {
     for (const client of greedy) client.break();
     last.socket.write(Buffer.alloc(NBD_MAX_PAYLOAD - MIB));
     assert.equal((await last.reply()).errno, 0);
-    await until(() => largeRequests.heldBytes === 0, 'nothing is held');
+    await waitFor('nothing is held', () => largeRequests.heldBytes === 0);
   });
 
   it('a client that does not finish its request is shown out, one that is slow to begin is not', async () => {
@@ -380,7 +375,7 @@ describe('session', () => {
     });
     const [busy, idle] = [await open(), await open()];
     const first = busy.send({ type: Command.READ, length: 512 });
-    await until(() => held.length === 1, 'the read is under way');
+    await waitFor('the read is under way', () => held.length === 1);
     const stopped = target!.running.stop();
     await idle.closed();
     const late = busy.send({ type: Command.WRITE, length: 512, payload: Buffer.alloc(512) });
@@ -412,7 +407,7 @@ describe('session', () => {
     const request = encodeRawRequest({ type: Command.READ, offset: 0, length: 1024 * 1024 });
     const count = 400;
     client.socket.write(Buffer.concat(Array.from({ length: count }, () => request)));
-    await until(() => reads > 0, 'reads begin');
+    await waitFor('reads begin', () => reads > 0);
     const other = await open();
     for (let turn = 0; turn < 50; turn++) await other.command(Command.FLUSH);
     // The kernel takes one or two, and one waits until it takes more.
@@ -446,7 +441,7 @@ describe('session', () => {
     for (let sent = 0; sent < count; sent++)
       greedy.send({ type: Command.READ, length: NBD_MAX_PAYLOAD, offset: sent });
     for (let answered = 0; answered < count; answered++) {
-      await until(() => held.length > 0, 'a read is under way');
+      await waitFor('a read is under way', () => held.length > 0);
       assert.equal(await clients[31]!.command(Command.FLUSH), 0, 'the others are served');
       held.shift()!();
       await greedy.take(20 + 8 + NBD_MAX_PAYLOAD);
@@ -471,7 +466,7 @@ describe('session', () => {
     const total = 1500;
     const request = encodeRawRequest({ type: Command.READ, length: 1 });
     flooding.socket.write(Buffer.concat(new Array<Buffer>(total).fill(request)));
-    await until(() => reads > 0, 'the flood has begun');
+    await waitFor('the flood has begun', () => reads > 0);
     assert.equal(await other.command(Command.FLUSH), 0);
     assert.ok(reads < total / 2, `${reads} of ${total} came first`);
     await flooding.take(total * 17);
@@ -513,7 +508,7 @@ describe('session', () => {
     await lost.closed();
     const client = await open();
     assert.equal(await client.command(Command.FLUSH), 0);
-    await until(() => target!.running.export.clients === 1, 'the others are gone');
+    await waitFor('the others are gone', () => target!.running.export.clients === 1);
   });
 
   it('takes no more connections than it can bear, and those that say nothing make room', async () => {
@@ -547,7 +542,7 @@ describe('session', () => {
     const client = await open();
     client.send({ type: Command.READ, offset: 0, length: 512 });
     client.send({ type: Command.DISC });
-    await until(() => held !== undefined, 'the read');
+    await waitFor('the read', () => held !== undefined);
     const before = process.memoryUsage().arrayBuffers;
     const rubbish = Buffer.alloc(MIB);
     for (let sent = 0; sent < 64; sent++)
@@ -574,7 +569,7 @@ describe('session', () => {
     leaving.send({ type: Command.READ, length: 4096 });
     leaving.send({ type: Command.DISC });
     staying.send({ type: Command.READ, length: 4096 });
-    await until(() => held.length === 2, 'both reads are under way');
+    await waitFor('both reads are under way', () => held.length === 2);
     const stopped = target!.running.stop();
     for (const finish of held) finish();
     assert.equal((await leaving.reply(4096)).data.length, 4096);

@@ -89,12 +89,3 @@ export async function end(child: ChildProcess): Promise<void> {
   child.kill('SIGKILL');
   await exit;
 }
-
-/** Waits for a condition, 15 seconds at most. */
-export async function eventually(what: string, condition: () => boolean | Promise<boolean>): Promise<void> {
-  const deadline = performance.now() + 15_000;
-  while (!(await condition())) {
-    if (performance.now() > deadline) throw new Error(`in 15 s it never came to pass: ${what}`);
-    await new Promise((resolve) => setTimeout(resolve, 20));
-  }
-}

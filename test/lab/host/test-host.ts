@@ -223,12 +223,3 @@ export async function exists(path: string): Promise<boolean> {
     () => false,
   );
 }
-
-/** Waits for a condition, 20 seconds at most. */
-export async function eventually(what: string, condition: () => Promise<boolean> | boolean): Promise<void> {
-  const deadline = performance.now() + 20_000;
-  while (!(await condition())) {
-    if (performance.now() > deadline) throw new Error(`in 20 s it never came to pass: ${what}`);
-    await new Promise((resolve) => setTimeout(resolve, 25));
-  }
-}

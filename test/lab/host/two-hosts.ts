@@ -5,7 +5,8 @@ import { randomUUID } from 'node:crypto';
 import { open } from 'node:fs/promises';
 import { join } from 'node:path';
 import { originMetadata, originNamespace } from '../../../src/libvirt/domain-xml.ts';
-import { eventually, MIB, type TestDomain, TestHost, type TestHostOptions } from './test-host.ts';
+import { waitFor } from '../wait-for.ts';
+import { MIB, type TestDomain, TestHost, type TestHostOptions } from './test-host.ts';
 
 export class TwoHosts {
   readonly a: TestHost;
@@ -63,7 +64,7 @@ export class TwoHosts {
 
   /** Waits until every disk of the domain is in this state at `host`; undefined: does not run. */
   async become(host: TestHost, state: string | undefined): Promise<void> {
-    await eventually(`every disk is ${state}`, async () => {
+    await waitFor(`every disk is ${state}`, async () => {
       const now = await this.states(host);
       return now.every((is) => is === state);
     });

@@ -2,13 +2,13 @@ import { once } from 'node:events';
 import { rm, writeFile } from 'node:fs/promises';
 import { connect } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { waitFor } from '../wait-for.ts';
 import { Console } from './console.ts';
 import { commandPath, consolePath, domainXml, type GuestSpec } from './domain-xml.ts';
 import { guestSystem } from './guest-system.ts';
 import type { Host } from './host.ts';
 import type { Lab } from './lab.ts';
 import { BLOCK_SIZE, FNV_START, fnv, type Writes } from './pattern.ts';
-import { waitFor } from './processes.ts';
 
 /** What the guest says about a disk when it is stopped. */
 export type DiskReport = { sizeBytes: number; errors: number; writes: Writes };

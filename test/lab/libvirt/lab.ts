@@ -17,9 +17,9 @@
  * missing. Labs have nothing in common but the machine: any number may run at once, and one that crashed hinders none.
  */
 
-import { constants } from 'node:fs';
-import { access, mkdtemp, rm } from 'node:fs/promises';
+import { mkdtemp, rm } from 'node:fs/promises';
 import { join } from 'node:path';
+import { isInstalled } from '../installed.ts';
 import { giveCapabilities, keepCapabilities } from './capabilities.ts';
 import type { Guest } from './guest.ts';
 import { guestSystem } from './guest-system.ts';
@@ -178,9 +178,7 @@ export function labUnavailable(): Promise<string | undefined> {
 async function whyNot(): Promise<string | undefined> {
   if (process.platform !== 'linux' || process.arch !== 'x64') return 'the lab needs Linux on x86-64';
   if (process.getuid?.() !== 0) return 'the lab needs root';
-  const missing = (
-    await Promise.all(PROGRAMS.map(async (name) => ((await installed(name)) ? [] : [name])))
-  ).flat();
+  const missing = PROGRAMS.filter((name) => !isInstalled(name));
   if (missing.length > 0) return `not installed: ${missing.join(' ')} (sh scripts/setup.sh)`;
   try {
     await run([
@@ -202,13 +200,4 @@ async function whyNot(): Promise<string | undefined> {
     return `no guest: ${(error as Error).message}`;
   }
   return undefined;
-}
-
-async function installed(program: string): Promise<boolean> {
-  const places = ['/usr/sbin', '/usr/bin', '/sbin', '/bin'].map((place) => join(place, program));
-  const found = places.map((place) => access(place, constants.X_OK));
-  return Promise.any(found).then(
-    () => true,
-    () => false,
-  );
 }

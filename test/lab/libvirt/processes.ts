@@ -87,21 +87,3 @@ async function end(child: ChildProcess, signal: NodeJS.Signals = 'SIGTERM', grac
   await exited;
   clearTimeout(timer);
 }
-
-/**
- * Asks `probe` until its answer is neither undefined nor false, and returns it.
- * @throws after `timeoutMs` (default 30000), naming `what`
- */
-export async function waitFor<T>(
-  what: string,
-  probe: () => Promise<T | undefined | false> | T | undefined | false,
-  timeoutMs = 30_000,
-): Promise<T> {
-  const deadline = Date.now() + timeoutMs;
-  for (;;) {
-    const answer = await probe();
-    if (answer !== undefined && answer !== false) return answer;
-    if (Date.now() > deadline) throw new Error(`waited ${timeoutMs} ms in vain for ${what}`);
-    await sleep(50);
-  }
-}

@@ -1,4 +1,5 @@
 /** Bytes that follow from a number, quickly made. */
+import { Random } from './random.ts';
 
 /** Numbers of 32 bits: no two calls with different seeds have much in common. */
 export function bytesOf(seed: number, length: number): Buffer {
@@ -16,14 +17,10 @@ export function bytesOf(seed: number, length: number): Buffer {
 /** A disk of data, and of holes (a third of it) that begin and end anywhere. */
 export function diskContent(seed: number, size: number): Buffer {
   const content = bytesOf(seed, size);
-  let state = seed >>> 0;
-  const below = (end: number): number => {
-    state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
-    return Math.floor((state / 2 ** 32) * end);
-  };
+  const random = new Random(seed);
   for (let holes = 12; holes > 0; holes--) {
-    const from = below(size);
-    content.fill(0, from, Math.min(size, from + below(size / 12)));
+    const from = random.below(size);
+    content.fill(0, from, Math.min(size, from + random.below(size / 12)));
   }
   return content;
 }

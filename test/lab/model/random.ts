@@ -15,9 +15,12 @@ export class Random {
     return (mixed ^ (mixed >>> 14)) >>> 0;
   }
 
+  /** From 0 to below 1. May be handed on without its object. */
+  readonly fraction = (): number => this.next() / 2 ** 32;
+
   /** A whole number below `end`. */
   below(end: number): number {
-    return Math.floor((this.next() / 2 ** 32) * end);
+    return Math.floor(this.fraction() * end);
   }
 
   chance(of: number): boolean {
@@ -27,4 +30,12 @@ export class Random {
   pick<T>(from: readonly T[]): T {
     return from[this.below(from.length)]!;
   }
+
+  /** In place. May be handed on without its object. */
+  readonly shuffle = (items: unknown[]): void => {
+    for (let at = items.length - 1; at > 0; at--) {
+      const other = this.below(at + 1);
+      [items[at], items[other]] = [items[other], items[at]];
+    }
+  };
 }

@@ -13,15 +13,6 @@ export interface OriginServer {
   stop(): Promise<void>;
 }
 
-export function isInstalled(program: string): boolean {
-  try {
-    execFileSync('sh', ['-c', `command -v ${program}`], { stdio: 'pipe' });
-    return true;
-  } catch {
-    return false;
-  }
-}
-
 /** nbdkit in the foreground. @param args plugin, its parameters, filters */
 export async function startNbdkit(directory: string, args: string[]): Promise<OriginServer> {
   const socket = join(directory, 'nbdkit.sock');

@@ -2,7 +2,6 @@
 import { mkdtemp, rm, truncate, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { setTimeout as sleep } from 'node:timers/promises';
 import type { Disk } from '../../../src/export/disk.ts';
 import { type RunningExport, type Served, type ServeOptions, serve } from '../../../src/export/serve.ts';
 import { openTarget } from '../../../src/export/target.ts';
@@ -74,13 +73,4 @@ export function altered(disk: Disk, changes: Partial<Disk>): Disk {
     extents: (...args) => disk.extents(...args),
     ...changes,
   };
-}
-
-/** Waits until something has become true; generous, as the machine may be busy. */
-export async function until(condition: () => boolean | Promise<boolean>, what: string): Promise<void> {
-  const deadline = Date.now() + 10_000;
-  while (!(await condition())) {
-    if (Date.now() > deadline) throw new Error(`waited in vain: ${what}`);
-    await sleep(5);
-  }
 }

@@ -5,7 +5,7 @@
 import { access, chmod, mkdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import type { Host } from '../libvirt/host.ts';
 import type { Lab } from '../libvirt/lab.ts';
-import { waitFor } from '../libvirt/processes.ts';
+import { waitFor } from '../wait-for.ts';
 import type { Site } from './sites.ts';
 
 const HOOK = '/etc/libvirt/hooks/qemu';

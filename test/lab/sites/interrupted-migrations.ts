@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { readFile } from 'node:fs/promises';
 import type { Guest } from '../libvirt/guest.ts';
-import { waitFor } from '../libvirt/processes.ts';
+import { waitFor } from '../wait-for.ts';
 import type { Site, Sites } from './sites.ts';
 
 /** Migrates from a to b, in vain, over a link so slow that `interrupt` comes in the middle of the memory; what virsh said. */

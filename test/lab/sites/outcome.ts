@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { readdir } from 'node:fs/promises';
 import { readRecord } from '../../../src/store/records/record.ts';
 import type { DiskReport, Guest } from '../libvirt/guest.ts';
-import { waitFor } from '../libvirt/processes.ts';
+import { waitFor } from '../wait-for.ts';
 import { arrived, type Site, type Sites, signalsOf, wrongBytes } from './sites.ts';
 
 /** What each disk is at a site, by its process, or by its record where none runs; undefined where the site does not know it. */

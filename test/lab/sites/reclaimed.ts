@@ -1,6 +1,6 @@
 /** A disk that is taken back. */
 import assert from 'node:assert/strict';
-import { waitFor } from '../libvirt/processes.ts';
+import { waitFor } from '../wait-for.ts';
 import { logTells } from './interrupted-migrations.ts';
 import type { Site } from './sites.ts';
 

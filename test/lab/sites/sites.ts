@@ -14,7 +14,8 @@ import { type DiskReport, defineGuest, type Guest } from '../libvirt/guest.ts';
 import { accepts, type Host } from '../libvirt/host.ts';
 import { createLab, type Lab } from '../libvirt/lab.ts';
 import { createPatternImage, differences } from '../libvirt/pattern.ts';
-import { type Running, run, waitFor } from '../libvirt/processes.ts';
+import { type Running, run } from '../libvirt/processes.ts';
+import { waitFor } from '../wait-for.ts';
 
 const top = join(import.meta.dirname, '../../..');
 const bin = join(top, 'dist/bin');

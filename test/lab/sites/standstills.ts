@@ -1,8 +1,8 @@
 /** Guests that are brought to a standstill, by what one would take for TCG's fault and by what is a disk's. */
 import { freezeThread } from '../libvirt/frozen-thread.ts';
 import type { Guest } from '../libvirt/guest.ts';
-import { waitFor } from '../libvirt/processes.ts';
 import { monitor } from '../libvirt/standstill.ts';
+import { waitFor } from '../wait-for.ts';
 import type { Sites } from './sites.ts';
 
 /** Its virtual CPU stands still, and QEMU, which needs nothing of it, answers. @returns lets it go on */

@@ -8,11 +8,12 @@ import { readFile, rm, truncate, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Errno } from '../../../src/nbd/constants.ts';
-import { bytesFrom } from '../../lab/model/actions.ts';
+import { installed } from '../../lab/installed.ts';
+import { bytesOf } from '../../lab/model/content.ts';
 import { assertSameBytes } from '../../lab/model/same-bytes.ts';
 import { type Client, connectClient, NbdError } from '../../lab/nbd/client.ts';
 import { type ExportProcess, startExport } from '../../lab/nbd/export-process.ts';
-import { isInstalled, type OriginServer, startNbdkit } from '../../lab/nbd/origin-servers.ts';
+import { type OriginServer, startNbdkit } from '../../lab/nbd/origin-servers.ts';
 import { startWan } from '../../lab/net/wan.ts';
 import { temporaryDirectory } from '../../lab/temporary-directory.ts';
 
@@ -34,7 +35,7 @@ describe('a disk with bad sectors', function () {
   beforeEach(async () => {
     directory = await temporaryDirectory();
     origin = null;
-    content = bytesFrom(8, SIZE);
+    content = bytesOf(8, SIZE);
     await writeFile(path('a.img'), content);
   });
 
@@ -67,10 +68,7 @@ describe('a disk with bad sectors', function () {
     const badBlock = 300 * BLOCK;
 
     beforeEach(async function () {
-      if (!isInstalled('nbdkit')) {
-        console.log('skipped: nbdkit is not installed');
-        this.skip();
-      }
+      if (!installed('nbdkit')) this.skip();
       await writeFile(path('broken'), '');
       const broken = `[ -e ${path('broken')} ] && [ $4 -lt ${BAD + 512} ] && [ $(($4 + $3)) -gt ${BAD} ]`;
       origin = await startNbdkit(directory.path, [
@@ -116,7 +114,7 @@ describe('a disk with bad sectors', function () {
 
     it('is no loss when the guest writes the block: the disk becomes complete', async () => {
       await allButOne();
-      const data = bytesFrom(3, BLOCK);
+      const data = bytesOf(3, BLOCK);
       await guest.write(badBlock, data);
       data.copy(content, badBlock);
       assert.equal((await completed()).badBytes, 0);
@@ -126,10 +124,7 @@ describe('a disk with bad sectors', function () {
 
   describe('of the image', () => {
     it('stay absent: reads are served from the origin, writes are the error of the guest, and the end waits', async function () {
-      if (!isInstalled('prlimit')) {
-        console.log('skipped: prlimit is not installed');
-        this.skip();
-      }
+      if (!installed('prlimit')) this.skip();
       const target = await startExport('target', 'disk', path('a'), ['--image', path('a.img')]);
       origin = {
         uri: target.uri,
@@ -151,10 +146,10 @@ describe('a disk with bad sectors', function () {
       assert.match(status.error!, /1048576 bytes cannot be copied: error 5 when writing the image/);
       for (let pass = 0; pass < 2; pass++)
         assertSameBytes(await guest.read(2 * MIB, 2 * MIB), content.subarray(2 * MIB));
-      await assert.rejects(guest.write(3 * MIB, bytesFrom(1, BLOCK)), isEio);
+      await assert.rejects(guest.write(3 * MIB, bytesOf(1, BLOCK)), isEio);
       assertSameBytes(await guest.read(3 * MIB, BLOCK), content.subarray(3 * MIB, 3 * MIB + BLOCK));
-      await guest.write(BLOCK, bytesFrom(4, BLOCK));
-      bytesFrom(4, BLOCK).copy(content, BLOCK);
+      await guest.write(BLOCK, bytesOf(4, BLOCK));
+      bytesOf(4, BLOCK).copy(content, BLOCK);
       assert.equal((await target.status()).state, 'fenced');
       assert.ok(linesWith('the image cannot take').length <= 16, proxy.log());
       limit('unlimited');

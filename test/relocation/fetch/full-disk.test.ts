@@ -8,7 +8,7 @@ import { mkdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Errno } from '../../../src/nbd/constants.ts';
-import { bytesFrom } from '../../lab/model/actions.ts';
+import { bytesOf } from '../../lab/model/content.ts';
 import { assertSameBytes } from '../../lab/model/same-bytes.ts';
 import { connectClient, NbdError } from '../../lab/nbd/client.ts';
 import { type ExportProcess, startExport } from '../../lab/nbd/export-process.ts';
@@ -40,7 +40,7 @@ describe('a destination without room', function () {
       this.skip();
     }
     mounted = path('room');
-    content = bytesFrom(5, SIZE);
+    content = bytesOf(5, SIZE);
     await writeFile(path('a.img'), content);
     started.push(await startExport('target', 'disk', path('a'), ['--image', path('a.img')]));
     wan = await startWan({ to: path('a'), rttMs: 4, rateMbit: 200 });
@@ -72,7 +72,7 @@ describe('a destination without room', function () {
       await guest.write(offset, data);
       data.copy(content, offset);
     };
-    await write(0, bytesFrom(6, BLOCK));
+    await write(0, bytesOf(6, BLOCK));
     const paused = await proxy.until(({ copyPaused }) => copyPaused !== null);
     assert.match(paused.copyPaused!, /^no room in .*\/room for the \d+ bytes that are still to come$/);
     assert.equal(paused.state, 'relocating');
@@ -86,14 +86,14 @@ describe('a destination without room', function () {
     // left.
     assertSameBytes(await guest.read(8 * MIB, 8 * MIB), content.subarray(8 * MIB));
     assert.equal((await proxy.status()).presentBytes, presentBytes);
-    await write(SIZE - MIB, bytesFrom(7, 200_000));
+    await write(SIZE - MIB, bytesOf(7, 200_000));
     await write(SIZE - 2 * MIB + 77, Buffer.from('a part of a block'));
     await guest.flush();
     assert.ok((await proxy.status()).presentBytes > presentBytes, 'what the guest writes is kept');
     // When nothing at all is left it is the guest's error, the honest one, and reads go on.
     let errno = 0;
     for (let at = SIZE - 4 * MIB; at < SIZE && errno === 0; at += 64 * 1024) {
-      const data = bytesFrom(at, 64 * 1024);
+      const data = bytesOf(at, 64 * 1024);
       try {
         await write(at, data);
       } catch (error) {

@@ -9,10 +9,11 @@ import { join } from 'node:path';
 import { Errno } from '../../../src/nbd/constants.ts';
 import { openServedProxy, type ServedProxy } from '../../../src/relocation/served-proxy.ts';
 import type { Completion } from '../../../src/store/completion.ts';
-import { bytesFrom } from '../../lab/model/actions.ts';
+import { bytesOf } from '../../lab/model/content.ts';
 import { assertSameBytes } from '../../lab/model/same-bytes.ts';
 import { type SlowOrigin, startSlowOrigin } from '../../lab/nbd/slow-origin.ts';
 import { temporaryDirectory } from '../../lab/temporary-directory.ts';
+import { waitFor } from '../../lab/wait-for.ts';
 
 const BLOCK = 4096;
 const BLOCKS = 32;
@@ -27,7 +28,7 @@ describe('a late fetch', function () {
 
   beforeEach(async () => {
     directory = await temporaryDirectory();
-    content = bytesFrom(1, BLOCKS * BLOCK);
+    content = bytesOf(1, BLOCKS * BLOCK);
     proxy = null;
     mounted = null;
     origin = await startSlowOrigin({ directory: directory.path, content, tellsHoles: false });
@@ -51,7 +52,7 @@ describe('a late fetch', function () {
       stateDir: join(directory.path, 'b.state'),
     });
     const { disk } = origin;
-    const waiting = until(() => disk.held >= 1);
+    const waiting = waitFor('a read at the origin', () => disk.held >= 1);
     await proxy.takeover();
     disk.hold();
     await waiting;
@@ -65,7 +66,7 @@ describe('a late fetch', function () {
     assert.equal(await outcome((done) => proxy!.disk.read(into, offset, done)), 0);
     return into;
   };
-  const completed = () => until(() => proxy!.keeper.record.origin === null);
+  const completed = () => waitFor('the origin is let go', () => proxy!.keeper.record.origin === null);
   const now = (promise: Promise<number>) =>
     Promise.race([promise, new Promise<string>((resolve) => setTimeout(resolve, 2000, 'it waits'))]);
 
@@ -157,7 +158,7 @@ describe('a late fetch', function () {
     const reading = Buffer.alloc(BLOCK);
     const read1 = outcome((done) => proxy!.disk.read(reading, 9 * BLOCK, done));
     const partial = outcome((done) => proxy!.disk.write(Buffer.from('!'), 9 * BLOCK + 5, false, done));
-    const all = bytesFrom(2, content.length);
+    const all = bytesOf(2, content.length);
     assert.equal(await now(outcome((done) => proxy!.disk.write(all, 0, false, done))), 0);
     // Every block is present now. The origin's answers never come.
     await completed();
@@ -185,7 +186,7 @@ describe('a late fetch', function () {
       stateDir: join(directory.path, 'b.state'),
     });
     await proxy.takeover();
-    await until(() => attempts >= 2);
+    await waitFor('a second attempt', () => attempts >= 2);
     const into = Buffer.alloc(BLOCK);
     assert.equal(await outcome((done) => proxy!.disk.read(into, 20 * BLOCK, done)), Errno.EIO);
     assert.equal(
@@ -219,7 +220,7 @@ describe('a late fetch', function () {
     const stateDir = join(directory.path, 'b.state');
     proxy = await openServedProxy({ name: 'disk', image, origin: origin.uri, stateDir });
     await proxy.takeover();
-    await until(() => origin.disk.reads.length > 0);
+    await waitFor('a read at the origin', () => origin.disk.reads.length > 0);
     // It joins the fetch of the background copy, of more than there is room for.
     assert.deepEqual(origin.disk.reads[0], { offset: 0, length: 64 * 1024 });
     const data = Buffer.from('a part of a block');
@@ -238,13 +239,15 @@ describe('a late fetch', function () {
     const image = await smallRoom(this, '64k');
     await startHeld(image);
     origin.disk.release();
-    await until(() => /^no room in .*room for the \d+ bytes/.test(proxy!.describe().copyPaused ?? ''));
+    await waitFor('the copy pauses', () =>
+      /^no room in .*room for the \d+ bytes/.test(proxy!.describe().copyPaused ?? ''),
+    );
     assert.equal(proxy!.baseState(), 'relocating');
     for (let pass = 0; pass < 2; pass++) assertSameBytes(await read(0, content.length), content);
     const errno = await outcome((done) => proxy!.disk.write(Buffer.alloc(BLOCKS * BLOCK, 1), 0, false, done));
     assert.equal(errno, Errno.ENOSPC);
     execFileSync('mount', ['-o', 'remount,size=4m', mounted!]);
-    await until(() => proxy!.keeper.record.origin === null);
+    await waitFor('the origin is let go', () => proxy!.keeper.record.origin === null);
     assert.deepEqual([proxy!.describe().error, proxy!.describe().copyPaused], [null, null]);
     const kept = await readFile(image);
     // The write failed: of each byte either may be there.
@@ -252,11 +255,3 @@ describe('a late fetch', function () {
     assert.equal((await stat(image)).size, content.length);
   });
 });
-
-async function until(wish: () => boolean): Promise<void> {
-  const deadline = performance.now() + 15_000;
-  while (!wish()) {
-    assert.ok(performance.now() < deadline, 'it does not happen');
-    await new Promise((resolve) => setTimeout(resolve, 2));
-  }
-}

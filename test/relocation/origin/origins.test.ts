@@ -7,19 +7,21 @@ import { execFileSync } from 'node:child_process';
 import { readFile, rm, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { Errno } from '../../../src/nbd/constants.ts';
-import { bytesFrom, randomFrom } from '../../lab/model/actions.ts';
+import { installed, isInstalled } from '../../lab/installed.ts';
+import { bytesOf } from '../../lab/model/content.ts';
+import { Random } from '../../lab/model/random.ts';
 import { assertSameBytes } from '../../lab/model/same-bytes.ts';
 import { type Client, connectClient, NbdError } from '../../lab/nbd/client.ts';
 import { type ExportProcess, startExport } from '../../lab/nbd/export-process.ts';
 import {
   hasClients,
-  isInstalled,
   type OriginServer,
   startNbdkit,
   startNbdServer,
   startQemuNbd,
 } from '../../lab/nbd/origin-servers.ts';
 import { temporaryDirectory } from '../../lab/temporary-directory.ts';
+import { waitFor } from '../../lab/wait-for.ts';
 
 const BLOCK = 4096;
 /** Not a whole number of blocks. */
@@ -139,7 +141,7 @@ describe('origins', function () {
 
   async function makeImage(size = SIZE): Promise<string> {
     const image = join(directory.path, 'a.img');
-    content = bytesFrom(7, size);
+    content = bytesOf(7, size);
     content.fill(0, HOLE.from, HOLE.to);
     await writeFile(image, content);
     execFileSync('fallocate', ['-p', '-o', String(HOLE.from), '-l', String(HOLE.to - HOLE.from), image]);
@@ -188,12 +190,12 @@ describe('origins', function () {
       if (kind.tellsHoles) assert.equal(status.originDataBytes, content.length - (HOLE.to - HOLE.from));
       assert.equal((await stat(join(directory.path, 'b.img'))).blocks, 0, 'nothing is kept in standby');
 
-      const random = randomFrom(11);
+      const random = new Random(11).fraction;
       const work: Promise<unknown>[] = [];
       for (let at = 0; at < 30; at++) {
         const offset = Math.floor(random() * (content.length - 10_000));
         // One after the other: which of two at once wins is not the question here.
-        await write(offset, bytesFrom(at, 1 + Math.floor(random() * 9000)));
+        await write(offset, bytesOf(at, 1 + Math.floor(random() * 9000)));
         const where = Math.floor(random() * (content.length - 50_000));
         const expected = Buffer.from(model.subarray(where, where + 50_000));
         work.push(guest.read(where, 50_000).then((seen) => assert.ok(seen.length === expected.length)));
@@ -205,7 +207,7 @@ describe('origins', function () {
       assert.equal(status.presentBytes, content.length);
       assertSameBytes(await image(), model);
       assertSameBytes(await guest.read(0, content.length), model, 'its clients are undisturbed');
-      await until(() => !origin!.hasClients(), 'the origin still has a client');
+      await waitFor('the origin still has a client', () => !origin!.hasClients());
       assertSameBytes(
         await readFile(join(directory.path, 'a.img')),
         content,
@@ -223,10 +225,7 @@ describe('origins', function () {
   }
 
   it('a read over hundreds of absent runs is answered', async function () {
-    if (!isInstalled('nbdkit')) {
-      console.log('skipped: nbdkit is not installed');
-      this.skip();
-    }
+    if (!installed('nbdkit')) this.skip();
     const path = await makeImage();
     // Slow enough for the guest to be there first.
     origin = await startNbdkit(directory.path, [
@@ -239,7 +238,7 @@ describe('origins', function () {
     ]);
     await startProxy();
     const writes: Promise<void>[] = [];
-    for (let block = 0; block < 1024; block += 2) writes.push(write(block * BLOCK, bytesFrom(block, BLOCK)));
+    for (let block = 0; block < 1024; block += 2) writes.push(write(block * BLOCK, bytesOf(block, BLOCK)));
     await Promise.all(writes);
     const before = await proxy!.status();
     assert.ok(before.presentBytes < 3 * 1024 * 1024, 'every other block is absent');
@@ -250,10 +249,7 @@ describe('origins', function () {
   });
 
   it('an origin that answers EIO: never zeros, never complete, shown; complete once it can read again', async function () {
-    if (!isInstalled('nbdkit')) {
-      console.log('skipped: nbdkit is not installed');
-      this.skip();
-    }
+    if (!installed('nbdkit')) this.skip();
     const trigger = join(directory.path, 'broken');
     await writeFile(trigger, '');
     const path = await makeImage();
@@ -268,7 +264,7 @@ describe('origins', function () {
     await startProxy();
     const refused = (error: unknown) => error instanceof NbdError && error.errno === Errno.EIO;
     await assert.rejects(guest.read(0, BLOCK), refused);
-    await write(BLOCK, bytesFrom(1, BLOCK));
+    await write(BLOCK, bytesOf(1, BLOCK));
     await proxy!.until((status) => /error 5/.test(status.error ?? ''));
     await assert.rejects(guest.read(0, BLOCK), refused);
     await assert.rejects(guest.write(10, Buffer.from('part')), refused);
@@ -288,16 +284,9 @@ describe('origins', function () {
   });
 
   it('refuses an oldstyle origin unless told otherwise (CVE-2019-14842), and leaves nothing behind', async function () {
-    if (!isInstalled('nbdkit')) this.skip();
+    if (!installed('nbdkit')) this.skip();
     origin = await startNbdkit(directory.path, ['--oldstyle', 'file', await makeImage()]);
     await assert.rejects(startProxy(), /speaks oldstyle NBD only.*--allow-oldstyle/);
     await assert.rejects(stat(join(directory.path, 'b.img')));
   });
 });
-
-async function until(wish: () => boolean, otherwise: string): Promise<void> {
-  for (const deadline = performance.now() + 10_000; !wish(); ) {
-    assert.ok(performance.now() < deadline, otherwise);
-    await new Promise((resolve) => setTimeout(resolve, 20));
-  }
-}

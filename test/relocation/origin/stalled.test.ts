@@ -4,7 +4,7 @@
  */
 import assert from 'node:assert/strict';
 import { readFile, writeFile } from 'node:fs/promises';
-import { bytesFrom } from '../../lab/model/actions.ts';
+import { bytesOf } from '../../lab/model/content.ts';
 import { assertSameBytes } from '../../lab/model/same-bytes.ts';
 import { connectClient } from '../../lab/nbd/client.ts';
 import type { ExportProcess } from '../../lab/nbd/export-process.ts';
@@ -23,7 +23,7 @@ describe('a link to the origin', function () {
   let proxy: ExportProcess;
 
   beforeEach(async () => {
-    content = bytesFrom(21, SIZE);
+    content = bytesOf(21, SIZE);
     await writeFile(path('a.img'), content);
     origin = await startOrigin();
     wan = await line('a', { rttMs: 5, rateMbit: 10 });
@@ -105,7 +105,7 @@ describe('a link to the origin', function () {
       ['other', SIZE, /another disk|has uuid/],
       ['larger', 2 * SIZE, /has uuid|another disk/],
     ] as const) {
-      await writeFile(path(name), bytesFrom(99, bytes));
+      await writeFile(path(name), bytesOf(99, bytes));
       const other = await startOrigin(name);
       const refused = await proxy.until(
         ({ originUnreachableReason }) => refusal.test(originUnreachableReason ?? ''),

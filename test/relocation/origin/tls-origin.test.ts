@@ -44,7 +44,7 @@ describe('an origin behind TLS', function () {
   const cleanUp: (() => unknown)[] = [];
 
   before(async function () {
-    if (!(await installed('openssl'))) this.skip();
+    if (!installed('openssl')) this.skip();
     configureLog({ sink: () => undefined });
     scratch = await temporaryDirectory();
     dir = scratch.path;
@@ -118,7 +118,7 @@ describe('an origin behind TLS', function () {
     );
 
   it('nbdkit, which wants certificates of both sides', async function () {
-    if (!(await installed('nbdkit'))) this.skip();
+    if (!installed('nbdkit')) this.skip();
     const port = await freePort();
     await nbdkit(port, '--tls=require', '--tls-verify-peer', `--tls-certificates=${origin}`);
     await arrives(await startProxy(`nbds://127.0.0.1:${port}/`));
@@ -128,7 +128,7 @@ describe('an origin behind TLS', function () {
   });
 
   it('qemu-nbd, which wants certificates of both sides', async function () {
-    if (!(await installed('qemu-nbd'))) this.skip();
+    if (!installed('qemu-nbd')) this.skip();
     const port = await freePort();
     const creds = `tls-creds-x509,id=tls,endpoint=server,verify-peer=on,dir=${origin}`;
     await serve(
@@ -189,7 +189,7 @@ describe('an origin behind TLS', function () {
   });
 
   it('a server of another name is not trusted, unless it is allowed by name or fingerprint', async function () {
-    if (!(await installed('nbdkit'))) this.skip();
+    if (!installed('nbdkit')) this.skip();
     const port = await freePort();
     const elsewhere = await ca.issue(join(dir, 'elsewhere'), 'c.example', { altName: 'DNS:c2.example' });
     await nbdkit(port, '--tls=require', `--tls-certificates=${elsewhere}`);
@@ -216,7 +216,7 @@ describe('an origin behind TLS', function () {
   });
 
   it('a server that has no TLS gets not one request (CVE-2019-14842)', async function () {
-    if (!(await installed('nbdkit'))) this.skip();
+    if (!installed('nbdkit')) this.skip();
     for (const tls of [['--tls=off'], ['--oldstyle'], ['--mask-handshake=0']]) {
       const port = await freePort();
       await nbdkit(port, ...tls);

@@ -8,8 +8,8 @@ import fc from 'fast-check';
 import { AllocationFlag } from '../../../src/nbd/constants.ts';
 import { openServedProxy, type ServedProxy } from '../../../src/relocation/served-proxy.ts';
 import type { Completion, Extent } from '../../../src/store/completion.ts';
-import { bytesFrom } from '../../lab/model/actions.ts';
-import { isInstalled } from '../../lab/nbd/origin-servers.ts';
+import { installed } from '../../lab/installed.ts';
+import { bytesOf } from '../../lab/model/content.ts';
 import { type SlowOrigin, startSlowOrigin } from '../../lab/nbd/slow-origin.ts';
 import { temporaryDirectory } from '../../lab/temporary-directory.ts';
 
@@ -26,7 +26,7 @@ describe('block status of a proxy', function () {
 
   beforeEach(async () => {
     directory = await temporaryDirectory();
-    content = bytesFrom(3, BLOCKS * BLOCK);
+    content = bytesOf(3, BLOCKS * BLOCK);
     content.fill(0, 10 * BLOCK, 20 * BLOCK);
     content.fill(0, 100 * BLOCK + 512, 110 * BLOCK - 512);
     proxy = null;
@@ -155,7 +155,7 @@ describe('block status of a proxy', function () {
   });
 
   it('is data throughout where the origin tells nothing', async function () {
-    if (!isInstalled('nbdkit')) this.skip();
+    if (!installed('nbdkit')) this.skip();
     const image = join(directory.path, 'a.img');
     const socket = join(directory.path, 'nbdkit.sock');
     writeFileSync(image, content);

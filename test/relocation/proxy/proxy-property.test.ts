@@ -11,16 +11,10 @@ import { OriginConnection } from '../../../src/client/connection.ts';
 import { Command, CommandFlag, Errno } from '../../../src/nbd/constants.ts';
 import { parseNbdUri } from '../../../src/nbd/uri.ts';
 import { openServedProxy, type ServedProxy } from '../../../src/relocation/served-proxy.ts';
-import {
-  type Action,
-  bytesFrom,
-  contentFrom,
-  randomFrom,
-  type Scenario,
-  scenarios,
-  shuffle,
-} from '../../lab/model/actions.ts';
+import { type Action, type Scenario, scenarios } from '../../lab/model/actions.ts';
 import { ByteModel } from '../../lab/model/byte-model.ts';
+import { bytesOf, diskContent } from '../../lab/model/content.ts';
+import { Random } from '../../lab/model/random.ts';
 import { assertSameBytes } from '../../lab/model/same-bytes.ts';
 import { type ExportProcess, startExport } from '../../lab/nbd/export-process.ts';
 import { type SlowOrigin, startSlowOrigin } from '../../lab/nbd/slow-origin.ts';
@@ -78,15 +72,15 @@ async function play(
   drive: (directory: string, origin: SlowOrigin, model: ByteModel) => Promise<Driven>,
 ): Promise<void> {
   const size = scenario.blocks * 4096 + scenario.tail;
-  const random = randomFrom(scenario.seed);
-  const slowness = Math.floor(random() * 12);
-  const content = contentFrom(scenario.seed, size);
+  const random = new Random(scenario.seed);
+  const slowness = random.below(12);
+  const content = diskContent(scenario.seed, size);
   const model = new ByteModel(Buffer.from(content));
   const origin = await startSlowOrigin({
     directory,
     content,
-    delay: () => Math.floor(random() * slowness),
-    tellsHoles: random() < 0.7,
+    delay: () => random.below(slowness),
+    tellsHoles: random.fraction() < 0.7,
   });
   let source: OriginConnection | null = await OriginConnection.connect({ address: parseNbdUri(origin.uri) });
   let proxy: Driven | null = null;
@@ -132,7 +126,7 @@ async function play(
         case 'trim':
         case 'zero': {
           const data =
-            action.kind === 'write' ? bytesFrom(action.seed, action.length) : Buffer.alloc(action.length);
+            action.kind === 'write' ? bytesOf(action.seed, action.length) : Buffer.alloc(action.length);
           const changing = model.change(action.kind, action.from, data);
           unanswered++;
           const done = answer((errno) => {
@@ -144,7 +138,7 @@ async function play(
         }
         case 'sourceWrite': {
           if (source === null) break;
-          const data = bytesFrom(action.seed, action.length);
+          const data = bytesOf(action.seed, action.length);
           const changing = model.change('source', action.from, data);
           unanswered++;
           const done = answer((errno) => {
@@ -170,7 +164,7 @@ async function play(
         case 'hold':
           origin.disk.hold();
           await pause(action.ms);
-          origin.disk.release(shuffle(random));
+          origin.disk.release(random.shuffle);
           break;
         case 'pause':
           await pause(action.ms);

@@ -8,11 +8,13 @@ import { open, readFile, truncate, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { ExportStatus, VerificationStatus } from '../../../src/control/protocol.ts';
-import { bytesFrom, randomFrom } from '../../lab/model/actions.ts';
+import { installed } from '../../lab/installed.ts';
+import { bytesOf } from '../../lab/model/content.ts';
+import { Random } from '../../lab/model/random.ts';
 import { assertSameBytes } from '../../lab/model/same-bytes.ts';
 import { type Client, connectClient } from '../../lab/nbd/client.ts';
 import { type ExportProcess, startExport } from '../../lab/nbd/export-process.ts';
-import { isInstalled, startNbdkit } from '../../lab/nbd/origin-servers.ts';
+import { startNbdkit } from '../../lab/nbd/origin-servers.ts';
 import { startForgetfulRelay } from '../../lab/net/forgetful-relay.ts';
 import { startWan, type Wan } from '../../lab/net/wan.ts';
 import { temporaryDirectory } from '../../lab/temporary-directory.ts';
@@ -43,7 +45,7 @@ describe('a disk compared with its origin', function () {
 
   beforeEach(async () => {
     directory = await temporaryDirectory();
-    content = bytesFrom(3, SIZE);
+    content = bytesOf(3, SIZE);
     content.fill(0, HOLE.from, HOLE.to);
     const image = await open(path('a.img'), 'w');
     await image.write(content, 0, HOLE.from, 0);
@@ -138,7 +140,7 @@ describe('a disk compared with its origin', function () {
     from = (WRONG + 1) * BLOCK,
     end = SIZE,
   ): Promise<() => Promise<unknown>> {
-    const random = randomFrom(seed);
+    const random = new Random(seed).fraction;
     let stopped = false;
     let done = 0;
     const one = async (): Promise<void> => {
@@ -377,10 +379,7 @@ describe('a disk compared with its origin', function () {
   });
 
   it('with a plain NBD server: by data', async function () {
-    if (!isInstalled('nbdkit')) {
-      console.log('skipped: nbdkit is not installed');
-      this.skip();
-    }
+    if (!installed('nbdkit')) this.skip();
     const server = await startNbdkit(directory.path, ['--filter=rate', 'file', path('a.img'), 'rate=20M']);
     clean.push(() => server.stop());
     const proxy = await startWithFault(server.uri, '--verify');
