@@ -7,7 +7,7 @@ import { readFile, writeFile } from 'node:fs/promises';
 import { join, relative } from 'node:path';
 import { Errno } from '../../src/nbd/constants.ts';
 import { type LossyStorage, lossyStorage } from '../lab/host/lossy-storage.ts';
-import { bytesFrom } from '../lab/model/actions.ts';
+import { bytesOf } from '../lab/model/content.ts';
 import { assertSameBytes } from '../lab/model/same-bytes.ts';
 import { connectClient, NbdError } from '../lab/nbd/client.ts';
 import { useExports } from '../lab/nbd/use-exports.ts';
@@ -35,7 +35,7 @@ describe('storage that loses what it had accepted', function () {
       this.skip();
     }
     await storage.addThin('b.img', SIZE);
-    content = bytesFrom(5, SIZE);
+    content = bytesOf(5, SIZE);
     await writeFile(path('a.img'), content);
     await start('target', 'a');
   });
@@ -60,12 +60,12 @@ describe('storage that loses what it had accepted', function () {
     const args = ['--origin', await originOver(), '--state', join(storage.path, 'state')];
     const first = await startProxy([...args, '--takeover', 'now']);
     const guest = await connectClient(first.uri);
-    const kept = bytesFrom(1, BLOCK);
+    const kept = bytesOf(1, BLOCK);
     await guest.write(40 * BLOCK, kept);
     kept.copy(content, 40 * BLOCK);
     await guest.flush();
     storage.fill(2 * MIB);
-    const lost = bytesFrom(2, 8 * BLOCK);
+    const lost = bytesOf(2, 8 * BLOCK);
     await first.until(({ presentBytes }) => presentBytes > 12 * MIB, 40_000);
     await guest.write(5000 * BLOCK, lost);
     await assert.rejects(guest.flush(), isEio);
@@ -92,12 +92,12 @@ describe('storage that loses what it had accepted', function () {
     const args = ['--origin', await originOver(), '--state', path('state')];
     const first = await startProxy([...args, '--takeover', 'now']);
     const guest = await connectClient(first.uri);
-    const kept = bytesFrom(1, BLOCK);
+    const kept = bytesOf(1, BLOCK);
     await guest.write(40 * BLOCK, kept);
     kept.copy(content, 40 * BLOCK);
     await guest.flush();
     await first.until(({ presentBytes }) => presentBytes > 6 * MIB, 40_000);
-    await guest.write(5000 * BLOCK, bytesFrom(2, 8 * BLOCK));
+    await guest.write(5000 * BLOCK, bytesOf(2, 8 * BLOCK));
     await first.end('SIGKILL');
     storage.loseAndRemount();
 
@@ -115,7 +115,7 @@ describe('storage that loses what it had accepted', function () {
     const args = ['--origin', await originOver(), '--state', join(storage.path, 'state')];
     const first = await startProxy([...args, '--takeover', 'now']);
     const guest = await connectClient(first.uri);
-    const data = bytesFrom(2, 8 * BLOCK);
+    const data = bytesOf(2, 8 * BLOCK);
     await guest.write(5000 * BLOCK, data);
     data.copy(content, 5000 * BLOCK);
     await first.end('SIGKILL');

@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
 import { readFile, truncate, writeFile } from 'node:fs/promises';
-import { bytesFrom } from '../lab/model/actions.ts';
+import { bytesOf } from '../lab/model/content.ts';
 import { assertSameBytes } from '../lab/model/same-bytes.ts';
 import { useExports } from '../lab/nbd/use-exports.ts';
 
@@ -33,7 +33,7 @@ describe('a block device that a disk arrives on', function () {
       console.log(`skipped: no loop device: ${(error as Error).message.split('\n')[0]}`);
       this.skip();
     }
-    const content = bytesFrom(7, SIZE);
+    const content = bytesOf(7, SIZE);
     await writeFile(path('a.img'), content);
     await start('target', 'a');
     const wan = await line('a', { rttMs: 1, rateMbit: 40 });
