@@ -45,7 +45,11 @@ export const floors: Readonly<Record<string, readonly (readonly string[])[]>> = 
     ['export.ts', 'local-disk.ts'],
     ['lending', 'digests.ts', 'disk.ts', 'large-requests.ts'],
   ],
-  'src/store': [['records', 'maps', 'image'], ['countdown.ts'], ['completion.ts', 'directory.ts']],
+  'src/store': [
+    ['records', 'maps', 'image'],
+    ['countdown.ts'],
+    ['completion.ts', 'directory.ts', 'block-ranges.ts'],
+  ],
   'src/nbd': [
     ['transmission'],
     ['handshake'],

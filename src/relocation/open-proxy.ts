@@ -8,8 +8,8 @@ import { rm, stat } from 'node:fs/promises';
 import { resolve } from 'node:path';
 import { formatNbdUri, parseNbdUri } from '../nbd/uri.ts';
 import type { TlsParty } from '../pki/tls.ts';
+import { BLOCK_SIZE } from '../store/block-ranges.ts';
 import { Image } from '../store/image/image.ts';
-import { BLOCK_SIZE } from '../store/maps/present-map.ts';
 import {
   type ExportRecord,
   newRecord,

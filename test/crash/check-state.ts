@@ -5,7 +5,7 @@
  */
 import { randomUUID } from 'node:crypto';
 import { existsSync } from 'node:fs';
-import { BLOCK_SIZE } from '../../src/store/maps/present-map.ts';
+import { BLOCK_SIZE } from '../../src/store/block-ranges.ts';
 import { readRecord } from '../../src/store/records/record.ts';
 import { type Crash, leftBy } from './files/lost-power.ts';
 import { playing } from './files/recorder.ts';

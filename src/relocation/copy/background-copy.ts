@@ -10,8 +10,9 @@
 
 import { log } from '../../log/log.ts';
 import { Errno } from '../../nbd/constants.ts';
+import { BLOCK_SIZE, bytesIn } from '../../store/block-ranges.ts';
 import type { Image } from '../../store/image/image.ts';
-import { BLOCK_SIZE, type PresentMap } from '../../store/maps/present-map.ts';
+import type { PresentMap } from '../../store/maps/present-map.ts';
 import type { BadBlocks } from '../fetch/bad-blocks.ts';
 import type { BlockLocks } from '../fetch/block-locks.ts';
 import type { Fetcher } from '../fetch/fetcher.ts';
@@ -129,7 +130,7 @@ export class BackgroundCopy {
 
   #fetchChunk(first: number, end: number): void {
     const sentAt = performance.now();
-    const bytes = Math.min(end * BLOCK_SIZE, this.#parts.map.sizeBytes) - first * BLOCK_SIZE;
+    const bytes = bytesIn(first, end, this.#parts.map.sizeBytes);
     this.#window.sent(bytes);
     this.#parts.fetcher.background(first, end, {
       // The fetcher tells everybody afterwards, us included.

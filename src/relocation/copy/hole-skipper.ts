@@ -6,9 +6,10 @@
  * wait for the lock, and because everything else that the disk has to do waits for the thread pool.
  */
 import { Errno } from '../../nbd/constants.ts';
+import { BLOCK_SIZE, BlockRanges, bytesIn } from '../../store/block-ranges.ts';
 import { Countdown } from '../../store/countdown.ts';
 import type { Image } from '../../store/image/image.ts';
-import { BLOCK_SIZE, type PresentMap } from '../../store/maps/present-map.ts';
+import type { PresentMap } from '../../store/maps/present-map.ts';
 import type { BadBlocks } from '../fetch/bad-blocks.ts';
 import type { BlockLocks } from '../fetch/block-locks.ts';
 import type { ImageSpace } from '../fetch/image-space.ts';
@@ -31,7 +32,7 @@ export class HoleSkipper {
   /** Bytes that were never fetched. */
   skippedBytes = 0;
   readonly #parts: HoleSkipperOptions;
-  #holes: { first: number; end: number }[] = [];
+  readonly #holes = new BlockRanges();
   #underWay = 0;
 
   constructor(parts: HoleSkipperOptions) {
@@ -48,25 +49,20 @@ export class HoleSkipper {
   }
 
   add(first: number, end: number): void {
-    const last = this.#holes.at(-1);
-    if (last?.end === first) last.end = end;
-    else this.#holes.push({ first, end });
+    this.#holes.add(first, end);
     this.#proceed();
   }
 
   /** What is under way still ends. */
   stop(): void {
-    this.#holes = [];
+    this.#holes.clear();
   }
 
   #proceed(): void {
     while (this.#underWay < AT_ONCE) {
-      const hole = this.#holes[0];
-      if (hole === undefined) return;
-      const { first } = hole;
-      hole.first = Math.min(first + PIECE, hole.end);
-      if (hole.first === hole.end) this.#holes.shift();
-      this.#skip(first, hole.first);
+      const piece = this.#holes.take(PIECE);
+      if (piece === undefined) return;
+      this.#skip(piece.first, piece.end);
     }
   }
 
@@ -87,9 +83,8 @@ export class HoleSkipper {
         },
       });
       for (const run of runs) {
-        const offset = run.first * BLOCK_SIZE;
-        const length = Math.min(run.end * BLOCK_SIZE, map.sizeBytes) - offset;
-        image.punch(offset, length, {
+        const length = bytesIn(run.first, run.end, map.sizeBytes);
+        image.punch(run.first * BLOCK_SIZE, length, {
           complete: (errno) => {
             const outcome = errno !== 0 ? errno : map.mark(run.first, run.end - run.first);
             if (outcome === 0) this.skippedBytes += length;

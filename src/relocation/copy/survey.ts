@@ -7,8 +7,16 @@
  * was asked: the rest is asked for again. One that does not tell its allocation at all is all data.
  */
 import { AllocationFlag, Errno } from '../../nbd/constants.ts';
+import {
+  BLOCK_SIZE,
+  type BlockRange,
+  blockAt,
+  blockBehind,
+  byteEnd,
+  bytesIn,
+} from '../../store/block-ranges.ts';
 import type { Extent } from '../../store/completion.ts';
-import { BLOCK_SIZE, type PresentMap } from '../../store/maps/present-map.ts';
+import type { PresentMap } from '../../store/maps/present-map.ts';
 import type { OriginLink } from '../origin/link.ts';
 
 /** Blocks whose allocation is asked for at once: 2 GiB. */
@@ -17,11 +25,6 @@ const AT_ONCE = 16;
 /** Stretches of data, or holes, that may wait before more are looked for; and what one answer may add. */
 const MOST_WAITING = 1024;
 const MOST_OF_ANSWER = 4096;
-
-export interface Stretch {
-  first: number;
-  end: number;
-}
 
 export interface SurveyOptions {
   link: OriginLink;
@@ -39,10 +42,10 @@ export interface SurveyOptions {
 export class Survey {
   readonly #parts: SurveyOptions;
   /** Not asked for yet, in order. */
-  #unknown: Stretch[];
+  #unknown: BlockRange[];
   #underWay = 0;
   /** Data that waits for the copy, in the order of the answers. */
-  #data: Stretch[] = [];
+  #data: BlockRange[] = [];
 
   constructor(parts: SurveyOptions) {
     this.#parts = parts;
@@ -63,7 +66,7 @@ export class Survey {
    * The data to be copied next: the caller moves `first` on as he does; it is gone when that has reached
    * `end`.
    */
-  nextData(): Stretch | undefined {
+  nextData(): BlockRange | undefined {
     while (this.#data[0] !== undefined && this.#data[0].first >= this.#data[0].end) {
       this.#data.shift();
       if (this.#data.length === 0) this.proceed();
@@ -91,9 +94,8 @@ export class Survey {
 
   #ask(first: number, end: number): void {
     const { link, map, failed, proceeded } = this.#parts;
-    const offset = first * BLOCK_SIZE;
     this.#underWay += 1;
-    link.extents(offset, Math.min(end * BLOCK_SIZE, map.sizeBytes) - offset, {
+    link.extents(first * BLOCK_SIZE, bytesIn(first, end, map.sizeBytes), {
       complete: (errno, extents) => {
         this.#underWay -= 1;
         if (errno === 0) {
@@ -118,15 +120,14 @@ export class Survey {
    */
   #take(first: number, end: number, extents: readonly Extent[]): number {
     const { map, hole } = this.#parts;
-    const { sizeBytes } = map;
-    const limit = Math.min(end * BLOCK_SIZE, sizeBytes);
+    const limit = byteEnd(end, map.sizeBytes);
     let offset = first * BLOCK_SIZE;
     let dataFrom = first;
     let stretches = 0;
     for (const { length, flags } of extents) {
       const extentEnd = Math.min(offset + length, limit);
-      const holeFirst = Math.ceil(offset / BLOCK_SIZE);
-      const holeEnd = extentEnd === limit ? end : Math.floor(extentEnd / BLOCK_SIZE);
+      const holeFirst = blockBehind(offset);
+      const holeEnd = extentEnd === limit ? end : blockAt(extentEnd);
       if ((flags & AllocationFlag.ZERO) !== 0 && holeFirst < holeEnd) {
         this.#addData(dataFrom, holeFirst);
         hole(holeFirst, holeEnd);
@@ -136,7 +137,7 @@ export class Survey {
       offset = extentEnd;
       if (offset === limit || stretches === MOST_OF_ANSWER) break;
     }
-    const answered = offset === limit ? end : Math.floor(offset / BLOCK_SIZE);
+    const answered = offset === limit ? end : blockAt(offset);
     // An answer of less than a block would not get us on: that block is data.
     const known = Math.max(answered, dataFrom, first + 1);
     this.#addData(dataFrom, known);

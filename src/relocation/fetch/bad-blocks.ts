@@ -6,23 +6,19 @@
  */
 import type { BadRange } from '../../control/protocol.ts';
 import { log } from '../../log/log.ts';
-import { BLOCK_SIZE, type PresentMap } from '../../store/maps/present-map.ts';
+import { BLOCK_SIZE, type BlockRange, BlockRanges, bytesIn } from '../../store/block-ranges.ts';
+import type { PresentMap } from '../../store/maps/present-map.ts';
 
-interface Stretch {
-  first: number;
-  end: number;
-  at: BadRange['at'];
-}
-
-/** A disk that is broken all over is counted that far. */
-const MOST_STRETCHES = 4096;
+/** A disk that is broken all over is counted that far, ranges of either kind. */
+const MOST_RANGES = 4096;
 const MOST_SHOWN = 16;
 const MOST_LOGGED = 16;
 
 export class BadBlocks {
   readonly #name: string;
   readonly #map: PresentMap;
-  #stretches: Stretch[] = [];
+  /** By what refused them. No block is in both. */
+  readonly #refusedBy = { origin: new BlockRanges(MOST_RANGES), image: new BlockRanges(MOST_RANGES) };
   #logged = 0;
 
   /** @param name of the export, for the log. */
@@ -32,69 +28,58 @@ export class BadBlocks {
   }
 
   add(first: number, end: number, at: BadRange['at']): void {
-    for (const run of this.#map.absentRuns(first, end)) this.#addAbsent({ ...run, at });
+    for (const run of this.#map.absentRuns(first, end)) this.#addAbsent(run, at);
   }
 
   get bytes(): number {
-    this.#prune();
-    return this.#stretches.reduce((sum, stretch) => sum + this.#range(stretch).length, 0);
+    return this.#all().reduce((sum, { length }) => sum + length, 0);
   }
 
   /** The first few. */
   get ranges(): BadRange[] {
-    this.#prune();
-    return this.#stretches.slice(0, MOST_SHOWN).map((stretch) => this.#range(stretch));
+    return this.#all().slice(0, MOST_SHOWN);
   }
 
   /** In one line; null while there are none. */
   get error(): string | null {
-    const bytes = this.bytes;
-    const first = this.#stretches[0];
+    const [first] = this.#all();
     if (first === undefined) return null;
     const whose = first.at === 'origin' ? 'reading the origin' : 'writing the image';
-    return `${bytes} bytes cannot be copied: error 5 when ${whose}, first at ${first.first * BLOCK_SIZE}; the disk stays incomplete, and they are tried again now and then`;
+    return `${this.bytes} bytes cannot be copied: error 5 when ${whose}, first at ${first.offset}; the disk stays incomplete, and they are tried again now and then`;
   }
 
-  #addAbsent(bad: Stretch): void {
-    const at = this.#stretches.findIndex(({ end }) => end >= bad.first);
-    const next = at === -1 ? undefined : this.#stretches[at]!;
-    if (next !== undefined && next.first <= bad.first && bad.end <= next.end) return;
-    this.#say(bad);
-    if (next === undefined || bad.end < next.first) {
-      if (this.#stretches.length < MOST_STRETCHES)
-        this.#stretches.splice(at === -1 ? this.#stretches.length : at, 0, bad);
-      return;
-    }
-    // It touches what is known: both become one, and with those behind, as far as it reaches.
-    let { first, end } = bad;
-    let count = 0;
-    for (; at + count < this.#stretches.length; count++) {
-      const each = this.#stretches[at + count]!;
-      if (each.first > end) break;
-      first = Math.min(first, each.first);
-      end = Math.max(end, each.end);
-    }
-    this.#stretches.splice(at, count, { first, end, at: bad.at });
+  #addAbsent({ first, end }: BlockRange, at: BadRange['at']): void {
+    const { origin, image } = this.#refusedBy;
+    if (!origin.hasAll(first, end) && !image.hasAll(first, end)) this.#log(this.#range(first, end, at));
+    (at === 'origin' ? image : origin).remove(first, end);
+    this.#refusedBy[at].add(first, end);
   }
 
-  #say(bad: Stretch): void {
+  #log({ offset, length, at }: BadRange): void {
     this.#logged += 1;
     if (this.#logged > MOST_LOGGED) return;
-    const { offset, length } = this.#range(bad);
-    const what = bad.at === 'origin' ? 'the origin cannot read' : 'the image cannot take';
+    const what = at === 'origin' ? 'the origin cannot read' : 'the image cannot take';
     const more = this.#logged === MOST_LOGGED ? ' (further ones are not logged)' : '';
     log.error(`${this.#name}: ${what} ${length} bytes at ${offset}: they stay absent${more}`);
   }
 
-  #prune(): void {
-    if (this.#stretches.length === 0) return;
-    this.#stretches = this.#stretches.flatMap(({ first, end, at }) =>
-      this.#map.absentRuns(first, end).map((run) => ({ ...run, at })),
-    );
+  /** Those that are still absent, in order. */
+  #all(): BadRange[] {
+    const all: BadRange[] = [];
+    for (const at of ['origin', 'image'] as const) {
+      const known = [...this.#refusedBy[at]];
+      this.#refusedBy[at].clear();
+      for (const range of known) {
+        for (const { first, end } of this.#map.absentRuns(range.first, range.end)) {
+          this.#refusedBy[at].add(first, end);
+          all.push(this.#range(first, end, at));
+        }
+      }
+    }
+    return all.sort((a, b) => a.offset - b.offset);
   }
 
-  #range({ first, end, at }: Stretch): BadRange {
-    const offset = first * BLOCK_SIZE;
-    return { offset, length: Math.min(end * BLOCK_SIZE, this.#map.sizeBytes) - offset, at };
+  #range(first: number, end: number, at: BadRange['at']): BadRange {
+    return { offset: first * BLOCK_SIZE, length: bytesIn(first, end, this.#map.sizeBytes), at };
   }
 }

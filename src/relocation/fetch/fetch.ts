@@ -3,8 +3,8 @@
  * fetcher.ts's.
  */
 import { Errno } from '../../nbd/constants.ts';
+import { BLOCK_SIZE } from '../../store/block-ranges.ts';
 import type { Completion } from '../../store/completion.ts';
-import { BLOCK_SIZE } from '../../store/maps/present-map.ts';
 
 /** Wants the bytes of a stretch of the disk as soon as they arrive. */
 export interface Reader extends Completion {

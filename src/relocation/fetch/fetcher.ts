@@ -12,11 +12,12 @@
 
 import { log } from '../../log/log.ts';
 import { Errno } from '../../nbd/constants.ts';
+import { BLOCK_SIZE, type BlockRange, BlockRanges, bytesIn } from '../../store/block-ranges.ts';
 import type { Completion } from '../../store/completion.ts';
 import { Countdown } from '../../store/countdown.ts';
 import type { Image } from '../../store/image/image.ts';
 import { Bitmap } from '../../store/maps/bitmap.ts';
-import { BLOCK_SIZE, type PresentMap } from '../../store/maps/present-map.ts';
+import type { PresentMap } from '../../store/maps/present-map.ts';
 import type { OriginLink } from '../origin/link.ts';
 import type { BadBlocks } from './bad-blocks.ts';
 import type { BlockLocks } from './block-locks.ts';
@@ -133,7 +134,7 @@ export class Fetcher {
   }
 
   #add(first: number, end: number, background: boolean): Fetch {
-    const bytes = Math.min(end * BLOCK_SIZE, this.#map.sizeBytes) - first * BLOCK_SIZE;
+    const bytes = bytesIn(first, end, this.#map.sizeBytes);
     const fetch = new Fetch(first, end, bytes, background);
     this.#underWay.set(first, end - first);
     this.#fetches.add(fetch);
@@ -248,20 +249,16 @@ export class Fetcher {
     }
   }
 
-  #runsToKeep(fetch: Fetch): { first: number; end: number }[] {
+  #runsToKeep(fetch: Fetch): readonly Readonly<BlockRange>[] {
     const absent = this.#map.absentRuns(fetch.first, fetch.end);
     const short = this.#parts.space.shortage !== null;
     if (fetch.unread.size === 0 && !short) return absent;
-    const runs: { first: number; end: number }[] = [];
-    for (const run of absent) {
-      for (let block = run.first; block < run.end; block++) {
-        if (fetch.unread.has(block) || (short && !fetch.isVital(block))) continue;
-        const last = runs.at(-1);
-        if (last?.end === block) last.end += 1;
-        else runs.push({ first: block, end: block + 1 });
-      }
+    const runs = new BlockRanges();
+    for (const { first, end } of absent) {
+      for (let block = first; block < end; block++)
+        if (!fetch.unread.has(block) && (!short || fetch.isVital(block))) runs.add(block, block + 1);
     }
-    return runs;
+    return [...runs];
   }
 
   #write(fetch: Fetch, first: number, end: number, done: Completion): void {

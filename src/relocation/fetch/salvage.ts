@@ -6,8 +6,8 @@
  * trips, whatever is broken.
  */
 import { Errno } from '../../nbd/constants.ts';
+import { BLOCK_SIZE } from '../../store/block-ranges.ts';
 import { Countdown } from '../../store/countdown.ts';
-import { BLOCK_SIZE } from '../../store/maps/present-map.ts';
 import type { OriginLink } from '../origin/link.ts';
 import type { Fetch } from './fetch.ts';
 

@@ -10,8 +10,8 @@
  */
 import type { BadRange } from '../../control/protocol.ts';
 import { log } from '../../log/log.ts';
+import { BLOCK_SIZE, BlockRanges, blockAt, blockBehind, bytesIn } from '../../store/block-ranges.ts';
 import type { Image } from '../../store/image/image.ts';
-import { BLOCK_SIZE } from '../../store/maps/present-map.ts';
 
 const LOOK_AGAIN_MS = 10_000;
 /** Remembered and shown, blocks; a disk that is broken all over is broken enough. */
@@ -52,15 +52,14 @@ export class UnreadableBlocks {
 
   /** The first few, in order. */
   ranges(most: number): BadRange[] {
-    const ranges: BadRange[] = [];
-    for (const block of [...this.#blocks].sort((a, b) => a - b)) {
-      const last = ranges.at(-1);
-      const offset = block * BLOCK_SIZE;
-      if (last !== undefined && last.offset + last.length === offset) last.length += BLOCK_SIZE;
-      else if (ranges.length < most) ranges.push({ offset, length: BLOCK_SIZE, at: 'image' });
-      else break;
-    }
-    return ranges;
+    const { size } = this.#options.image;
+    const ranges = new BlockRanges();
+    for (const block of this.#blocks) ranges.add(block, block + 1);
+    return [...ranges].slice(0, most).map(({ first, end }) => ({
+      offset: first * BLOCK_SIZE,
+      length: bytesIn(first, end, size),
+      at: 'image',
+    }));
   }
 
   /** In one line; null while there are none. */
@@ -78,9 +77,9 @@ export class UnreadableBlocks {
 
   #suspect(position: number, length: number): void {
     // What we read ourselves is judged there.
-    if (length <= BLOCK_SIZE && Math.floor(position / BLOCK_SIZE) === this.#looking) return;
-    const end = Math.ceil((position + length) / BLOCK_SIZE);
-    for (let block = Math.floor(position / BLOCK_SIZE); block < end; block++) {
+    if (length <= BLOCK_SIZE && blockAt(position) === this.#looking) return;
+    const end = blockBehind(position + length);
+    for (let block = blockAt(position); block < end; block++) {
       if (this.#suspects.size < MOST) this.#suspects.add(block);
     }
     this.#look();
@@ -99,7 +98,7 @@ export class UnreadableBlocks {
     this.#suspects.delete(block);
     this.#looking = block;
     const offset = block * BLOCK_SIZE;
-    image.read(Buffer.allocUnsafe(Math.min(BLOCK_SIZE, image.size - offset)), offset, {
+    image.read(Buffer.allocUnsafe(bytesIn(block, block + 1, image.size)), offset, {
       complete: (errno) =>
         // Not within the call: many may be answered at once.
         setImmediate(() => {

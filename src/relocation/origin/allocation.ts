@@ -6,8 +6,8 @@
  * An origin that does not tell, or cannot be reached, is all data: that is never wrong.
  */
 import { AllocationFlag, Errno } from '../../nbd/constants.ts';
+import { BLOCK_SIZE, blockAt } from '../../store/block-ranges.ts';
 import type { Extent } from '../../store/completion.ts';
-import { BLOCK_SIZE } from '../../store/maps/present-map.ts';
 import type { OriginLink } from './link.ts';
 
 /** Bytes whose allocation is asked for at once. */
@@ -48,7 +48,7 @@ export class OriginAllocation {
    * bytes, at most STRETCH
    */
   ask(offset: number, length: number, then: () => void): void {
-    const start = Math.floor(offset / BLOCK_SIZE) * BLOCK_SIZE;
+    const start = blockAt(offset) * BLOCK_SIZE;
     const wanted = Math.min(offset - start + length, STRETCH, this.#sizeBytes - start);
     this.#link.extents(start, wanted, {
       complete: (errno, extents) => {

@@ -5,8 +5,9 @@
  */
 
 import { Errno } from '../../nbd/constants.ts';
+import { blockAt, blockBehind } from '../../store/block-ranges.ts';
 import type { Completion } from '../../store/completion.ts';
-import { BLOCK_SIZE, type PresentMap } from '../../store/maps/present-map.ts';
+import type { PresentMap } from '../../store/maps/present-map.ts';
 import type { Fetcher, Keeper } from '../fetch/fetcher.ts';
 import type { GuestWaits, Wait } from '../fetch/guest-waits.ts';
 import { guestErrno } from '../origin/guest-errno.ts';
@@ -36,8 +37,8 @@ export class ProxyCache implements Keeper {
   ) {
     this.#map = map;
     this.#fetcher = fetcher;
-    this.#next = Math.floor(offset / BLOCK_SIZE);
-    this.#end = Math.ceil((offset + length) / BLOCK_SIZE);
+    this.#next = blockAt(offset);
+    this.#end = blockBehind(offset + length);
     this.#done = done;
     this.#wait = waits.begin(() => {
       this.over = true;

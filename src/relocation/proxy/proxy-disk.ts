@@ -19,10 +19,11 @@
 import type { Disk, ZeroHow } from '../../export/disk.ts';
 import { LocalDisk } from '../../export/local-disk.ts';
 import { Errno } from '../../nbd/constants.ts';
+import { BLOCK_SIZE, blockAt, blockBehind, byteEnd } from '../../store/block-ranges.ts';
 import type { Completion, ExtentsCompletion } from '../../store/completion.ts';
 import { Countdown } from '../../store/countdown.ts';
 import type { Image } from '../../store/image/image.ts';
-import { BLOCK_SIZE, type PresentMap } from '../../store/maps/present-map.ts';
+import type { PresentMap } from '../../store/maps/present-map.ts';
 import type { BlockLocks } from '../fetch/block-locks.ts';
 import type { Fetcher, Keeper } from '../fetch/fetcher.ts';
 import type { GuestWaits } from '../fetch/guest-waits.ts';
@@ -131,8 +132,8 @@ export class ProxyDisk implements Disk {
       return;
     }
     const { map, fetcher } = this.#keeping;
-    const end = endBlock(offset, into.length);
-    if (map.hasAll(Math.floor(offset / BLOCK_SIZE), end)) this.#image.read(into, offset, done);
+    const end = blockBehind(offset + into.length);
+    if (map.hasAll(blockAt(offset), end)) this.#image.read(into, offset, done);
     else new ProxyRead(into, offset, done).start(this.#image, map, fetcher, this.#waits);
   }
 
@@ -193,8 +194,8 @@ export class ProxyDisk implements Disk {
    */
   #readThrough(into: Buffer, offset: number, done: Completion): void {
     this.awaited = true;
-    const first = Math.floor(offset / BLOCK_SIZE) * BLOCK_SIZE;
-    const end = Math.min(endBlock(offset, into.length) * BLOCK_SIZE, this.size);
+    const first = blockAt(offset) * BLOCK_SIZE;
+    const end = byteEnd(blockBehind(offset + into.length), this.size);
     const whole = Buffer.allocUnsafeSlow(end - first);
     const guest = this.#patiently(done);
     const answered: Completion = {
@@ -230,7 +231,7 @@ export class ProxyDisk implements Disk {
   #changesNow(offset: number, length: number): boolean {
     if (this.#keeping === null) return false;
     const { map, locks } = this.#keeping;
-    if (map.hasAll(Math.floor(offset / BLOCK_SIZE), endBlock(offset, length))) return true;
+    if (map.hasAll(blockAt(offset), blockBehind(offset + length))) return true;
     return locks.idle && partialBlocks(map, offset, length).length === 0;
   }
 
@@ -265,8 +266,8 @@ export class ProxyDisk implements Disk {
       return;
     }
     this.#changing += 1;
-    const first = Math.floor(offset / BLOCK_SIZE);
-    const end = endBlock(offset, length);
+    const first = blockAt(offset);
+    const end = blockBehind(offset + length);
     const finish: Completion = {
       complete: (errno) => {
         this.#changing -= 1;
@@ -330,11 +331,6 @@ export class ProxyDisk implements Disk {
   }
 }
 
-/** The block after the last one of [offset, +length). */
-function endBlock(offset: number, length: number): number {
-  return Math.ceil((offset + length) / BLOCK_SIZE);
-}
-
 /**
  * The absent blocks, two at most, of which a change to [offset, +length) leaves a part as it is at the
  * origin.
@@ -342,9 +338,9 @@ function endBlock(offset: number, length: number): number {
 function partialBlocks(map: PresentMap, offset: number, length: number): number[] {
   const end = offset + length;
   const partial: number[] = [];
-  const first = Math.floor(offset / BLOCK_SIZE);
+  const first = blockAt(offset);
   if (offset % BLOCK_SIZE !== 0 && !map.has(first)) partial.push(first);
-  const last = Math.floor(end / BLOCK_SIZE);
+  const last = blockAt(end);
   if (end % BLOCK_SIZE !== 0 && end !== map.sizeBytes && !map.has(last) && partial[0] !== last)
     partial.push(last);
   return partial;

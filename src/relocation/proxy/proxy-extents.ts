@@ -4,9 +4,11 @@
  * be asked first, so that what is local is told without the network; only one that begins there waits for the
  * origin.
  */
+
+import { BLOCK_SIZE, blockAt, blockBehind } from '../../store/block-ranges.ts';
 import type { Extent, ExtentsCompletion } from '../../store/completion.ts';
 import type { Image } from '../../store/image/image.ts';
-import { BLOCK_SIZE, type PresentMap } from '../../store/maps/present-map.ts';
+import type { PresentMap } from '../../store/maps/present-map.ts';
 import { type OriginAllocation, STRETCH } from '../origin/allocation.ts';
 
 /** The most extents that one answer gives. */
@@ -46,10 +48,10 @@ function locally(sources: ExtentSources, offset: number, length: number, one: bo
   const { image, map, allocation } = sources;
   const extents: Extent[] = [];
   const end = offset + length;
-  const endBlock = Math.ceil(end / BLOCK_SIZE);
+  const endBlock = blockBehind(end);
   let at = offset;
   while (at < end && extents.length < MAX_EXTENTS) {
-    const block = Math.floor(at / BLOCK_SIZE);
+    const block = blockAt(at);
     const present = map.has(block);
     const runEnd = present ? map.nextAbsent(block, endBlock) : map.nextPresent(block, endBlock);
     const until = Math.min(runEnd * BLOCK_SIZE, end);

@@ -7,9 +7,10 @@
  * the buffer is the caller's again as soon as the last local stretch has been read.
  */
 import { Errno } from '../../nbd/constants.ts';
+import { BLOCK_SIZE, type BlockRange, blockAt, blockBehind } from '../../store/block-ranges.ts';
 import type { Completion } from '../../store/completion.ts';
 import type { Image } from '../../store/image/image.ts';
-import { BLOCK_SIZE, type PresentMap } from '../../store/maps/present-map.ts';
+import type { PresentMap } from '../../store/maps/present-map.ts';
 import type { Fetcher, Reader } from '../fetch/fetcher.ts';
 import type { GuestWaits, Wait } from '../fetch/guest-waits.ts';
 import { guestErrno } from '../origin/guest-errno.ts';
@@ -34,9 +35,9 @@ export class ProxyRead implements Reader {
 
   start(image: Image, map: PresentMap, fetcher: Fetcher, waits: GuestWaits): void {
     const end = this.#offset + this.#into.length;
-    const endBlock = Math.ceil(end / BLOCK_SIZE);
-    let block = Math.floor(this.#offset / BLOCK_SIZE);
-    const absent: { first: number; end: number }[] = [];
+    const endBlock = blockBehind(end);
+    let block = blockAt(this.#offset);
+    const absent: BlockRange[] = [];
     const local: Completion = { complete: (errno) => this.#localCame(errno) };
     while (block < endBlock) {
       if (map.has(block)) {

@@ -15,9 +15,10 @@
  */
 import { Digests } from '../../export/digests.ts';
 import { AllocationFlag, Errno, HASH_LENGTH, HASH_MAX } from '../../nbd/constants.ts';
+import { BLOCK_SIZE, type BlockRange, blockAt, byteEnd, bytesIn } from '../../store/block-ranges.ts';
 import type { Completion } from '../../store/completion.ts';
 import type { Image } from '../../store/image/image.ts';
-import { BLOCK_SIZE, type PresentMap } from '../../store/maps/present-map.ts';
+import type { PresentMap } from '../../store/maps/present-map.ts';
 import { BackgroundWindow } from '../copy/background-window.ts';
 import type { OriginLink } from '../origin/link.ts';
 import { cutHoles, type Run } from './comparable-runs.ts';
@@ -155,7 +156,7 @@ export class Comparison {
       at = absent;
     }
     this.#next = end;
-    this.walkedBytes = Math.min(end * BLOCK_SIZE, map.sizeBytes);
+    this.walkedBytes = byteEnd(end, map.sizeBytes);
     return true;
   }
 
@@ -187,7 +188,7 @@ export class Comparison {
         });
       });
       const { sizeBytes } = this.#parts.map;
-      const equal = zeroEnd >= sizeBytes ? end : Math.min(Math.floor(zeroEnd / BLOCK_SIZE), end);
+      const equal = zeroEnd >= sizeBytes ? end : Math.min(blockAt(zeroEnd), end);
       this.comparedBytes += this.#bytes(at, equal);
       // Data there, or not known: some of it is read, then the origin is asked again for what follows.
       const dataEnd = Math.min(equal + LONGEST, end);
@@ -277,9 +278,9 @@ export class Comparison {
   }
 
   /** What of [first, end) nobody has written up to now. The rest is counted as written. */
-  #unwritten(first: number, end: number): { first: number; end: number }[] {
+  #unwritten(first: number, end: number): BlockRange[] {
     const { written } = this.#parts.map;
-    const runs: { first: number; end: number }[] = [];
+    const runs: BlockRange[] = [];
     for (let at = first; at < end; ) {
       const from = written.nextUnwritten(at, end);
       this.writtenBytes += this.#bytes(at, from);
@@ -290,8 +291,7 @@ export class Comparison {
   }
 
   #bytes(first: number, end: number): number {
-    const { sizeBytes } = this.#parts.map;
-    return Math.min(end * BLOCK_SIZE, sizeBytes) - Math.min(first * BLOCK_SIZE, sizeBytes);
+    return bytesIn(first, end, this.#parts.map.sizeBytes);
   }
 }
 

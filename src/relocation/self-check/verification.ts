@@ -15,7 +15,7 @@ import type { VerificationStatus } from '../../control/protocol.ts';
 import { log } from '../../log/log.ts';
 import type { RecordKeeper } from '../../store/records/record-keeper.ts';
 import { Comparison, type ComparisonParts, type Verdict } from './comparison.ts';
-import { Ranges } from './ranges.ts';
+import { Findings } from './findings.ts';
 
 /** A comparison that could not be carried out, and is required, begins again after this. */
 const AGAIN_MS = 30_000;
@@ -38,8 +38,8 @@ export class Verification {
   #state: VerificationStatus['state'] = 'running';
   /** The comparison covers every block: all of them were present when it began. */
   #whole = false;
-  #different = new Ranges();
-  #doubtful = new Ranges();
+  #different: Findings;
+  #doubtful: Findings;
   #error: string | null = null;
   /** The origin may be let go: the whole disk was compared, or an administrator does without. */
   #settled = false;
@@ -49,7 +49,10 @@ export class Verification {
   #stopped = false;
 
   constructor(options: VerificationOptions) {
+    const { sizeBytes } = options.keeper.record;
     this.#options = options;
+    this.#different = new Findings(sizeBytes);
+    this.#doubtful = new Findings(sizeBytes);
   }
 
   /** Blocks are kept from now on: there is something to compare. */
@@ -154,10 +157,10 @@ export class Verification {
     const { name } = this.#options.keeper.record;
     if (this.#againTimer !== null) clearTimeout(this.#againTimer);
     this.#againTimer = null;
-    const different = new Ranges();
-    const doubtful = new Ranges();
+    const different = new Findings(map.sizeBytes);
+    const doubtful = new Findings(map.sizeBytes);
     const found = (first: number, end: number, verdict: Verdict): void => {
-      (verdict === 'differs' ? different : doubtful).add(first, end, map.sizeBytes);
+      (verdict === 'differs' ? different : doubtful).add(first, end);
     };
     this.#different = different;
     this.#doubtful = doubtful;

@@ -22,6 +22,7 @@ import { type FileHandle, open, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { log } from '../../log/log.ts';
 import { Errno } from '../../nbd/constants.ts';
+import { BLOCK_SIZE, type BlockRange } from '../block-ranges.ts';
 import type { Completion } from '../completion.ts';
 import { syncDirectory } from '../directory.ts';
 import { Bitmap, PAGE } from './bitmap.ts';
@@ -40,9 +41,6 @@ import { UnsyncedBlocks } from './unsynced-blocks.ts';
 import { WrittenMap } from './written-map.ts';
 
 export type { MapIdentity };
-
-/** Bytes of a block. */
-export const BLOCK_SIZE = 4096;
 
 /** What a map needs of an image. */
 export interface MappedImage {
@@ -215,8 +213,8 @@ export class PresentMap {
   }
 
   /** The runs of absent blocks within [first, end), in order. */
-  absentRuns(first: number, end: number): { first: number; end: number }[] {
-    const runs: { first: number; end: number }[] = [];
+  absentRuns(first: number, end: number): BlockRange[] {
+    const runs: BlockRange[] = [];
     for (let at = this.nextAbsent(first, end); at < end; ) {
       const runEnd = this.nextPresent(at, end);
       runs.push({ first: at, end: runEnd });
