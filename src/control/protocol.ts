@@ -138,6 +138,7 @@ export type ControlMethod =
   | 'watch'
   | 'takeover'
   | 'source-gone'
+  | 'source-leaves'
   | 'new-guest'
   | 'reclaim'
   | 'abandon'

@@ -125,6 +125,7 @@ export class ControlServer {
         return this.#handlers.status();
       case 'takeover':
       case 'source-gone':
+      case 'source-leaves':
       case 'new-guest':
       case 'reclaim':
       case 'abandon':
@@ -137,7 +138,7 @@ export class ControlServer {
         return null;
       default:
         throw new Error(
-          `no method '${method.slice(0, 40)}': there are status, watch, takeover, source-gone, new-guest, reclaim, abandon, verify, accept, origin-timeout and stop`,
+          `no method '${method.slice(0, 40)}': there are status, watch, takeover, source-gone, source-leaves, new-guest, reclaim, abandon, verify, accept, origin-timeout and stop`,
         );
     }
   }

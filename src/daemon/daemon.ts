@@ -17,6 +17,7 @@ import { putRight } from './disks/put-right.ts';
 import { Exports } from './exports/exports.ts';
 import { UnusedExports } from './exports/unused-exports.ts';
 import { followUp, isNeeded } from './follow-up.ts';
+import { DepartingGuests } from './guests/departing-guests.ts';
 import { OriginMetadata } from './guests/origin-metadata.ts';
 import { watchGuests } from './guests/watch-guests.ts';
 import { answerHook } from './hooks/dispatch.ts';
@@ -69,6 +70,7 @@ export async function startDaemon({ config, exportProgram, version }: DaemonOpti
     queue: new KeyedQueue(),
     writeOriginsSoon: (uuid) => originMetadata.writeSoon(uuid),
   };
+  const departing = new DepartingGuests({ domains, exports }, libvirt);
   const guests = watchGuests(host, libvirt);
   // Moves learn first: what follows from a status may depend on the move that the disk belongs to.
   exports.on('status', (status) => moves.observe(status));
@@ -124,6 +126,7 @@ export async function startDaemon({ config, exportProgram, version }: DaemonOpti
       clearInterval(timer);
       hooks.close();
       guests.close();
+      departing.close();
       originMetadata.close();
       libvirt.close();
       exports.close();

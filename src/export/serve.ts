@@ -133,6 +133,8 @@ export async function serve(options: ServeOptions, served: Served): Promise<Runn
         return served.abandon();
       case 'source-gone':
         return { told: running.lender.sourceGone() };
+      case 'source-leaves':
+        return { told: running.lender.sourceLeaves() };
       case 'verify':
       case 'accept':
         if (served.verification === undefined)

@@ -107,6 +107,22 @@ export async function domainState(bus: Bus, path: string): Promise<number> {
   return state;
 }
 
+/** virDomainJobOperation: an outgoing migration. */
+const OUTGOING = 5;
+
+/**
+ * The domain is being migrated away: it has a job, and that is an outgoing migration where the driver says what
+ * jobs are (libxl does not).
+ */
+export async function hasOutgoingJob(bus: Bus, path: string): Promise<boolean> {
+  const [type, stats] = (await domainCall(bus, path, 'GetJobStats', 'u', [0], shortTimeout)) as [
+    number,
+    Record<string, Variant>,
+  ];
+  const operation: unknown = stats['operation']?.value;
+  return type !== 0 && (operation === undefined || operation === OUTGOING);
+}
+
 /** The XML of the domain as it is now. */
 export async function liveXml(bus: Bus, path: string): Promise<string> {
   return (await domainCall(bus, path, 'GetXMLDesc', 'u', [0])) as string;

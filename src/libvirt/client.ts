@@ -18,6 +18,7 @@ import {
   domainPath,
   domainState,
   driverPath,
+  hasOutgoingJob,
   libvirtName,
   listActiveDomains,
   liveXml,
@@ -122,6 +123,11 @@ export class LibvirtClient extends EventEmitter<LibvirtEvents> {
   /** The live XML of a domain. */
   async domainXml(uuid: string): Promise<string> {
     return await this.#aboutDomain(uuid, liveXml);
+  }
+
+  /** A running domain is being migrated to another host. @throws Error when libvirt cannot be asked */
+  async migratesAway(uuid: string): Promise<boolean> {
+    return await this.#aboutDomain(uuid, hasOutgoingJob);
   }
 
   /** Asks the driver that is known to have the domain, else each that answers. */

@@ -1,8 +1,8 @@
 /**
- * Whether a connection may attach with its lease: it is held against the disk's identity, and the lease in
- * force.
+ * What a connection may do: attach with its lease, which is held against the disk's
+ * identity and the lease in force; read and write, by the state of the disk.
  */
-import { OptionReply } from '../../nbd/constants.ts';
+import { Errno, OptionReply } from '../../nbd/constants.ts';
 import type { AttachRequest } from '../../nbd/handshake/attach.ts';
 import type { Refusal } from '../../nbd/handshake/server-handshake.ts';
 import type { ExportRecord } from '../../store/records/record.ts';
@@ -42,4 +42,29 @@ export function whyNotAttached(
   if (state !== 'fenced' && epoch !== 0 && epoch !== record.epoch)
     return refusal('has had a guest started on it here since: what was to arrive is no more', XNBD_ERR_VOID);
   return undefined;
+}
+
+/** What a request wants of the disk. */
+export type Access = 'read' | 'write' | 'flush';
+
+/** @param holds the connection is the lease holder's. @param remote it is that of a host of the network. @returns errno, 0: it may */
+export function accessFault(
+  state: LendState,
+  access: Access,
+  { holds, remote }: { holds: boolean; remote: boolean },
+): number {
+  // No host of the network changes an image here, nor does the destination, whichever way it came.
+  if (access === 'write' && (remote || holds)) return Errno.EPERM;
+  switch (state) {
+    case 'serving':
+    case 'lent':
+      return 0;
+    case 'fencing':
+      return access === 'write' ? Errno.EPERM : 0;
+    case 'fenced':
+      return access === 'flush' || (access === 'read' && holds) ? 0 : Errno.EPERM;
+    case 'retired':
+    case 'reclaimed':
+      return Errno.ESHUTDOWN;
+  }
 }

@@ -30,15 +30,13 @@ import { leaseTag } from '../../store/records/lease-tag.ts';
 import type { ExportRecord } from '../../store/records/record.ts';
 import type { RecordChange } from '../../store/records/record-keeper.ts';
 import { takenBack, voidedWith } from '../../store/records/void-leases.ts';
-import { whyNotAttached } from './admission.ts';
+import { type Access, accessFault, whyNotAttached } from './admission.ts';
 import { Lease, type LeaseLink } from './lease.ts';
 import { SourceWatch } from './source-watch.ts';
+import { TakeoverGuard } from './takeover-guard.ts';
 
 /** `reclaimed`: our own origin has taken the disk back, by an administrator's word; what is here is void. */
 export type LendState = 'serving' | 'lent' | 'fencing' | 'fenced' | 'retired' | 'reclaimed';
-
-/** What a request wants of the disk. */
-export type Access = 'read' | 'write' | 'flush';
 
 export interface LenderOptions {
   /** Read here, changed through `persist` alone. */
@@ -67,6 +65,8 @@ export class Lender {
   state: LendState;
   readonly #options: LenderOptions;
   readonly #watch: SourceWatch;
+  /** Used where libvirt tells of the source's guest (`told`): by hand nobody does. */
+  readonly guard: TakeoverGuard;
   #lease: Lease | null;
   /** The lease that was in force when our own origin took the disk back. */
   #voided: string | null = null;
@@ -79,6 +79,7 @@ export class Lender {
     const { state, lease, leaseIdentity } = options.record;
     this.#options = options;
     this.#watch = new SourceWatch(options.sourceGone === 'disconnect');
+    this.guard = new TakeoverGuard(options.record.name, options.localClients);
     this.state = state === 'fenced' || state === 'retired' || state === 'reclaimed' ? state : 'serving';
     this.#lease = this.state === 'fenced' && lease !== null ? new Lease(lease, leaseIdentity) : null;
   }
@@ -95,24 +96,9 @@ export class Lender {
 
   /** @returns errno for a request of a connection, 0 when it may go on. */
   refuses(access: Access, link: LeaseLink): number {
-    // No host of the network changes an image here, nor does the destination, whichever way it came.
-    if (access === 'write' && (link.peer !== null || this.#holds(link))) return Errno.EPERM;
-    switch (this.state) {
-      case 'serving':
-      case 'lent':
-        return 0;
-      case 'fencing':
-        return access === 'write' ? Errno.EPERM : 0;
-      case 'fenced':
-        if (access === 'read' && this.#holds(link)) {
-          this.heard(link);
-          return 0;
-        }
-        return access === 'flush' ? 0 : Errno.EPERM;
-      case 'retired':
-      case 'reclaimed':
-        return Errno.ESHUTDOWN;
-    }
+    const holds = this.#holds(link);
+    if (holds && access === 'read') this.heard(link);
+    return accessFault(this.state, access, { holds, remote: link.peer !== null });
   }
 
   /** A connection has asked for something. */
@@ -153,6 +139,7 @@ export class Lender {
       if (reason !== null) return this.#refusal(`cannot be lent: ${reason}`);
       this.#lease = new Lease(request.lease, identity === '' ? null : identity);
       this.#watch.reset();
+      this.guard.reset();
       this.#become('lent');
     }
     this.#lease.add(link, request.holder ?? '');
@@ -164,13 +151,20 @@ export class Lender {
   detach(link: LeaseLink): void {
     if (this.#lease?.remove(link) !== true) return;
     this.#watch.forget(link);
+    this.guard.forget(link);
     if (this.links > 0) return;
     if (this.state === 'lent') this.#endLease('serving');
     else this.#giveFenceUp?.(Errno.ESHUTDOWN);
   }
 
   /** TAKEOVER. @returns errno */
-  takeover(link: LeaseLink): Promise<number> {
+  async takeover(link: LeaseLink): Promise<number> {
+    const guarded = this.#options.sourceGone === 'told' && this.state === 'lent' && this.#holds(link);
+    const errno = guarded ? await this.guard.passes(link) : 0;
+    return errno === 0 ? this.#fence(link) : errno;
+  }
+
+  #fence(link: LeaseLink): Promise<number> {
     return this.#inTurn(async () => {
       const lease = this.#lease;
       if (lease?.has(link) !== true) return Errno.EINVAL;
@@ -215,6 +209,13 @@ export class Lender {
   retire(link: LeaseLink): Promise<number> {
     return this.#inTurn(async () => {
       if (!this.#holds(link) || this.state !== 'fenced') return Errno.EINVAL;
+      const { localClients } = this.#options;
+      if (link.peer !== null && localClients() > 0) {
+        log.warning(
+          `export ${this.#options.record.name}: not retired while a client of this host is connected: end the guest that has moved away`,
+        );
+        return Errno.EIO;
+      }
       const errno = await this.#persist({ state: 'retired', lease: null, leaseIdentity: null });
       if (errno !== 0) return errno;
       log.info(`export ${this.#options.record.name}: retired, its lease holder has every block`);
@@ -291,17 +292,28 @@ export class Lender {
   sourceGone(): boolean {
     if (this.#lease === null) return false;
     this.#watch.gone();
+    this.guard.open();
+    return true;
+  }
+
+  /** libvirt says that the source's guest is being migrated away. @returns false when the disk is lent to nobody */
+  sourceLeaves(): boolean {
+    if (this.#lease === null) return false;
+    this.guard.open();
     return true;
   }
 
   /** A client without a lease has left. */
   clientLeft(orderly: boolean, remaining: number): void {
-    if (this.#lease !== null) this.#watch.clientLeft(orderly, remaining);
+    if (this.#lease === null) return;
+    this.#watch.clientLeft(orderly, remaining);
+    this.guard.clientLeft();
   }
 
   /** Answers holders that wait for an event that will not come any more. */
   stop(): void {
     this.#watch.stop();
+    this.guard.stop();
   }
 
   /** A write in flight may never end; then the wait for it ends with the last link. @returns errno */
@@ -364,6 +376,7 @@ export class Lender {
   #endLease(state: 'serving' | 'retired' | 'reclaimed'): void {
     this.#lease = null;
     this.#watch.stop();
+    this.guard.stop();
     this.#become(state);
   }
 

@@ -51,6 +51,10 @@ export class ByDaemon implements Driver {
       async () => (await statusOf(stay)) !== undefined,
       PATIENCE_MS,
     );
+    // No libvirt is here that a daemon could ask: its word is said in its place.
+    await call(from, 'source-leaves').catch((error: unknown) =>
+      this.#timeline.note(`the source is not told that its guest leaves: ${(error as Error).message}`),
+    );
     return stay;
   }
 

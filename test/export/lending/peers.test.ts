@@ -107,6 +107,53 @@ describe('a host that the gateway brings', () => {
     await second.closed();
   });
 
+  describe('and a guest that runs on', () => {
+    beforeEach(async () => {
+      await target.remove();
+      target = await serveTarget({ sourceGone: 'told' });
+    });
+
+    it('takes the disk over only when libvirt has said that the guest leaves', async () => {
+      const guest = await open({});
+      const b = await holder(randomUUID(), 'b.example');
+      const taken = b.command(XNBD_TAKEOVER);
+      for (let round = 0; round < 20; round++) assert.equal(await guest.write(0, data), 0);
+      assert.equal(state(), 'lent');
+      target.running.export.lender.sourceLeaves();
+      assert.equal(await taken, 0);
+      assert.equal(await guest.write(0, data), Errno.EPERM);
+    });
+
+    it('takes it over when its last client here is gone', async () => {
+      const guest = await open({});
+      const b = await holder(randomUUID(), 'b.example');
+      const taken = b.command(XNBD_TAKEOVER);
+      assert.equal(await guest.write(0, data), 0);
+      guest.break();
+      assert.equal(await taken, 0);
+    });
+
+    it('is refused when no such word comes, and the guest notices nothing', async () => {
+      target.running.export.lender.guard.limitMs = 50;
+      const guest = await open({});
+      const b = await holder(randomUUID(), 'b.example');
+      assert.equal(await b.command(XNBD_TAKEOVER), Errno.EPERM);
+      assert.equal(await guest.write(0, data), 0);
+      assert.match(said.join(), /its guest runs on here: libvirt tells of no migration; refused/);
+    });
+
+    it('retires nothing that a client of this host is connected to', async () => {
+      const guest = await open({});
+      const b = await holder(randomUUID(), 'b.example');
+      target.running.export.lender.sourceLeaves();
+      assert.equal(await b.command(XNBD_TAKEOVER), 0);
+      assert.equal(await b.command(XNBD_RETIRE), Errno.EIO);
+      guest.break();
+      await waitFor('the guest is gone', () => target.running.export.localClients === 0);
+      assert.equal(await b.command(XNBD_RETIRE), 0);
+    });
+  });
+
   it('that only reads, and leaves, is not taken for the guest that has gone', async () => {
     const guest = await open({});
     const b = await holder(randomUUID(), 'b.example');
