@@ -52,6 +52,10 @@ export class Request implements RequestFields, Answered {
     return REQUEST_COST + (carries ? Math.min(this.length, NBD_MAX_PAYLOAD) : 0);
   }
 
+  get returnsData(): boolean {
+    return this.type === Command.READ || this.type === Command.XNBD_HASH;
+  }
+
   /** Bytes that its answer brings: those of a READ, a digest for XNBD_HASH. */
   get dataLength(): number {
     return this.type === Command.XNBD_HASH ? HASH_LENGTH : this.length;
@@ -59,9 +63,7 @@ export class Request implements RequestFields, Answered {
 
   /** Once structured replies are agreed it never gets a simple one. */
   get chunked(): boolean {
-    return (
-      this.type === Command.READ || this.type === Command.BLOCK_STATUS || this.type === Command.XNBD_HASH
-    );
+    return this.returnsData || this.type === Command.BLOCK_STATUS;
   }
 
   /** Completion and ExtentsCompletion in one. Counts once: a disk may have thrown and answer all the same. */

@@ -11,19 +11,10 @@ import type { Socket } from 'node:net';
 import { log } from '../../log/log.ts';
 import { Command, CommandFlag, Errno, NBD_MAX_PAYLOAD } from '../../nbd/constants.ts';
 import type { Peer } from '../../nbd/handshake/peer.ts';
-import { ALLOCATION_CONTEXT_ID, type ServerHandshake } from '../../nbd/handshake/server-handshake.ts';
+import type { ServerHandshake } from '../../nbd/handshake/server-handshake.ts';
 import { ReceiveBuffer } from '../../nbd/receive-buffer.ts';
 import { ProtocolError, RequestParser } from '../../nbd/transmission/request-parser.ts';
-import {
-  blockStatusLength,
-  dataHeaderLength,
-  ReplyStyle,
-  replyStyle,
-  statusLength,
-  writeBlockStatus,
-  writeDataHeader,
-  writeStatus,
-} from '../../nbd/transmission/server-replies.ts';
+import { replyStyle } from '../../nbd/transmission/server-replies.ts';
 import type { Extent } from '../../store/completion.ts';
 import { type Descriptor, descriptorOf } from '../../system/descriptor.ts';
 import type { Client, Export } from '../export.ts';
@@ -31,6 +22,8 @@ import { Anticipation } from './anticipation.ts';
 import { checkRequest, commandName, type RequestLimits } from './check-request.ts';
 import { handshakeWith } from './handshake.ts';
 import { Receiving } from './receiving.ts';
+import { Replies } from './replies.ts';
+import { type BodyOwner, PlainBody, type ReplyBody } from './reply-body.ts';
 import { ReplyWriter } from './reply-writer.ts';
 import { Request, type RequestOwner } from './request.ts';
 
@@ -45,7 +38,7 @@ const ANTICIPATION_MS = 1;
 /** Faulty requests that are logged, a connection. */
 const LOGGED_FAULTS = 5;
 
-export class Session implements Client, RequestOwner {
+export class Session implements Client, RequestOwner, BodyOwner {
   attached = false;
   /** The host of the network whose connection this is; null: a client of this host. */
   peer: Peer | null = null;
@@ -56,19 +49,14 @@ export class Session implements Client, RequestOwner {
   readonly #parser = new RequestParser();
   #socket!: Socket;
   #descriptor!: Descriptor;
-  #replies!: ReplyWriter;
+  #writer!: ReplyWriter;
+  #replies!: Replies;
+  #body!: ReplyBody;
   readonly #anticipation = new Anticipation();
   /** Requests that came in together, the last time, and all before. */
   #taken = 0;
   #takenBefore = 0;
-  #limits: RequestLimits = {
-    size: 0,
-    readOnly: true,
-    baseAllocation: false,
-    structured: false,
-    attached: false,
-  };
-  #style: ReplyStyle = ReplyStyle.SIMPLE;
+  #limits!: RequestLimits;
   #handshakeTimer: NodeJS.Timeout | undefined;
   /** Past the handshake. */
   inTransmission = false;
@@ -113,9 +101,9 @@ export class Session implements Client, RequestOwner {
   start(socket: Socket): void {
     this.#socket = socket;
     this.#descriptor = descriptorOf(socket);
-    this.#replies = new ReplyWriter(socket, () => this.#eased());
+    this.#writer = new ReplyWriter(socket, () => this.#eased());
     this.#handshakeTimer = setTimeout(() => {
-      log.warning(`export ${this.#export.name}: a client did not finish its handshake in time; dropped`);
+      log.warning('a client did not finish its handshake in time; dropped');
       socket.destroy();
     }, HANDSHAKE_LIMIT_MS);
     socket.on('error', () => undefined);
@@ -155,7 +143,7 @@ export class Session implements Client, RequestOwner {
     this.#takenBefore += this.#taken;
     this.#taken = 0;
     const parser = this.#parser;
-    this.#replies.hold();
+    this.#writer.hold();
     try {
       if (!this.inTransmission && !this.#haggle()) return;
       const began = performance.now();
@@ -163,7 +151,7 @@ export class Session implements Client, RequestOwner {
       while ((!this.#ending || this.#stopping) && parser.next(this.#input)) {
         this.#taken += 1;
         this.#take(parser);
-        if (this.#heldBytes > this.#export.clientBytes || this.#replies.backedUp) {
+        if (this.#heldBytes > this.#export.clientBytes || this.#writer.backedUp) {
           this.#paused = true;
           break;
         }
@@ -179,13 +167,12 @@ export class Session implements Client, RequestOwner {
       if (this.#input.length > 0) this.#receiving.begun(this.#takenBefore + this.#taken, this.#stands);
     } catch (error) {
       // What is no breach of the protocol is our fault, not the client's.
-      if (!(error instanceof ProtocolError))
-        log.error(`export ${this.#export.name}: ${String((error as Error).stack)}`);
+      if (!(error instanceof ProtocolError)) log.error(String((error as Error).stack));
       this.#drop((error as Error).message);
       return;
     }
     this.#export.disk.endBatch?.();
-    this.#replies.flush();
+    this.#writer.flush();
     this.#endIfIdle();
   }
 
@@ -196,7 +183,7 @@ export class Session implements Client, RequestOwner {
     !this.#paused && this.#input.length > 0 && this.#takenBefore + this.#taken === taken;
 
   #drop(why: string): void {
-    log.warning(`export ${this.#export.name}: ${why}; connection dropped`);
+    log.warning(`${why}; connection dropped`);
     this.#socket.destroy();
   }
 
@@ -210,13 +197,15 @@ export class Session implements Client, RequestOwner {
     if (state === 'haggling') return false;
     clearTimeout(this.#handshakeTimer);
     if (state === 'closed') {
-      log.debug(`export ${this.#export.name}: ${closedBecause}`);
+      log.debug(String(closedBecause));
       this.#ending = true;
       this.#socket.destroySoon();
       return false;
     }
     this.#parser.extended = agreement.extendedHeaders;
-    this.#style = replyStyle(agreement);
+    const style = replyStyle(agreement);
+    this.#replies = new Replies(this.#writer, style);
+    this.#body = new PlainBody(this, this.#writer, style);
     this.#limits = {
       size: this.#export.disk.size,
       readOnly: this.#export.readOnly,
@@ -241,7 +230,7 @@ export class Session implements Client, RequestOwner {
     }
     const request = new Request(this, parsed);
     if (this.#stopping) {
-      this.#replyWithErrno(request, Errno.ESHUTDOWN);
+      this.#replies.status(request, Errno.ESHUTDOWN);
       return;
     }
     this.#underWay += 1;
@@ -263,10 +252,8 @@ export class Session implements Client, RequestOwner {
       this.#submit(request, payload);
     } catch (error) {
       const what = commandName(request.type);
-      log.error(`export ${this.#export.name}: ${what} failed: ${String((error as Error).stack)}`);
-      // The disk may still write to where the reply was to be built: that memory is given to no other reply
-      // from now on.
-      request.slab = undefined;
+      log.error(`${what} failed: ${String((error as Error).stack)}`);
+      this.#body.abandon(request);
       request.complete(Errno.EIO);
     }
   }
@@ -277,7 +264,7 @@ export class Session implements Client, RequestOwner {
     const fua = (request.flags & CommandFlag.FUA) !== 0;
     switch (type) {
       case Command.READ:
-        if (this.#admitted(request, 'read')) disk.read(this.#roomForData(request), offset, request);
+        if (this.#admitted(request, 'read')) disk.read(this.#body.space(request), offset, request);
         break;
       case Command.WRITE:
         if (this.#admitted(request, 'write')) disk.write(payload, offset, fua, request);
@@ -315,7 +302,7 @@ export class Session implements Client, RequestOwner {
         lender.waitGone(this, request);
         break;
       case Command.XNBD_HASH:
-        if (this.#admitted(request, 'read')) digests.digest(this.#roomForData(request), request, this);
+        if (this.#admitted(request, 'read')) digests.digest(this.#body.space(request), request, this);
         break;
       default:
         lender.heard(this);
@@ -340,66 +327,40 @@ export class Session implements Client, RequestOwner {
     result.then(
       (errno) => request.complete(errno),
       (error: unknown) => {
-        log.error(`export ${this.#export.name}: ${commandName(request.type)} failed: ${String(error)}`);
+        log.error(`${commandName(request.type)} failed: ${String(error)}`);
         request.complete(Errno.EIO);
       },
     );
-  }
-
-  #roomForData(request: Request): Buffer {
-    const header = dataHeaderLength(this.#style);
-    const slab = this.#replies.reserve(header + request.dataLength);
-    request.slab = slab;
-    request.start = slab.used - request.dataLength - header;
-    return slab.bytes.subarray(slab.used - request.dataLength, slab.used);
   }
 
   finished(request: Request, errno: number, extents: readonly Extent[] | undefined): void {
     if (request.counted) {
       this.#export.writeEnded(errno === 0 && request.type === Command.WRITE ? request.length : 0);
     }
+    if (!this.#closed) {
+      if (errno === 0 && request.returnsData) {
+        this.#body.write(request);
+        return;
+      }
+      if (errno === 0 && request.type === Command.BLOCK_STATUS) this.#replies.extents(request, extents ?? []);
+      else {
+        this.#body.discard(request);
+        this.#replies.status(request, errno);
+      }
+    }
+    this.answered(request);
+  }
+
+  answered(request: Request): void {
     this.#underWay -= 1;
     this.#heldBytes -= request.cost;
-    if (this.#closed) return;
-    if (errno === 0 && request.slab !== undefined) this.#replyWithData(request);
-    else if (errno === 0 && request.type === Command.BLOCK_STATUS)
-      this.#replyWithExtents(request, extents ?? []);
-    else this.#replyWithErrno(request, errno);
     this.#eased();
-  }
-
-  #replyWithData(request: Request): void {
-    const { slab, start, dataLength: length } = request;
-    if (slab === undefined) return;
-    const header = writeDataHeader(slab.bytes, start, this.#style, request, length);
-    this.#replies.send(slab, start, start + header + length);
-  }
-
-  #replyWithExtents(request: Request, extents: readonly Extent[]): void {
-    if (extents.length === 0) {
-      this.#replyWithErrno(request, Errno.EIO);
-      return;
-    }
-    const length = blockStatusLength(this.#style, extents.length);
-    const slab = this.#replies.reserve(length);
-    const start = slab.used - length;
-    writeBlockStatus(slab.bytes, start, this.#style, request, ALLOCATION_CONTEXT_ID, extents);
-    this.#replies.send(slab, start, start + length);
-  }
-
-  #replyWithErrno(request: Request, errno: number): void {
-    if (request.slab !== undefined) this.#replies.release(request.slab);
-    const length = statusLength(this.#style, errno, request.chunked);
-    const slab = this.#replies.reserve(length);
-    const start = slab.used - length;
-    writeStatus(slab.bytes, start, this.#style, request, errno, request.chunked);
-    this.#replies.send(slab, start, start + length);
   }
 
   /** Something under way has ended: perhaps there is room for more, or nothing left to wait for. */
   #eased(): void {
     if (this.#closed) return;
-    if (this.#paused && this.#heldBytes < this.#export.clientBytes / 2 && !this.#replies.backedUp)
+    if (this.#paused && this.#heldBytes < this.#export.clientBytes / 2 && !this.#writer.backedUp)
       this.#goOn();
     if (this.#ending && this.#underWay === 0) setImmediate(() => this.#endIfIdle());
   }
@@ -422,7 +383,7 @@ export class Session implements Client, RequestOwner {
 
   #endIfIdle(): void {
     if (!this.#ending || this.#underWay > 0 || this.#closed || !this.inTransmission) return;
-    this.#replies.flush();
+    this.#writer.flush();
     this.#socket.destroySoon();
   }
 
@@ -430,7 +391,7 @@ export class Session implements Client, RequestOwner {
     if (this.#closed) return;
     this.#closed = true;
     clearTimeout(this.#handshakeTimer);
-    this.#replies.close();
+    this.#writer.close();
     this.#receiving.close();
     this.#export.digests.forget(this);
     this.#export.left(this, this.#orderly);
@@ -438,6 +399,6 @@ export class Session implements Client, RequestOwner {
 
   #logFault(text: string): void {
     this.#faults += 1;
-    if (this.#faults <= LOGGED_FAULTS) log.warning(`export ${this.#export.name}: client's ${text}`);
+    if (this.#faults <= LOGGED_FAULTS) log.warning(`client's ${text}`);
   }
 }
