@@ -8,7 +8,7 @@ import { parseOriginTimeout } from '../control/origin-timeout.ts';
 import type { OriginTimeout } from '../control/protocol.ts';
 import { type ServeOptions, serve, serveUntilStopped } from '../export/serve.ts';
 import { openTarget } from '../export/target.ts';
-import { log } from '../log/log.ts';
+import { configureLog, log } from '../log/log.ts';
 import { isHolder } from '../nbd/handshake/attach.ts';
 import { certificatesIn } from '../pki/certificate-files.ts';
 import { Credentials } from '../pki/credentials.ts';
@@ -45,7 +45,9 @@ interface ProxyArguments extends CommonArguments {
 // pool is first used.
 process.env['UV_THREADPOOL_SIZE'] ??= '16';
 
-const program = new Command('xnbd-export').description('serve one disk over NBD');
+const program = new Command('xnbd-export')
+  .description('serve one disk over NBD')
+  .hook('preAction', (_program, command) => configureLog({ disk: command.args[0]! }));
 
 withCommonOptions(program.command('target'))
   .description('serve a disk whose blocks are all here')

@@ -112,8 +112,7 @@ export async function serve(options: ServeOptions, served: Served): Promise<Runn
         limitMs: STOP_LIMIT_MS,
         hopeless: () => served.originAway?.() ?? false,
       });
-      if (errno !== 0)
-        log.error(`export ${running.name}: the last flush failed (${errno}); recent writes may be lost`);
+      if (errno !== 0) log.error(`the last flush failed (${errno}); recent writes may be lost`);
       await served.close();
       return errno === 0 ? 0 : 1;
     });
@@ -219,13 +218,13 @@ export async function serveUntilStopped(
       () => undefined,
     );
   }
-  log.info(`export ${name}: ${state} on ${options.socket}${where(running.tcp)}`);
+  log.info(`${state} on ${options.socket}${where(running.tcp)}`);
   // The process that started this one may have closed the pipe.
   process.stdout.on('error', () => undefined);
   process.stdout.write(`ready ${name} ${state} ${options.socket}\n`);
   const code = await running.ended;
   abort.abort();
-  log.info(`export ${name}: stopped`);
+  log.info('stopped');
   return code;
 }
 

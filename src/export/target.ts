@@ -58,7 +58,7 @@ async function keepRecord(options: TargetOptions, image: Image): Promise<RecordK
   checkRecord(found, options, image);
   const keeper = new RecordKeeper(stateDir, found);
   if (found.image !== image.path) {
-    log.warning(`export ${name}: its image moved from ${found.image} to ${image.path}`);
+    log.warning(`its image moved from ${found.image} to ${image.path}`);
     await keeper.update({ image: image.path });
   }
   return keeper;

@@ -16,18 +16,20 @@ export const logLevels: readonly LogLevel[] = ['error', 'warning', 'info', 'debu
 
 let threshold = logLevels.indexOf('info');
 let sink: LogSink = writeLine;
+let front = '';
 
 /**
- * `level`: the least grave that is written (info at first). `sink`: where to (stderr at first). What is not
- * given stays.
+ * `level`: the least grave that is written (info at first). `sink`: where to (stderr at first). `disk`: the
+ * one that the process serves, named in front of each message ('': none). What is not given stays.
  */
-export function configureLog(options: { level?: LogLevel; sink?: LogSink }): void {
+export function configureLog(options: { level?: LogLevel; sink?: LogSink; disk?: string }): void {
+  if (options.disk !== undefined) front = options.disk === '' ? '' : `${options.disk}: `;
   if (options.level !== undefined) threshold = logLevels.indexOf(options.level);
   if (options.sink !== undefined) sink = options.sink;
 }
 
 function write(level: LogLevel, message: string, fields: LogFields = {}): void {
-  if (logLevels.indexOf(level) <= threshold) sink(level, message, fields);
+  if (logLevels.indexOf(level) <= threshold) sink(level, front + message, fields);
 }
 
 /** Never throws: a log that cannot be written is no reason to stop serving a disk. */

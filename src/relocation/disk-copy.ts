@@ -48,12 +48,11 @@ export class DiskCopy {
   readonly #onComplete: () => void;
   #checkpointError: string | null = null;
 
-  constructor({ name, link, image, map, locks, onComplete, onChange }: DiskCopyOptions) {
+  constructor({ link, image, map, locks, onComplete, onChange }: DiskCopyOptions) {
     this.map = map;
     this.#onComplete = onComplete;
-    this.#bad = new BadBlocks(name, map);
+    this.#bad = new BadBlocks(map);
     this.#unreadable = new UnreadableBlocks({
-      name,
       image,
       onChange: () => {
         this.#completeOr(() => undefined);
@@ -61,7 +60,6 @@ export class DiskCopy {
       },
     });
     this.#space = new ImageSpace({
-      name,
       image: image.isBlockDevice ? null : image.path,
       missing: () => map.sizeBytes - map.presentBytes,
       onChange: () => {

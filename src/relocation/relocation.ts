@@ -98,7 +98,7 @@ export class Relocation {
     this.#record = options.keeper.record;
     this.#before = { ...this.#record };
     this.#link = link;
-    this.waits = new GuestWaits(this.#record.name, options.originTimeout);
+    this.waits = new GuestWaits(options.originTimeout);
     this.waits.choose(this.#record.originTimeout ?? 'default');
     this.disk = new ProxyDisk(options.image, this.#record.complete ? null : link, this.waits);
     this.disk.onChanged = () => this.arrived();
@@ -172,7 +172,7 @@ export class Relocation {
     this.#takeover ??= this.#takeOver(why).catch((error: unknown) => {
       this.#takeover = null;
       this.#error = `takeover failed: ${(error as Error).message}`;
-      log.error(`${this.#record.name}: ${this.#error}`);
+      log.error(this.#error);
       this.onChange?.();
       throw error;
     });
@@ -229,7 +229,7 @@ export class Relocation {
     // Before the record goes: whoever comes next knows by it whose the image is.
     if (this.#record.imageCreated) await removeDurably(this.#options.image.path);
     await PresentMap.remove(this.#options.stateDir);
-    log.info(`${name}: abandoned; the origin has its disk back`);
+    log.info('abandoned; the origin has its disk back');
   }
 
   /** Our lease is void: what was kept is of no use to anybody, and nobody is served from it. */
@@ -290,7 +290,7 @@ export class Relocation {
 
   async #takeOver(why: string): Promise<void> {
     const { keeper, stateDir, image } = this.#options;
-    log.info(`${this.#record.name}: takeover, by ${why}`);
+    log.info(`takeover, by ${why}`);
     this.#askedToFence = true;
     const ended = (): boolean => this.#stopped || this.#void;
     const map = await takeOver({ link: this.#link!, keeper, image, stateDir, ended });
@@ -309,7 +309,7 @@ export class Relocation {
     if (link.lends) {
       fenceAgain(link, (errno) => {
         this.#error = `the origin refuses to be fenced again: error ${errno}`;
-        log.error(`${this.#record.name}: ${this.#error}`);
+        log.error(this.#error);
       });
     }
     this.#keep(map);
@@ -361,7 +361,7 @@ export class Relocation {
       }));
     } catch (error) {
       const hindrance = `complete, but that cannot be put on disk: ${(error as Error).message}; trying again`;
-      if (this.#error !== hindrance) log.error(`${record.name}: ${hindrance}`);
+      if (this.#error !== hindrance) log.error(hindrance);
       this.#error = hindrance;
       this.onChange?.();
       setTimeout(() => {
@@ -372,9 +372,7 @@ export class Relocation {
     }
     this.#error = null;
     this.disk.completed();
-    log.info(
-      `${record.name}: complete after ${record.relocationSeconds.toFixed(1)} s; letting go of the origin`,
-    );
+    log.info(`complete after ${record.relocationSeconds.toFixed(1)} s; letting go of the origin`);
     this.onChange?.();
     await this.#retireOrigin();
   }
@@ -391,7 +389,7 @@ export class Relocation {
     this.#retiringOrigin ??= this.#retireOriginNow().catch((error: unknown) => {
       // The next start tries again.
       this.#error = `the origin is let go, but that cannot be put on disk: ${(error as Error).message}`;
-      log.error(`${this.#record.name}: ${this.#error}`);
+      log.error(this.#error);
     });
     return this.#retiringOrigin;
   }
@@ -405,7 +403,7 @@ export class Relocation {
       closeMap: () => this.#closeMap(),
       stopped: () => this.#stopped || this.#void,
       hindered: (reason) => {
-        if (this.#error !== reason) log.error(`${this.#record.name}: ${reason}`);
+        if (this.#error !== reason) log.error(reason);
         this.#error = reason;
         this.onChange?.();
       },

@@ -25,13 +25,21 @@ function stderrOf(program: string, environment: NodeJS.ProcessEnv = {}): string 
 }
 
 describe('log', () => {
-  afterEach(() => configureLog({ level: 'info', sink: writeLine }));
+  afterEach(() => configureLog({ level: 'info', sink: writeLine, disk: '' }));
 
   it('leaves out what is less grave than its level', () => {
     const seen: string[] = [];
     configureLog({ level: 'warning', sink: (level, message) => seen.push(`${level} ${message}`) });
     for (const level of ['debug', 'info', 'warning', 'error'] as const) log[level]('x');
     assert.deepEqual(seen, ['warning x', 'error x']);
+  });
+
+  it('names the disk that the process serves in front of each message', () => {
+    const seen: string[] = [];
+    configureLog({ disk: 'vm1-vda', sink: (_level, message) => seen.push(message) });
+    log.info('relocating, generation 2');
+    log.error('read failed');
+    assert.deepEqual(seen, ['vm1-vda: relocating, generation 2', 'vm1-vda: read failed']);
   });
 
   it('writes one line with time, level and fields', () => {

@@ -98,7 +98,7 @@ export async function startExport(
     const status = await askStatus(paths.ctl).catch(() => undefined);
     if (status !== undefined && status.pid === child.pid) return status;
     if (gone.signal.aborted) {
-      const said = await lastLine(paths.log, logStart);
+      const said = await lastLine(paths.log, logStart, `${args[1]}: `);
       throw new Error(said ?? `xnbd-export ${args[1]} ${gone.signal.reason}; its log is ${paths.log}`);
     }
     if (signal?.aborted === true || Date.now() > deadline) {
@@ -125,8 +125,8 @@ async function openLog(path: string) {
   return open(path, 'a', 0o600);
 }
 
-/** What the export said last since `start`, without the program's name and level in front. */
-async function lastLine(path: string, start: number): Promise<string | undefined> {
+/** What the export said last since `start`, without time, level and disk in front. */
+async function lastLine(path: string, start: number, disk: string): Promise<string | undefined> {
   const file = await open(path, 'r');
   try {
     const tail = Buffer.alloc(4096);
@@ -134,8 +134,9 @@ async function lastLine(path: string, start: number): Promise<string | undefined
     const from = Math.max(start, size - tail.length);
     const { bytesRead } = await file.read(tail, 0, Math.min(tail.length, size - from), from);
     const lines = tail.toString('utf8', 0, bytesRead).trim().split('\n');
-    const last = lines.at(-1)?.replace(logPrefix, '').trim();
-    return last === '' ? undefined : last;
+    const last = lines.at(-1)?.replace(logPrefix, '').trim() ?? '';
+    const said = last.startsWith(disk) ? last.slice(disk.length) : last;
+    return said === '' ? undefined : said;
   } finally {
     await file.close();
   }

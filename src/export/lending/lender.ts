@@ -129,9 +129,7 @@ export class Lender {
       identity,
     );
     if (refusal !== undefined) {
-      log.warning(
-        `export ${record.name}: ${link.peer?.who ?? 'a client of this host'} may not attach: ${refusal.text}`,
-      );
+      log.warning(`${link.peer?.who ?? 'a client of this host'} may not attach: ${refusal.text}`);
       return refusal;
     }
     if (this.#lease === null) {
@@ -169,14 +167,12 @@ export class Lender {
       const lease = this.#lease;
       if (lease?.has(link) !== true) return Errno.EINVAL;
       if (this.state === 'fenced') return 0;
-      const { name, generation } = this.#options.record;
+      const { generation } = this.#options.record;
       this.#become('fencing');
       const errno = await this.#quiesced();
       if (errno !== 0) {
         const gone = lease.links === 0;
-        log.error(
-          `export ${name}: not fenced: ${gone ? 'the lease holder is gone' : `flush failed (${errno})`}`,
-        );
+        log.error(`not fenced: ${gone ? 'the lease holder is gone' : `flush failed (${errno})`}`);
         this.#unfence();
         return errno;
       }
@@ -192,9 +188,7 @@ export class Lender {
         return this.#fenceNotWritten(error as Error);
       }
       const whom = lease.holder === '' ? '' : ` of ${lease.holder}`;
-      log.info(
-        `export ${name}: fenced at generation ${generation}, for lease ${leaseTag(lease.uuid)}${whom}`,
-      );
+      log.info(`fenced at generation ${generation}, for lease ${leaseTag(lease.uuid)}${whom}`);
       this.#become('fenced');
       return 0;
     });
@@ -218,7 +212,7 @@ export class Lender {
       }
       const errno = await this.#persist({ state: 'retired', lease: null, leaseIdentity: null });
       if (errno !== 0) return errno;
-      log.info(`export ${this.#options.record.name}: retired, its lease holder has every block`);
+      log.info('retired, its lease holder has every block');
       this.#endLease('retired');
       this.#options.onRetired();
       return 0;
@@ -243,7 +237,7 @@ export class Lender {
       const lease = this.#lease!.uuid;
       await this.#options.persist((record) => takenBack(record, this.#unfenced(record).state!));
       log.warning(
-        `export ${name}: reclaimed from ${movedTo?.host || 'its holder'} (lease ${leaseTag(lease)}), generation ${this.#options.record.generation} now`,
+        `reclaimed from ${movedTo?.host || 'its holder'} (lease ${leaseTag(lease)}), generation ${this.#options.record.generation} now`,
       );
       this.#lease?.cut();
       this.#endLease('serving');
@@ -262,9 +256,7 @@ export class Lender {
         throw new Error(`${name} is ${this.state}: no guest can be started on it here`);
       await this.#options.persist(({ epoch }) => ({ epoch: epoch + 1 }));
       if (this.state === 'serving') return;
-      log.warning(
-        `export ${name}: a guest is started here while it is lent: lease ${leaseTag(this.lease)} is void`,
-      );
+      log.warning(`a guest is started here while it is lent: lease ${leaseTag(this.lease)} is void`);
       this.#lease?.cut();
       this.#endLease('serving');
     });
@@ -330,7 +322,7 @@ export class Lender {
     if (this.state === 'fenced') {
       const errno = await this.#persist(this.#unfenced);
       if (errno !== 0) return errno;
-      log.info(`export ${this.#options.record.name}: given back`);
+      log.info('given back');
     }
     // The other connections of the lease read what may change from now on.
     this.#lease?.cut(asking);
@@ -340,9 +332,7 @@ export class Lender {
 
   /** The disk may or may not say `fenced` now: it must not, because no holder was told. */
   async #fenceNotWritten(error: Error): Promise<number> {
-    log.error(
-      `export ${this.#options.record.name}: not fenced, its record cannot be written: ${error.message}`,
-    );
+    log.error(`not fenced, its record cannot be written: ${error.message}`);
     await this.#persist(this.#unfenced);
     this.#unfence();
     return Errno.EIO;
@@ -366,9 +356,7 @@ export class Lender {
       await this.#options.persist(change);
       return 0;
     } catch (error) {
-      log.error(
-        `export ${this.#options.record.name}: its record cannot be written: ${(error as Error).message}`,
-      );
+      log.error(`its record cannot be written: ${(error as Error).message}`);
       return Errno.EIO;
     }
   }

@@ -1,5 +1,6 @@
 /** The one place where a request is judged before it reaches a disk: the range first, then the flags. */
 import { Command, CommandFlag, Errno, HASH_MAX, NBD_MAX_PAYLOAD } from '../../nbd/constants.ts';
+import type { Agreement } from '../../nbd/handshake/server-handshake.ts';
 
 export interface RequestFields {
   type: number;
@@ -19,6 +20,12 @@ export interface RequestLimits {
   structured: boolean;
   /** The connection has a lease. */
   attached: boolean;
+}
+
+/** @param size of the disk, bytes */
+export function requestLimits(agreement: Agreement, size: number, readOnly: boolean): RequestLimits {
+  const { baseAllocation, structuredReplies: structured, attached } = agreement;
+  return { size, readOnly, baseAllocation, structured, attached };
 }
 
 export interface RequestFault {

@@ -60,9 +60,7 @@ export class Listener {
 
   #accept(accepted: Socket): void {
     if (this.#sessions.size >= MAX_CONNECTIONS && !this.#dropOldestHandshake()) {
-      log.warning(
-        `export ${this.#export.name}: more than ${MAX_CONNECTIONS} connections; a new one is dropped`,
-      );
+      log.warning(`more than ${MAX_CONNECTIONS} connections; a new one is dropped`);
       accepted.destroy();
       return;
     }

@@ -19,7 +19,7 @@ import type { Extent } from '../../store/completion.ts';
 import { type Descriptor, descriptorOf } from '../../system/descriptor.ts';
 import type { Client, Export } from '../export.ts';
 import { Anticipation } from './anticipation.ts';
-import { checkRequest, commandName, type RequestLimits } from './check-request.ts';
+import { checkRequest, commandName, type RequestLimits, requestLimits } from './check-request.ts';
 import { handshakeWith } from './handshake.ts';
 import { Receiving } from './receiving.ts';
 import { Replies } from './replies.ts';
@@ -197,7 +197,7 @@ export class Session implements Client, RequestOwner, BodyOwner {
     if (state === 'haggling') return false;
     clearTimeout(this.#handshakeTimer);
     if (state === 'closed') {
-      log.debug(String(closedBecause));
+      log.debug(closedBecause);
       this.#ending = true;
       this.#socket.destroySoon();
       return false;
@@ -206,13 +206,7 @@ export class Session implements Client, RequestOwner, BodyOwner {
     const style = replyStyle(agreement);
     this.#replies = new Replies(this.#writer, style);
     this.#body = new PlainBody(this, this.#writer, style);
-    this.#limits = {
-      size: this.#export.disk.size,
-      readOnly: this.#export.readOnly,
-      baseAllocation: agreement.baseAllocation,
-      structured: agreement.structuredReplies,
-      attached: agreement.attached,
-    };
+    this.#limits = requestLimits(agreement, this.#export.disk.size, this.#export.readOnly);
     this.#input.resize(RECEIVE_BUFFER);
     this.inTransmission = true;
     this.#export.joined(this);

@@ -15,15 +15,12 @@ const MOST_SHOWN = 16;
 const MOST_LOGGED = 16;
 
 export class BadBlocks {
-  readonly #name: string;
   readonly #map: PresentMap;
   /** By what refused them. No block is in both. */
   readonly #refusedBy = { origin: new BlockRanges(MOST_RANGES), image: new BlockRanges(MOST_RANGES) };
   #logged = 0;
 
-  /** @param name of the export, for the log. */
-  constructor(name: string, map: PresentMap) {
-    this.#name = name;
+  constructor(map: PresentMap) {
     this.#map = map;
   }
 
@@ -60,7 +57,7 @@ export class BadBlocks {
     if (this.#logged > MOST_LOGGED) return;
     const what = at === 'origin' ? 'the origin cannot read' : 'the image cannot take';
     const more = this.#logged === MOST_LOGGED ? ' (further ones are not logged)' : '';
-    log.error(`${this.#name}: ${what} ${length} bytes at ${offset}: they stay absent${more}`);
+    log.error(`${what} ${length} bytes at ${offset}: they stay absent${more}`);
   }
 
   /** Those that are still absent, in order. */

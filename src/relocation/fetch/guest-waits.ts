@@ -25,7 +25,6 @@ interface Waiting {
 export class GuestWaits {
   /** Told after some have been given up. */
   onExpired: (() => void) | null = null;
-  readonly #name: string;
   readonly #default: number | null;
   #seconds: number | null;
   /** The longest waiting first. */
@@ -34,9 +33,8 @@ export class GuestWaits {
   /** Requests given up since the log was told; it is told of the first of a series. */
   #expired = 0;
 
-  /** @param name of the export, for the log. @param seconds the default; null: for ever */
-  constructor(name: string, seconds: number | null) {
-    this.#name = name;
+  /** @param seconds the default; null: for ever */
+  constructor(seconds: number | null) {
     this.#default = seconds;
     this.#seconds = seconds;
   }
@@ -86,7 +84,7 @@ export class GuestWaits {
       this.#expired += 1;
       if (this.#expired === 1)
         log.warning(
-          `${this.#name}: the origin has kept a request waiting for ${this.#seconds} s (origin-timeout): it gets EIO, and so do others that wait as long`,
+          `the origin has kept a request waiting for ${this.#seconds} s (origin-timeout): it gets EIO, and so do others that wait as long`,
         );
       waiting.expire();
     }

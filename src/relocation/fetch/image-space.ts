@@ -17,8 +17,6 @@ const MOST_RESERVE = 64 * 1024 * 1024;
 const RESERVE_PART = 1 / 16;
 
 export interface ImageSpaceOptions {
-  /** Of the export, for the log. */
-  name: string;
   /** Path of the image; null for a block device, whose room nobody can tell. */
   image: string | null;
   /** Bytes that are still to come. */
@@ -101,19 +99,17 @@ export class ImageSpace {
 
   #setShort(): void {
     if (this.shortage !== null) return;
-    const { name, image, missing, onChange } = this.#options;
+    const { image, missing, onChange } = this.#options;
     const where = image === null ? 'on its block device' : `in ${dirname(image)}`;
     this.shortage = `no room ${where} for the ${missing()} bytes that are still to come`;
-    log.warning(
-      `${name}: the copy pauses: ${this.shortage}; it goes on when there is room, the guest works on`,
-    );
+    log.warning(`the copy pauses: ${this.shortage}; it goes on when there is room, the guest works on`);
     onChange();
   }
 
   #setEnough(): void {
     if (this.shortage === null) return;
     this.shortage = null;
-    log.info(`${this.#options.name}: there is room again: the copy goes on`);
+    log.info('there is room again: the copy goes on');
     this.#options.onChange();
   }
 }

@@ -18,8 +18,6 @@ const LOOK_AGAIN_MS = 10_000;
 const MOST = 1024;
 
 export interface UnreadableBlocksOptions {
-  /** Of the export, for the log. */
-  name: string;
   image: Image;
   /** There are more, or fewer. */
   onChange: () => void;
@@ -116,7 +114,7 @@ export class UnreadableBlocks {
     else if (before < MOST) this.#blocks.add(block);
     if (!this.#said && this.#blocks.size > 0) {
       this.#said = true;
-      log.error(`${this.#options.name}: ${this.error}`);
+      log.error(String(this.error));
     }
     if (this.#blocks.size !== before || !this.any) this.#options.onChange();
   }

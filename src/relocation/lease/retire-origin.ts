@@ -48,22 +48,21 @@ export async function retireOrigin(options: RetireOriginOptions): Promise<void> 
   await closeMap();
   await PresentMap.remove(stateDir);
   await keeper.update({ origin: null });
-  log.info(`${keeper.record.name}: the origin is let go`);
+  log.info('the origin is let go');
 }
 
 /**
  * Resolves when the origin has retired, or nobody is left to be told, or the link is closed. Takes over
  * `link.onRefused`.
  */
-function tellToRetire({ link, keeper, stopped, hindered }: RetireOriginOptions): Promise<void> {
-  const { name } = keeper.record;
+function tellToRetire({ link, stopped, hindered }: RetireOriginOptions): Promise<void> {
   return new Promise((resolve) => {
     const refusals = new Refusals();
     const voided = link.onRefused;
     link.onRefused = (refusal) => {
       if (refusal instanceof LeaseVoid) voided?.(refusal);
       else if (!refusals.isFinal(refusal, performance.now())) return;
-      else log.info(`${name}: at the origin nobody is left to be told (${refusal.message}): it is let go`);
+      else log.info(`at the origin nobody is left to be told (${refusal.message}): it is let go`);
       resolve();
     };
     const tell = (): void =>
@@ -71,7 +70,7 @@ function tellToRetire({ link, keeper, stopped, hindered }: RetireOriginOptions):
         complete: (errno) => {
           if (errno === 0 || errno === Errno.ESHUTDOWN) resolve();
           else if (errno === Errno.EINVAL || errno === Errno.EPERM) {
-            log.warning(`${name}: the origin answers error ${errno} to retire: it is let go as it is`);
+            log.warning(`the origin answers error ${errno} to retire: it is let go as it is`);
             resolve();
           } else {
             hindered(`the origin cannot retire yet: error ${errno}, see its log; it is asked again`);

@@ -45,7 +45,7 @@ export async function takeOver({
     takenOverAt: new Date().toISOString(),
     state: 'relocating',
   });
-  log.info(`${record.name}: relocating, generation ${record.generation}`);
+  log.info(`relocating, generation ${record.generation}`);
   return map;
 }
 
@@ -59,7 +59,7 @@ export async function openMap(
   stateDir: string,
 ): Promise<PresentMap> {
   const map = await PresentMap.open(stateDir, await mapIdentity(record, image), image);
-  log.info(`${record.name}: relocating again, ${map.presentBytes} of ${map.sizeBytes} bytes present`);
+  log.info(`relocating again, ${map.presentBytes} of ${map.sizeBytes} bytes present`);
   return map;
 }
 

@@ -12,13 +12,13 @@ import type { RecordKeeper } from '../../store/records/record-keeper.ts';
 export async function endVoid(keeper: RecordKeeper, takenOver: boolean, reason: string): Promise<void> {
   const { name } = keeper.record;
   if (!takenOver) {
-    log.error(`${name}: ${reason}; this arrival is void: give it up (xnbdctl abandon ${name})`);
+    log.error(`${reason}; this arrival is void: give it up (xnbdctl abandon ${name})`);
     return;
   }
-  log.error(`${name}: ${reason}; what is here is void, and is served no more`);
+  log.error(`${reason}; what is here is void, and is served no more`);
   const reclaimed = `${reason}; if nobody wants what its guest wrote here last: xnbdctl delete ${name} --force`;
   await keeper.update({ state: 'reclaimed', reclaimed }).catch((error: unknown) => {
     // The next start is told again.
-    log.error(`${name}: its record cannot be written: ${(error as Error).message}`);
+    log.error(`its record cannot be written: ${(error as Error).message}`);
   });
 }

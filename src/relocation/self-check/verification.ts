@@ -108,7 +108,7 @@ export class Verification {
       throw new Error(`${name} is being compared with its origin: wait for the result`);
     if (!keeper.record.differs && this.#state !== 'failed')
       throw new Error(`${name} has no differences from its origin that could be accepted`);
-    log.warning(`${name}: an administrator accepts the disk as it is (${this.#summary()})`);
+    log.warning(`an administrator accepts the disk as it is (${this.#summary()})`);
     await keeper.update({ differs: false });
     this.#settled = true;
     this.#error = null;
@@ -154,7 +154,6 @@ export class Verification {
 
   #start(): void {
     const { map } = this.#parts!;
-    const { name } = this.#options.keeper.record;
     if (this.#againTimer !== null) clearTimeout(this.#againTimer);
     this.#againTimer = null;
     const different = new Findings(map.sizeBytes);
@@ -166,7 +165,7 @@ export class Verification {
     this.#doubtful = doubtful;
     this.#whole = map.complete;
     this.#comparison = new Comparison(this.#parts!, found);
-    log.info(`${name}: comparing what was not written since the takeover with the origin`);
+    log.info('comparing what was not written since the takeover with the origin');
     this.#running = this.#run(this.#comparison).finally(() => {
       this.#running = null;
       this.#options.changed();
@@ -178,7 +177,6 @@ export class Verification {
   /** @returns when the result is known, and in the record where that has to know it. */
   async #run(comparison: Comparison): Promise<void> {
     const { keeper } = this.#options;
-    const { name } = keeper.record;
     try {
       await comparison.run();
       if (this.#different.bytes === 0) {
@@ -186,23 +184,23 @@ export class Verification {
         this.#state = 'passed';
         this.#settled ||= this.#whole;
         this.#error = null;
-        log.info(`${name}: ${this.#summary()}`);
+        log.info(this.#summary());
       } else {
         if (!keeper.record.differs) await keeper.update({ differs: true });
         this.#state = 'differs';
         this.#settled = false;
         this.#error = this.#held(`: ${this.#different.text()}`);
-        log.error(`${name}: ${this.#error}`);
+        log.error(this.#error);
       }
       if (this.#doubtful.bytes > 0)
         log.warning(
-          `${name}: differs from its origin where a write before a loss of power may be the cause: ${this.#doubtful.text()}`,
+          `differs from its origin where a write before a loss of power may be the cause: ${this.#doubtful.text()}`,
         );
     } catch (error) {
       if (this.#stopped) return;
       this.#state = 'failed';
       this.#error = `the disk cannot be compared with its origin: ${(error as Error).message}`;
-      log.error(`${name}: ${this.#error}`);
+      log.error(this.#error);
       this.#againTimer = setTimeout(() => {
         this.#againTimer = null;
         this.#options.admitted();
