@@ -14,7 +14,11 @@ export function importFault(from: string, to: string): string | undefined {
     if (from.startsWith(`${room}/`) && to.startsWith(`${below}/`)) return `${room} never imports ${below}`;
   const within = Object.keys(only).filter((room) => from.startsWith(`${room}/`));
   const room = within.sort((a, b) => b.length - a.length)[0];
-  if (room !== undefined && ![room, ...only[room]!].some((allowed) => to.startsWith(`${allowed}/`)))
+  if (
+    room !== undefined &&
+    to.includes('/') &&
+    ![room, ...only[room]!].some((allowed) => to.startsWith(`${allowed}/`))
+  )
     return `${room} imports only ${only[room]!.join(' and ') || 'itself'} besides packages`;
   for (const [folder, list] of Object.entries(floors)) {
     if (!from.startsWith(`${folder}/`) || !to.startsWith(`${folder}/`)) continue;

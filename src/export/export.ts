@@ -153,8 +153,8 @@ export class Export {
 
   /**
    * Lets every client finish what is under way, then makes the disk durable. Clients still busy after
-   * `limitMs` are disconnected (after HOPELESS_MS if the origin is away). Their open requests get no reply, so
-   * they were never acknowledged.
+   * `limitMs` are disconnected (after HOPELESS_MS if the origin is away). Their open requests get no reply,
+   * so they were never acknowledged.
    * @returns errno of making it durable
    */
   async stop({ limitMs, hopeless }: StopOptions): Promise<number> {

@@ -23,6 +23,7 @@ const xmlSecure = 1;
 const xmlInactive = 2;
 const listActive = 1;
 const metadataElement = 2;
+/** virDomainState. */
 export const stateRunning = 1;
 export const stateShutOff = 5;
 

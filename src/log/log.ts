@@ -12,7 +12,7 @@ import { writeLine } from './line.ts';
 export type LogSink = (level: LogLevel, message: string, fields: LogFields) => void;
 
 /** From the gravest on. */
-export const logLevels: readonly LogLevel[] = ['error', 'warning', 'info', 'debug'];
+const logLevels: readonly LogLevel[] = ['error', 'warning', 'info', 'debug'];
 
 let threshold = logLevels.indexOf('info');
 let sink: LogSink = writeLine;

@@ -91,7 +91,7 @@ function progress({ name, sizeBytes, verification, originReachable }: ExportStat
 }
 
 /** What came of it, in a few lines. */
-export function report(name: string, origin: string, result: VerificationStatus): string {
+function report(name: string, origin: string, result: VerificationStatus): string {
   const { by, comparedBytes, writtenBytes, absentBytes, differentBytes, doubtfulBytes } = result;
   const lines: string[] = [];
   if (result.state === 'passed') lines.push(`${name} is equal to ${origin}`);

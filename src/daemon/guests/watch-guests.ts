@@ -3,6 +3,7 @@
  * first write in any case, and hooks tell which domain ends. But a guest that only reads arrives silently,
  * and hooks are missed while the daemon is away.
  */
+import { stateRunning } from '../../libvirt/calls.ts';
 import type { ActiveDomain, DomainEvent, LibvirtClient } from '../../libvirt/client.ts';
 import { log } from '../../log/log.ts';
 import { release, stopped } from '../hooks/ends.ts';
@@ -12,8 +13,6 @@ import type { UsingDomain } from '../registry/domains.ts';
 /** virDomainEventType. */
 const eventStarted = 2;
 const eventResumed = 4;
-/** virDomainState. */
-const stateRunning = 1;
 /** A domain counts as ended without a hook only when libvirt has said so for this long. */
 const goneMs = 30_000;
 

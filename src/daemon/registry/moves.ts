@@ -181,7 +181,8 @@ export class Moves extends EventEmitter<MovesEvents> {
     this.#writing = this.#writing.then(async () => {
       if (move.signalled || this.#signal === undefined) return;
       this.#signal(move, state);
-      if (move.state !== state) return; // It has entered another state meanwhile, which is yet to be signalled.
+      // It has entered another state meanwhile, which is yet to be signalled.
+      if (move.state !== state) return;
       move.signalled = true;
       await this.#write(move);
     });

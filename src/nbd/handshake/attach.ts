@@ -8,7 +8,7 @@ import { NBD_MAX_STRING } from '../constants.ts';
  * What we speak; 1 is that of earlier releases, without epoch and holder, and is still understood and
  * answered in kind.
  */
-export const ATTACH_VERSION = 2;
+const ATTACH_VERSION = 2;
 const REQUEST_FIXED = 4 + 16 + 16 + 8 + 4;
 const ATTACHED_LENGTH = 4 + 16 + 8 + 1 + 8;
 const EPOCH_LENGTH = 8;

@@ -6,8 +6,9 @@
  * arrive, readers get them at once; then, under the block lock, those blocks that are *still* absent are
  * written to the image and marked (rules 4 and 6); then those are told who wait for the block to be local. If
  * the local image refuses (no room, a bad sector), readers have their data all the same and the blocks stay
- * absent; so they do while room is short (image-space.ts), but for those that a guest's write needs. What the origin
- * cannot read as a whole is read in parts (salvage.ts), so that an error is that of its own block alone.
+ * absent; so they do while room is short (image-space.ts), but for those that a guest's write needs. What the
+ * origin cannot read as a whole is read in parts (salvage.ts), so that an error is that of its own block
+ * alone.
  */
 
 import { log } from '../../log/log.ts';
@@ -28,7 +29,7 @@ import { salvage } from './salvage.ts';
 export type { Keeper, Reader };
 
 /** Largest fetch, blocks: 1 MiB. */
-export const MAX_FETCH = 256;
+const MAX_FETCH = 256;
 
 export interface FetcherOptions {
   link: OriginLink;

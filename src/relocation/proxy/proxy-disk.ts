@@ -1,5 +1,6 @@
 /**
- * The proxy: a disk whose blocks are still arriving (Hirofuchi et al. 2008, section 5.1; docs/architecture.md).
+ * The proxy: a disk whose blocks are still arriving (Hirofuchi et al. 2008, section 5.1;
+ * docs/architecture.md).
  *
  *     standby --takeover--> relocating --every block present--> complete
  *

@@ -1,8 +1,8 @@
 /**
  * BLOCK_STATUS of a disk that is still arriving: present stretches as the image has them, absent ones as the
- * origin has them (origin/allocation.ts); nothing is fetched for it. An answer ends where the origin would have to
- * be asked first, so that what is local is told without the network; only one that begins there waits for the
- * origin.
+ * origin has them (origin/allocation.ts); nothing is fetched for it. An answer ends where the origin would
+ * have to be asked first, so that what is local is told without the network; only one that begins there waits
+ * for the origin.
  */
 
 import { BLOCK_SIZE, blockAt, blockBehind } from '../../store/block-ranges.ts';

@@ -2,8 +2,8 @@
  * The local image of a disk: a raw file or a block device.
  *
  * Reads and writes go to the page cache on the loop as long as it answers at once, and to the thread pool
- * when it does not: reads by RWF_NOWAIT, which knows, elsewhere by measuring (loop-or-pool.ts). Whatever may wait for
- * the disk (sync, punch) never runs on the loop.
+ * when it does not: reads by RWF_NOWAIT, which knows, elsewhere by measuring (loop-or-pool.ts). Whatever may
+ * wait for the disk (sync, punch) never runs on the loop.
  *
  * A write is acknowledged when it is in the page cache (it survives kill -9), and survives loss of power once
  * a `sync` that began after it has completed. A sync that fails is never followed by one that succeeds: the

@@ -14,8 +14,8 @@ import { makeDirectory, replaceFile } from '../directory.ts';
 import type { ExportRecord } from './record.ts';
 
 /**
- * After that nothing is remembered: a host that asks later is told that there is no such disk, and gives up after
- * ten minutes (relocation/lease/retire-origin.ts).
+ * After that nothing is remembered: a host that asks later is told that there is no such disk, and gives up
+ * after ten minutes (relocation/lease/retire-origin.ts).
  */
 const KEPT_MS = 30 * 24 * 3600 * 1000;
 

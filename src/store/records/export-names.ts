@@ -3,7 +3,9 @@ import { readdir } from 'node:fs/promises';
 import type { HostPaths } from '../../config/export-paths.ts';
 import { isExportName } from './record.ts';
 
-/** Names that have a control socket or a record here, in order. @throws Error when a directory cannot be read. */
+/**
+ * Names that have a control socket or a record here, in order. @throws Error when a directory cannot be read.
+ */
 export async function exportNames({ run, exports }: HostPaths): Promise<string[]> {
   const found = [...(await namesWith('.ctl', run)), ...(await namesWith('', exports))];
   return [...new Set(found)].sort();
