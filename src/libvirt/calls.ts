@@ -112,8 +112,8 @@ export async function domainState(bus: Bus, path: string): Promise<number> {
 const OUTGOING = 5;
 
 /**
- * The domain is being migrated away: it has a job, and that is an outgoing migration where the driver says what
- * jobs are (libxl does not).
+ * The domain is being migrated away: it has a job, and that is an outgoing migration where the driver says
+ * what jobs are (libxl does not).
  */
 export async function hasOutgoingJob(bus: Bus, path: string): Promise<boolean> {
   const [type, stats] = (await domainCall(bus, path, 'GetJobStats', 'u', [0], shortTimeout)) as [

@@ -1,10 +1,10 @@
 /**
- * Tells a disk that is lent when its guest is being migrated away: only then may a host of the network take it
- * over (src/export/lending/takeover-guard.ts).
+ * Tells a disk that is lent when its guest is being migrated away: only then may a host of the network take
+ * it over (src/export/lending/takeover-guard.ts).
  *
- * libvirt calls no hook at the source when a migration begins, and its event comes at the switchover, when the
- * destination's guest may have written already. So while a disk of a domain is lent, libvirt is asked whether
- * the domain has an outgoing job. Where libvirt cannot be asked, the `stopped` hook is the word.
+ * libvirt calls no hook at the source when a migration begins, and its event comes at the switchover, when
+ * the destination's guest may have written already. So while a disk of a domain is lent, libvirt is asked
+ * whether the domain has an outgoing job. Where libvirt cannot be asked, the `stopped` hook is the word.
  */
 import { log } from '../../log/log.ts';
 import type { Exports } from '../exports/exports.ts';

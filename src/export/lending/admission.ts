@@ -47,7 +47,10 @@ export function whyNotAttached(
 /** What a request wants of the disk. */
 export type Access = 'read' | 'write' | 'flush';
 
-/** @param holds the connection is the lease holder's. @param remote it is that of a host of the network. @returns errno, 0: it may */
+/**
+ * @param holds the connection is the lease holder's. @param remote it is that of a host of the network.
+ * @returns errno, 0: it may
+ */
 export function accessFault(
   state: LendState,
   access: Access,

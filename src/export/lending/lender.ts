@@ -288,7 +288,10 @@ export class Lender {
     return true;
   }
 
-  /** libvirt says that the source's guest is being migrated away. @returns false when the disk is lent to nobody */
+  /**
+   * libvirt says that the source's guest is being migrated away. @returns false when the disk is lent to
+   * nobody
+   */
   sourceLeaves(): boolean {
     if (this.#lease === null) return false;
     this.guard.open();

@@ -1,9 +1,9 @@
 /**
  * Keeps a host of the network from taking a disk from a guest that runs on here.
  *
- * Such a takeover passes when no client of this host is connected (any more), when the source's guest is gone,
- * or when libvirt says that the guest is being migrated away. One that comes before that word waits for it,
- * because the word and the first write of the destination's guest take different ways.
+ * Such a takeover passes when no client of this host is connected (any more), when the source's guest is
+ * gone, or when libvirt says that the guest is being migrated away. One that comes before that word waits for
+ * it, because the word and the first write of the destination's guest take different ways.
  */
 import { log } from '../../log/log.ts';
 import { Errno } from '../../nbd/constants.ts';
@@ -36,7 +36,10 @@ export class TakeoverGuard {
     this.#open = false;
   }
 
-  /** @returns 0 once the takeover may go on; EPERM when the guest has not left in time; ESHUTDOWN: nobody asks any more */
+  /**
+   * @returns 0 once the takeover may go on; EPERM when the guest has not left in time; ESHUTDOWN: nobody asks
+   * any more
+   */
   async passes(link: LeaseLink): Promise<number> {
     if (link.peer === null || this.#open || this.#localClients() === 0) return Errno.OK;
     const { promise, resolve } = Promise.withResolvers<number>();

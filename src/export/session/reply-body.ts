@@ -22,7 +22,10 @@ export interface BodyOwner {
   answered(request: Request): void;
 }
 
-/** Data as it is, built where it is sent from: the disk fills the place behind the header, and nothing is copied. */
+/**
+ * Data as it is, built where it is sent from: the disk fills the place behind the header, and nothing is
+ * copied.
+ */
 export class PlainBody implements ReplyBody {
   readonly #owner: BodyOwner;
   readonly #replies: ReplyWriter;
