@@ -18,14 +18,14 @@ const MOST_BYTES = 2 * NBD_MAX_PAYLOAD;
 const LEAST_BYTES = 1024 * 1024;
 
 const STOP_LOOK_MS = 20;
-/** How long requests that have little hope are waited for. */
-const HOPELESS_MS = 500;
+/** How long requests are waited for that may be waiting for an origin that is away. */
+const ORIGIN_AWAY_GRACE_MS = 500;
 
 export interface StopOptions {
   /** Clients that do not read their last replies are cut off after this. */
   limitMs: number;
-  /** What is under way may wait for something that does not come: an origin that cannot be reached. */
-  hopeless: () => boolean;
+  /** The origin cannot be reached: requests under way may be waiting for it in vain. */
+  originAway: () => boolean;
 }
 
 /** What the export knows of a connection. */
@@ -153,15 +153,15 @@ export class Export {
 
   /**
    * Lets every client finish what is under way, then makes the disk durable. Clients still busy after
-   * `limitMs` are disconnected (after HOPELESS_MS if the origin is away). Their open requests get no reply,
-   * so they were never acknowledged.
+   * `limitMs` are disconnected (after ORIGIN_AWAY_GRACE_MS if the origin is away). Their open requests get no
+   * reply, so they were never acknowledged.
    * @returns errno of making it durable
    */
-  async stop({ limitMs, hopeless }: StopOptions): Promise<number> {
+  async stop({ limitMs, originAway }: StopOptions): Promise<number> {
     this.lender.stop();
     const deadline = performance.now() + limitMs;
-    const hopelessAt = performance.now() + HOPELESS_MS;
-    const over = (): boolean => performance.now() > (hopeless() ? hopelessAt : deadline);
+    const graceEnds = performance.now() + ORIGIN_AWAY_GRACE_MS;
+    const over = (): boolean => performance.now() > (originAway() ? graceEnds : deadline);
     for (const client of [...this.#clients]) client.stop();
     while (this.#clients.size > 0 && !over()) await sleep(STOP_LOOK_MS);
     for (const client of [...this.#clients]) client.destroy();

@@ -110,7 +110,7 @@ export async function serve(options: ServeOptions, served: Served): Promise<Runn
     finish(async () => {
       const errno = await running.stop({
         limitMs: STOP_LIMIT_MS,
-        hopeless: () => served.originAway?.() ?? false,
+        originAway: () => served.originAway?.() ?? false,
       });
       if (errno !== 0) log.error(`the last flush failed (${errno}); recent writes may be lost`);
       await served.close();

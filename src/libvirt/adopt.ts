@@ -2,9 +2,9 @@
  * `adopt` makes the file disks of a shut-off domain xNBD disks, `release` makes its xNBD disks file disks
  * again.
  *
- * Each is a plan first, which says everything that would change and has changed nothing; whoever is shown it
- * can say no. Only the disks' own elements change in the XML. The images stay where they are: all that
- * adoption writes beside the definition is the record of each export.
+ * Each is a plan first, which says everything that would change and has changed nothing; the administrator is
+ * shown it and can say no. Only the disks' own elements change in the XML. The images stay where they are:
+ * all that adoption writes beside the definition is the record of each export.
  */
 import { open, readdir, realpath, stat } from 'node:fs/promises';
 import { connect } from 'node:net';
@@ -102,7 +102,7 @@ export async function applyAdopt(domain: ShutOffDomain, plan: DefinitionPlan, pa
 
 /**
  * What releasing a domain would change: its disks become plain files or devices again, the exports end. The
- * driver's attributes stay: they do no harm, and nobody knows what they were before.
+ * driver's attributes stay: they do no harm, and what they were before is not recorded.
  * @throws Error, one line, naming the disk and the way out, for one that cannot be released.
  */
 export async function planRelease(xml: string, paths: Paths): Promise<DefinitionPlan> {

@@ -1,9 +1,9 @@
 /**
  * What the daemon needs of a domain's XML: which of its disks are xNBD's, and where their origins are.
  *
- * A disk is xNBD's when QEMU reaches it over NBD on a socket in our run directory, RUN/NAME.sock, or (Xen,
- * and whoever wants a block device) when its source is /dev/xnbd/NAME. Everything else in a domain is none of
- * our business.
+ * A disk is xNBD's when QEMU reaches it over NBD on a socket in our run directory, RUN/NAME.sock, or (on Xen,
+ * and wherever a domain wants a block device) when its source is /dev/xnbd/NAME. Everything else in a domain
+ * is none of our business.
  */
 import { basename, dirname, join, normalize } from 'node:path';
 import { checkExportName } from '../store/records/record.ts';

@@ -55,7 +55,8 @@ function describe({ domain, disks, skipped, diff }: DefinitionPlan): string {
 }
 
 async function isConfirmed(question: string, { input, output }: Terminal): Promise<boolean> {
-  if (!input.isTTY) throw new Error('nobody can be asked, as stdin is no terminal: add --yes to change it');
+  if (!input.isTTY)
+    throw new Error('the change cannot be confirmed, because stdin is no terminal: add --yes to make it');
   const lines = createInterface({ input, output });
   try {
     return /^y(es)?$/i.test((await lines.question(`${question} [y/N] `)).trim());

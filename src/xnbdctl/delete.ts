@@ -20,7 +20,8 @@ export async function deleteLeft(paths: HostPaths, name: string, force: boolean)
   if (found.clients > 0) throw new Error(`${name} has ${found.clients} clients still: end its guest first`);
   if (found.state === 'reclaimed' && !force) {
     throw new Error(
-      `${found.image} may hold what the guest of ${name} wrote here last, and nobody else has; if nobody wants it: xnbdctl delete ${name} --force`,
+      `${found.image} may hold the last writes of ${name}'s guest, which no other host has; ` +
+        `to delete them as well: xnbdctl delete ${name} --force`,
     );
   }
   await ended(paths, name);
@@ -31,7 +32,7 @@ export async function deleteLeft(paths: HostPaths, name: string, force: boolean)
     if (record?.state !== found.state) throw new Error(`${name} is ${record?.state ?? 'gone'} by now`);
     if (record.state === 'retired' && record.origin !== null)
       throw new Error(
-        `${name} has yet to tell its own origin, ${record.origin.uri}, that it has retired; let it`,
+        `${name} still has to tell its own origin, ${record.origin.uri}, that it has retired: wait until it has`,
       );
     return `${name}: ${await deleteLeftovers(paths, name, record)}`;
   } finally {

@@ -58,7 +58,7 @@ export async function connectRunning(
   return client;
 }
 
-/** What a record says about an export that nobody serves now. */
+/** What a record says about an export that no process serves now. */
 function atRest(record: ExportRecord, socket: string): KnownExport {
   const { onDemandBytes, backgroundBytes, skippedBytes, sizeBytes } = record;
   // Blocks that the guest wrote whole are not counted in the record: it is this much at least.

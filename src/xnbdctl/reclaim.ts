@@ -32,7 +32,7 @@ export async function reclaim(config: Config, { name, force, tell }: ReclaimOpti
   const holder = found.movedTo === null || found.movedTo === '' ? undefined : found.movedTo;
   const where = holder ?? `an unknown host (lease ${found.lease})`;
   tell(`${name} moved to ${where} at ${found.movedAt ?? 'an unknown time'} (${found.state} here).`);
-  tell(`Whatever its guest has written since is there alone, and is given up by a reclaim.`);
+  tell('What its guest has written since then is on that host alone: a reclaim gives it up.');
   const answer: Answer =
     holder === undefined
       ? { has: 'unknown', why: 'it gave no address, and cannot be asked' }
@@ -42,14 +42,16 @@ export async function reclaim(config: Config, { name, force, tell }: ReclaimOpti
       `${holder} serves ${name}: it is not lost. Start the guest there, or migrate it back; nothing was changed`,
     );
   }
-  if (answer.has === 'handed on') {
+  if (answer.has === 'moved on') {
     throw new Error(
-      `${holder} has handed ${name} on: it is not lost. 'xnbdctl status ${name}' says there where it is, and it can be reclaimed there; nothing was changed`,
+      `${holder} is not lost: it moved ${name} on. 'xnbdctl status ${name}' on that host says where to, ` +
+        'and the disk can be reclaimed from there; nothing was changed',
     );
   }
   tell(`${where}: ${answer.why}.`);
   tell(
-    `If ${where} had handed it on, a third host has what was written last, and goes on writing until ${where} comes back and is told: look there first.`,
+    `If ${where} moved the disk on to a third host, the newest data is there. Check before you go on: ` +
+      `that host keeps writing until ${where} is back.`,
   );
   if (!force) {
     throw new Error(
@@ -60,7 +62,7 @@ export async function reclaim(config: Config, { name, force, tell }: ReclaimOpti
   return `${name}: reclaimed; this host owns the disk, as it was when it left`;
 }
 
-type Answer = { has: 'disk' } | { has: 'handed on' } | { has: 'unknown'; why: string };
+type Answer = { has: 'disk' } | { has: 'moved on' } | { has: 'unknown'; why: string };
 
 /** Asks a host whether it serves the disk now. */
 async function ask({ gateway, tls }: Config, holder: string, name: string): Promise<Answer> {
@@ -78,7 +80,7 @@ async function ask({ gateway, tls }: Config, holder: string, name: string): Prom
         (connection) => connection.disconnect(),
         (reason: unknown) => reason,
       );
-      if (refusal instanceof OriginRetired) return { has: 'handed on' };
+      if (refusal instanceof OriginRetired) return { has: 'moved on' };
       throw error;
     }
   } catch (error) {

@@ -34,7 +34,7 @@ describe('a guest with an ordinary file disk', function () {
     const before = await definition(host);
     const asked = await host.exec(['xnbdctl', verb, guest.name], { check: false });
     assert.equal(asked.code, 1);
-    assert.match(asked.stderr, /^xnbdctl: nobody can be asked, .* --yes/);
+    assert.match(asked.stderr, /^xnbdctl: the change cannot be confirmed, .* --yes/);
     assert.equal(await definition(host), before);
     const { stdout } = await host.exec(['xnbdctl', verb, guest.name, '--yes']);
     assert.ok(stdout.startsWith(asked.stdout), 'the change is shown before it is made');

@@ -50,10 +50,7 @@ describe('reclaim', () => {
   it('is refused, by force too, when that host has handed the disk on', async () => {
     await atB({ state: 'retired' });
     for (const force of [false, true])
-      await assert.rejects(
-        reclaimed(force),
-        /has handed vm1-vda on: it is not lost\. .*nothing was changed$/,
-      );
+      await assert.rejects(reclaimed(force), /is not lost: it moved vm1-vda on\. .*nothing was changed$/);
     assert.equal(await stateAtA(), 'retired');
   });
 
@@ -65,7 +62,7 @@ describe('reclaim', () => {
       if (there !== null) await atB(there);
       await assert.rejects(reclaimed(false), /nothing was changed\. If .* is lost for good/);
       assert.equal(await stateAtA(), 'retired');
-      assert.match(said.join('\n'), /had handed it on, a third host has what was written last/);
+      assert.match(said.join('\n'), /moved the disk on to a third host, the newest data is there/);
       assert.match(await reclaimed(true), /reclaimed; this host owns the disk/);
       assert.equal(await stateAtA(), 'serving');
     });

@@ -3,7 +3,7 @@
  * PropertiesChanged for what changed.
  *
  * An object's counters move all the time: changes are gathered, and announced at most twice a second for each
- * object. Who asks gets the values of the moment.
+ * object. A client that asks gets the values of the moment.
  */
 import { isDeepStrictEqual } from 'node:util';
 import dbus, { type MessageBus } from 'dbus-next';

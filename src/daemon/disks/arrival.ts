@@ -67,7 +67,7 @@ async function originOf(host: Host, domain: DomainInfo, name: string): Promise<s
   if (uri === undefined) {
     const asked = host.config.peers.map((peer) => peer.name).join(', ');
     throw new Error(
-      `nobody tells where disk ${name} of ${domain.name} is now: the domain carries no xnbd metadata (does xnbdd run at the source, ` +
+      `it is not known where disk ${name} of ${domain.name} is now: the domain carries no xnbd metadata (does xnbdd run at the source, ` +
         `with libvirt-dbus?), and ${asked === '' ? '[peers] of xnbd.conf names no host' : `of [peers] none serves it (${asked})`}`,
     );
   }
@@ -177,7 +177,7 @@ export async function abandonOthers(host: Host, name: string): Promise<void> {
 export async function discard(host: Host, name: string): Promise<void> {
   const record = await host.exports.record(name);
   if (record?.state === 'relocating') await host.exports.ensure(name);
-  // It may have died while it took over: only who knows the lease can lift the fence at the origin.
+  // The export may have died while it took over, and only an export that knows the lease can lift the fence.
   if (record?.state === 'standby') {
     await host.exports.ensure(name).catch((error: unknown) => {
       log.warning(`disk ${name} is given up without a word to its origin: ${(error as Error).message}`, {

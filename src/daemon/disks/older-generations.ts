@@ -1,9 +1,9 @@
 /**
- * A disk that comes back finds its older generation here: an old copy, or, when it comes back before it was
- * complete elsewhere, the very origin that the host which it comes from still reads. That goes by
- * `NAME@GENERATION` from then on, beside what arrives, and is served on to who holds its lease
- * (gateway/local-exports.ts finds it by the generation that he asks for). A disk that does not arrive after
- * all leaves its name to the older generation again.
+ * A disk that comes back finds its older generation here: an old copy, or, when the disk comes back before it
+ * was complete elsewhere, the origin that the other host still reads. The older generation is then renamed
+ * `NAME@GENERATION` and served beside the new one to the holder of its lease (gateway/local-exports.ts finds
+ * it by the generation that the holder asks for). If the disk does not arrive after all, the older generation
+ * gets its name back.
  */
 import { existsSync } from 'node:fs';
 import { readdir, rename } from 'node:fs/promises';
@@ -63,9 +63,9 @@ export function putBack(host: Host, name: string): Promise<boolean> {
 }
 
 /**
- * An export that does not run gets another name, and its image, if that lies where its name puts it. The
- * record comes first: what has been begun is ended by whoever finds it (`finishRename`). @returns its state
- * directory
+ * An export that does not run gets another name, and so does its image, if that lies where the name puts it.
+ * The record is written first, so that a daemon which finds it can finish the rename (`finishRename`).
+ * @returns its state directory
  */
 async function renameExport(host: Host, record: ExportRecord, name: string): Promise<string> {
   const [from, to] = [host.exports.paths(record.name), host.exports.paths(name)];
@@ -81,7 +81,7 @@ async function renameExport(host: Host, record: ExportRecord, name: string): Pro
  */
 export async function finishRename(host: Host, was: string, record: ExportRecord): Promise<string> {
   const [from, to] = [host.exports.paths(was), host.exports.paths(record.name)];
-  // Whoever died in between may have moved the image already.
+  // A daemon that died in between may have moved the image already.
   if (record.image === to.image && existsSync(from.image) && !existsSync(to.image)) {
     await rename(from.image, to.image);
     await syncDirectory(host.config.paths.images);

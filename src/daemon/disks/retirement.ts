@@ -1,6 +1,6 @@
 /**
- * What becomes of a disk on the host that it has left for good: every block is at the next host, and nobody
- * is served from here.
+ * What becomes of a disk on the host that it has left for good: every block is at the next host, and no
+ * client is served from here.
  */
 import { log } from '../../log/log.ts';
 import { deleteLeftovers } from '../../store/records/delete-disk.ts';

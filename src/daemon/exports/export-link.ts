@@ -1,6 +1,6 @@
 /**
- * The daemon's line to one export: its control socket, watched for as long as the export lives. The export is
- * the one who knows its state; the daemon only hears of it here.
+ * The daemon's line to one export: its control socket, watched for as long as the export lives. The export
+ * knows its state; the daemon only hears of it here.
  */
 import { connectControl } from '../../control/client.ts';
 import type { ControlMethod, ExportStatus } from '../../control/protocol.ts';
@@ -24,8 +24,8 @@ export interface ExportLinkEvents {
 }
 
 /**
- * Opens a control socket and watches; the first status has been reported when this resolves. @throws Error
- * when nobody answers.
+ * Opens a control socket and watches; the first status has been reported when this resolves.
+ * @throws Error when no process answers.
  */
 export async function openExportLink(path: string, events: ExportLinkEvents): Promise<ExportLink> {
   const client = await connectControl(path, events.status);
@@ -46,7 +46,7 @@ export async function openExportLink(path: string, events: ExportLinkEvents): Pr
   return { call: (method) => client.call(method, callLimitMs), close };
 }
 
-/** One status from one export. @throws Error when nobody answers. */
+/** One status from one export. @throws Error when no process answers. */
 export async function askStatus(path: string): Promise<ExportStatus> {
   const client = await connectControl(path);
   try {

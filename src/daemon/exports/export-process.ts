@@ -34,7 +34,7 @@ export function exportProgram(): string {
 
 /**
  * Arguments that start an arriving disk: a proxy that keeps nothing until its guest writes, or it is told.
- * @param tls arguments that say who this host is, for an origin that wants to know.
+ * @param tls arguments by which an origin knows this host.
  */
 export function arrivalArguments(
   name: string,

@@ -55,7 +55,7 @@ export class Exports extends EventEmitter<ExportsEvents> {
   /** Before `find` nothing is. */
   #isNeeded: IsNeeded = () => false;
   readonly #entries = new Map<string, Entry>();
-  /** Starts under way, so that two who want the same export start it once. */
+  /** Starts under way, so that an export which two hooks want is started once. */
   readonly #starting = new Map<string, Promise<ExportStatus>>();
   #closed = false;
 

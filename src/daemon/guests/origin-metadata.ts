@@ -3,7 +3,7 @@
  * to the next host.
  *
  * libvirt blocks every call about a domain while one of that domain's hooks waits, and refuses changes while
- * the domain migrates. So this runs beside everything else and is waited for by nobody: soon after its cause,
+ * the domain migrates. So this runs beside everything else and nothing waits for it: soon after its cause,
  * and again with growing pauses until it is done or pointless.
  */
 import type { Config } from '../../config/config.ts';

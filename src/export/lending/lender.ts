@@ -65,7 +65,7 @@ export class Lender {
   state: LendState;
   readonly #options: LenderOptions;
   readonly #watch: SourceWatch;
-  /** Used where libvirt tells of the source's guest (`told`): by hand nobody does. */
+  /** Used where libvirt tells of the source's guest (`told`): by hand no program does. */
   readonly guard: TakeoverGuard;
   #lease: Lease | null;
   /** The lease that was in force when our own origin took the disk back. */
@@ -79,7 +79,7 @@ export class Lender {
     const { state, lease, leaseIdentity } = options.record;
     this.#options = options;
     this.#watch = new SourceWatch(options.sourceGone === 'disconnect');
-    this.guard = new TakeoverGuard(options.record.name, options.localClients);
+    this.guard = new TakeoverGuard(options.localClients);
     this.state = state === 'fenced' || state === 'retired' || state === 'reclaimed' ? state : 'serving';
     this.#lease = this.state === 'fenced' && lease !== null ? new Lease(lease, leaseIdentity) : null;
   }

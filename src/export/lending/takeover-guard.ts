@@ -20,14 +20,12 @@ interface Waiter {
 export class TakeoverGuard {
   /** How long a takeover waits for the word, milliseconds. */
   limitMs = LIMIT_MS;
-  readonly #name: string;
   readonly #localClients: () => number;
   #open = false;
   #waiting: Waiter[] = [];
 
   /** @param localClients how many clients of this host are connected */
-  constructor(name: string, localClients: () => number) {
-    this.#name = name;
+  constructor(localClients: () => number) {
     this.#localClients = localClients;
   }
 
@@ -37,8 +35,8 @@ export class TakeoverGuard {
   }
 
   /**
-   * @returns 0 once the takeover may go on; EPERM when the guest has not left in time; ESHUTDOWN: nobody asks
-   * any more
+   * @returns 0 once the takeover may go on; EPERM when the guest has not left in time; ESHUTDOWN: the link
+   * has gone
    */
   async passes(link: LeaseLink): Promise<number> {
     if (link.peer === null || this.#open || this.#localClients() === 0) return Errno.OK;
@@ -50,7 +48,7 @@ export class TakeoverGuard {
     clearTimeout(timer);
     if (errno === Errno.EPERM)
       log.error(
-        `export ${this.#name}: ${link.peer.who} wants to take the disk over, and its guest runs on here: libvirt tells of no migration; refused`,
+        `${link.peer.who} wants to take the disk over, and its guest runs on here: libvirt tells of no migration; refused`,
       );
     return errno;
   }

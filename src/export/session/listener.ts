@@ -33,7 +33,7 @@ export class Listener {
     await new Promise<void>((resolve, reject) => {
       server.once('error', (error: NodeJS.ErrnoException) => {
         const taken = error.code === 'EADDRINUSE';
-        const why = taken ? 'it is taken: stop who listens there, or choose another port' : error.message;
+        const why = taken ? 'another program listens there: stop it, or choose another port' : error.message;
         reject(new Error(`cannot listen on ${address.host}:${address.port}: ${why}`));
       });
       server.listen(address.port, address.host, resolve);
