@@ -206,7 +206,7 @@ export class Lender {
       const { localClients } = this.#options;
       if (link.peer !== null && localClients() > 0) {
         log.warning(
-          `export ${this.#options.record.name}: not retired while a client of this host is connected: end the guest that has moved away`,
+          `not retired while a client of this host is connected: end the guest that has moved away`,
         );
         return Errno.EIO;
       }
