@@ -7,7 +7,7 @@ import { closeSync, openSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { promisify } from 'node:util';
-import type { ExportStatus } from '../src/control/protocol.ts';
+import type { ExportStatus } from '../src/control/status.ts';
 import { formatBytes, formatSeconds } from '../src/xnbdctl/format.ts';
 import { ProgressMeter } from '../src/xnbdctl/progress.ts';
 import { Guest } from './guest.ts';

@@ -1,6 +1,6 @@
 /** An export watched on its control socket: its latest status, and waiting for a state. */
 import { connectControl } from '../src/control/client.ts';
-import type { ExportState, ExportStatus } from '../src/control/protocol.ts';
+import type { ExportState, ExportStatus } from '../src/control/status.ts';
 
 export interface WatchedExport {
   readonly status: ExportStatus;
@@ -51,7 +51,6 @@ export async function watchExport(ctl: string): Promise<WatchedExport> {
     },
     close: () => client.close(),
   };
-  await client.call('watch');
-  take(await client.status());
+  await client.watch();
   return watched;
 }

@@ -6,7 +6,7 @@
 import { open } from 'node:fs/promises';
 import { type Message, sessionBus } from 'dbus-next';
 import { connectControl } from '../../src/control/client.ts';
-import type { ExportStatus } from '../../src/control/protocol.ts';
+import type { ExportStatus } from '../../src/control/status.ts';
 import type { Lab } from '../../test/lab/libvirt/lab.ts';
 import { log as hookLog } from './xnbd-host.ts';
 
@@ -107,8 +107,7 @@ async function watchExport(
     try {
       const client = await connectControl(path, tell);
       signal.addEventListener('abort', () => client.close());
-      await client.call('watch');
-      tell(await client.status());
+      await client.watch();
       await client.closed;
     } catch {
       // It is not there (yet), or it ended just now.

@@ -3,13 +3,9 @@
  * errands that need but one.
  */
 import { connect, type Socket } from 'node:net';
-import type {
-  ControlMethod,
-  ControlRequest,
-  ControlResponse,
-  ExportStatus,
-  StatusEvent,
-} from './protocol.ts';
+import { log } from '../log/log.ts';
+import type { ControlMethod, ControlRequest, ControlResponse, StatusEvent } from './protocol.ts';
+import { type ExportStatus, readStatus } from './status.ts';
 
 /** A stop waits for requests under way and for the disk, a takeover for the origin. */
 const CALL_LIMIT_MS = 60_000;
@@ -24,6 +20,8 @@ export interface ControlClient {
    */
   call(method: ControlMethod, limitMs?: number, parameters?: ControlParameters): Promise<unknown>;
   status(): Promise<ExportStatus>;
+  /** From now on `onStatus` hears of each change, and at once of what is so now. */
+  watch(limitMs?: number): Promise<ExportStatus>;
   close(): void;
   /** Resolves when the connection has ended, from either side. */
   readonly closed: Promise<void>;
@@ -51,7 +49,7 @@ export async function callExport(path: string, method: Exclude<ControlMethod, 'w
 
 /** @throws NobodyAnswers */
 export async function exportStatus(path: string): Promise<ExportStatus> {
-  return (await callExport(path, 'status')) as ExportStatus;
+  return readStatus(await callExport(path, 'status'));
 }
 
 export interface Watch {
@@ -63,13 +61,14 @@ export interface Watch {
 /** Reports the status now, then after each change. @throws NobodyAnswers */
 export async function watchExport(path: string, report: (status: ExportStatus) => void): Promise<Watch> {
   const client = await connectControl(path, report);
-  report((await client.call('watch')) as ExportStatus);
+  await client.watch();
   return { close: () => client.close(), ended: client.closed };
 }
 
 /**
  * Connects to an export.
- * @param onStatus called with each status that comes unasked, once `watch` has been called
+ * @param onStatus called with each status, once `watch` has been called; what it throws is logged, and cuts
+ * no link
  * @throws NobodyAnswers, or an Error of the system (EACCES)
  */
 export async function connectControl(
@@ -86,10 +85,10 @@ export async function connectControl(
       resolve();
     });
   });
-  onLines(socket, (line) => {
-    const message = JSON.parse(line) as ControlResponse | StatusEvent;
+  const report = onStatus === undefined ? undefined : guarded(onStatus);
+  onMessages(socket, (message) => {
     if ('event' in message) {
-      onStatus?.(message.status);
+      report?.(readStatus(message.status));
       return;
     }
     const waiter = waiting.get(message.id);
@@ -121,7 +120,12 @@ export async function connectControl(
   };
   return {
     call,
-    status: async () => (await call('status')) as ExportStatus,
+    status: async () => readStatus(await call('status')),
+    watch: async (limitMs) => {
+      const status = readStatus(await call('watch', limitMs));
+      report?.(status);
+      return status;
+    },
     close: () => socket.destroy(),
     closed,
   };
@@ -139,18 +143,50 @@ function connected(path: string): Promise<Socket> {
   });
 }
 
-function onLines(socket: Socket, take: (line: string) => void): void {
+/**
+ * A fault in what is done with a status must not cut the link that it came by: the export would look dead.
+ * Told once in a row: the next status is half a second away.
+ */
+function guarded(onStatus: (status: ExportStatus) => void): (status: ExportStatus) => void {
+  let told: string | undefined;
+  return (status) => {
+    try {
+      onStatus(status);
+      told = undefined;
+    } catch (error) {
+      const { name } = status;
+      const { message } = error as Error;
+      if (message === told) return;
+      told = message;
+      log.error(`export ${name}: its status (${status.state}) could not be followed: ${message}`, {
+        export: name,
+      });
+    }
+  };
+}
+
+function onMessages(socket: Socket, take: (message: ControlResponse | StatusEvent) => void): void {
   let received = '';
   socket.setEncoding('utf8');
   socket.on('data', (chunk: string) => {
     received += chunk;
     const lines = received.split('\n');
     received = lines.pop() ?? '';
-    try {
-      for (const line of lines) take(line);
-    } catch {
-      // Whoever is there, it is no export.
-      socket.destroy();
+    for (const line of lines) {
+      const message = parsed(line);
+      if (message !== undefined) take(message);
+      // It is no export that answers there.
+      else socket.destroy();
     }
   });
+}
+
+function parsed(line: string): ControlResponse | StatusEvent | undefined {
+  let value: unknown;
+  try {
+    value = JSON.parse(line);
+  } catch {
+    return undefined;
+  }
+  return typeof value === 'object' && value !== null ? (value as ControlResponse | StatusEvent) : undefined;
 }

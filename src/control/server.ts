@@ -6,7 +6,8 @@ import { createServer, type Server, type Socket } from 'node:net';
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { listenOnUnixSocket } from '../system/unix-socket.ts';
 import { readOriginTimeout } from './origin-timeout.ts';
-import type { ControlMethod, ControlResponse, ExportStatus, OriginTimeout, StatusEvent } from './protocol.ts';
+import type { ControlMethod, ControlResponse, OriginTimeout, StatusEvent } from './protocol.ts';
+import type { ExportStatus } from './status.ts';
 
 const MAX_LINE_BYTES = 64 * 1024;
 const COUNTERS_EVERY_MS = 500;

@@ -3,7 +3,7 @@
  * back or was reclaimed is ended when no guest uses it, and the guest's metadata follows the generation. And
  * which exports must run at all.
  */
-import type { ExportStatus } from '../control/protocol.ts';
+import type { ExportStatus } from '../control/status.ts';
 import type { ExportRecord } from '../store/records/record.ts';
 import { abandonOthers } from './disks/arrival.ts';
 import { retire } from './disks/retirement.ts';

@@ -2,7 +2,7 @@
  * The story of each disk and each move, as the daemon's log tells it: what has changed, nothing that only
  * goes on.
  */
-import type { ExportStatus } from '../control/protocol.ts';
+import type { ExportStatus } from '../control/status.ts';
 import { log } from '../log/log.ts';
 import type { Host } from './host.ts';
 import type { Move } from './registry/move-file.ts';

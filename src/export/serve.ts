@@ -4,8 +4,9 @@
  */
 import { once } from 'node:events';
 import { type Address, formatAddress } from '../config/address.ts';
-import type { ControlMethod, ExportStatus, OriginTimeout } from '../control/protocol.ts';
+import type { ControlMethod, OriginTimeout } from '../control/protocol.ts';
 import { ControlServer } from '../control/server.ts';
+import { type ExportStatus, emptyStatus } from '../control/status.ts';
 import { log } from '../log/log.ts';
 import { leaseTag } from '../store/records/lease-tag.ts';
 import type { RecordKeeper } from '../store/records/record-keeper.ts';
@@ -167,6 +168,7 @@ function status(options: ServeOptions, served: Served, running: Export): ExportS
   const { record } = served.keeper;
   const { lender } = running;
   return {
+    ...emptyStatus,
     name: record.name,
     uuid: record.uuid,
     generation: record.generation,
@@ -175,14 +177,6 @@ function status(options: ServeOptions, served: Served, running: Export): ExportS
     sizeBytes: record.sizeBytes,
     presentBytes: record.sizeBytes,
     origin: record.origin?.uri ?? null,
-    originReachable: true,
-    originUnreachableSince: null,
-    originUnreachableReason: null,
-    originTimeoutSeconds: null,
-    copyPaused: null,
-    badBytes: 0,
-    badRanges: [],
-    originDataBytes: null,
     onDemandBytes: record.onDemandBytes,
     backgroundBytes: record.backgroundBytes,
     skippedBytes: record.skippedBytes,
@@ -194,8 +188,6 @@ function status(options: ServeOptions, served: Served, running: Export): ExportS
     movedTo: record.movedTo?.host ?? null,
     movedAt: record.movedTo?.at ?? null,
     writtenBytes: running.writtenBytes,
-    verification: null,
-    error: null,
     ...served.describe(),
   };
 }

@@ -1,5 +1,5 @@
 /** From the takeover to the last block: what makes the blocks of one disk local, put together. */
-import type { BadRange } from '../control/protocol.ts';
+import type { BadRange } from '../control/status.ts';
 import { log } from '../log/log.ts';
 import type { Image } from '../store/image/image.ts';
 import type { PresentMap } from '../store/maps/present-map.ts';

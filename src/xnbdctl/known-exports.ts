@@ -4,7 +4,7 @@
  */
 import { exportPaths, type HostPaths } from '../config/export-paths.ts';
 import { type ControlClient, connectControl } from '../control/client.ts';
-import type { ExportStatus } from '../control/protocol.ts';
+import { type ExportStatus, emptyStatus } from '../control/status.ts';
 import { exportNames } from '../store/records/export-names.ts';
 import { leaseTag } from '../store/records/lease-tag.ts';
 import { type ExportRecord, readRecord, secondsSinceTakeover } from '../store/records/record.ts';
@@ -64,6 +64,7 @@ function atRest(record: ExportRecord, socket: string): KnownExport {
   // Blocks that the guest wrote whole are not counted in the record: it is this much at least.
   const fetched = Math.min(onDemandBytes + backgroundBytes + skippedBytes, sizeBytes);
   return {
+    ...emptyStatus,
     name: record.name,
     uuid: record.uuid,
     generation: record.generation,
@@ -77,21 +78,11 @@ function atRest(record: ExportRecord, socket: string): KnownExport {
     secondsSinceTakeover: secondsSinceTakeover(record),
     origin: record.complete ? null : (record.origin?.uri ?? null),
     originReachable: record.complete,
-    originUnreachableSince: null,
-    originUnreachableReason: null,
-    originTimeoutSeconds: null,
-    copyPaused: null,
-    badBytes: 0,
-    badRanges: [],
-    originDataBytes: null,
     image: record.image,
     socket,
-    clients: 0,
     lease: leaseTag(record.lease),
     movedTo: record.movedTo?.host ?? null,
     movedAt: record.movedTo?.at ?? null,
-    writtenBytes: 0,
-    verification: null,
     error: record.reclaimed,
   };
 }

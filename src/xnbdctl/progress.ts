@@ -1,5 +1,5 @@
 /** How fast an export comes, from one status to the next. */
-import type { ExportStatus } from '../control/protocol.ts';
+import type { ExportStatus } from '../control/status.ts';
 import { formatBytes, formatSeconds, formatShare } from './format.ts';
 import { unreachable } from './table.ts';
 

@@ -1,5 +1,6 @@
 /** Exports as tables for people. */
 import Table from 'cli-table3';
+import { type StatusName, type StatusProperty, statusRows } from '../control/status.ts';
 import { formatBytes, formatSeconds, formatShare } from './format.ts';
 import type { KnownExport } from './known-exports.ts';
 
@@ -114,42 +115,42 @@ function compared({ verification }: KnownExport): string | null {
   return `${state}: ${parts.join(', ')}`;
 }
 
+/** Lines that say more than their property, or say it in other words; null: there is nothing to say. */
+const lines: Partial<Record<StatusName, (each: KnownExport) => string | null>> = {
+  state: ({ state, pid }) => (pid === null ? `${state}, not running` : `${state}, pid ${pid}`),
+  uuid: ({ uuid, generation }) => `${uuid}, generation ${generation}`,
+  sizeBytes: ({ sizeBytes }) => `${formatBytes(sizeBytes)} (${sizeBytes} bytes)`,
+  presentBytes: ({ presentBytes, sizeBytes }) =>
+    `${formatBytes(presentBytes)}, ${formatShare(presentBytes, sizeBytes)}`,
+  secondsSinceTakeover: takeover,
+  originUnreachableSince: ({ originUnreachableSince, originUnreachableReason }) =>
+    originUnreachableSince === null
+      ? null
+      : `since ${originUnreachableSince}: ${originUnreachableReason ?? ''}`,
+  originTimeoutSeconds: timeout,
+  badBytes: bad,
+  verification: compared,
+  lease: ({ lease }) => (lease === null ? null : `lease ${lease}`),
+  movedAt: ({ movedAt, movedTo }) =>
+    movedAt === null ? null : `${movedTo || 'a host that gave no name'}, ${movedAt}`,
+  clients: ({ clients, writtenBytes }) => `${clients}, ${formatBytes(writtenBytes)} written`,
+};
+
+/** A property whose line says no more than its value. */
+function plain(value: unknown, unit: StatusProperty<unknown>['unit']): string | null {
+  if (value === null) return null;
+  if (typeof value !== 'number') return typeof value === 'string' ? value : JSON.stringify(value);
+  if (unit === 'bytes') return formatBytes(value);
+  return unit === 'seconds' ? formatSeconds(value) : String(value);
+}
+
 /** All about one export, one thing a line. */
 export function statusDetails(each: KnownExport): string {
-  const share = formatShare(each.presentBytes, each.sizeBytes);
-  const lines: [string, string | null][] = [
-    ['name', each.name],
-    ['state', each.pid === null ? `${each.state}, not running` : `${each.state}, pid ${each.pid}`],
-    ['identity', `${each.uuid}, generation ${each.generation}`],
-    ['size', `${formatBytes(each.sizeBytes)} (${each.sizeBytes} bytes)`],
-    ['present', `${formatBytes(each.presentBytes)}, ${share}`],
-    ['on demand', formatBytes(each.onDemandBytes)],
-    ['background', formatBytes(each.backgroundBytes)],
-    ['skipped', formatBytes(each.skippedBytes)],
-    ['takeover', takeover(each)],
-    ['origin', each.origin],
-    [
-      'unreachable',
-      each.originUnreachableSince === null
-        ? null
-        : `since ${each.originUnreachableSince}: ${each.originUnreachableReason ?? ''}`,
-    ],
-    ['timeout', timeout(each)],
-    ['paused', each.copyPaused],
-    ['bad', bad(each)],
-    ['compared', compared(each)],
-    ['lent to', each.lease === null ? null : `lease ${each.lease}`],
-    [
-      'moved to',
-      each.movedAt === null ? null : `${each.movedTo || 'a host that gave no name'}, ${each.movedAt}`,
-    ],
-    ['clients', `${each.clients}, ${formatBytes(each.writtenBytes)} written`],
-    ['image', each.image],
-    ['socket', each.socket],
-    ['error', each.error],
-  ];
-  return lines
-    .filter(([, value]) => value !== null)
-    .map(([key, value]) => `${key.padEnd(12)}${value}`)
+  return statusRows
+    .flatMap(([name, { label, unit }]) => {
+      const line = lines[name];
+      const text = line === undefined ? plain(each[name], unit) : line(each);
+      return label === null || text === null ? [] : [`${label.padEnd(12)}${text}`];
+    })
     .join('\n');
 }

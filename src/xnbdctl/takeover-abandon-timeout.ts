@@ -1,6 +1,7 @@
 /** `xnbdctl takeover`, `abandon` and `origin-timeout`: what an administrator may tell a disk that arrives. */
 import type { ControlParameters } from '../control/client.ts';
-import type { ExportStatus, OriginTimeout } from '../control/protocol.ts';
+import type { OriginTimeout } from '../control/protocol.ts';
+import type { ExportStatus } from '../control/status.ts';
 import { connectRunning } from './known-exports.ts';
 
 /** @returns what is so now, in one line. @throws Error naming the export and why it refuses. */

@@ -1,7 +1,7 @@
 /** `xnbdctl verify`: has a disk compared with its origin, shows how far that is, and says what came of it. */
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { ControlClient } from '../control/client.ts';
-import type { ExportStatus, VerificationStatus } from '../control/protocol.ts';
+import type { ExportStatus, VerificationStatus } from '../control/status.ts';
 import { formatBytes, formatShare } from './format.ts';
 import { connectRunning } from './known-exports.ts';
 
@@ -20,7 +20,7 @@ export async function verify(path: string, name: string | undefined, out: NodeJS
   });
   try {
     const { name: called, origin } = await theExport(client, name, path);
-    await client.call('watch');
+    await client.watch();
     await asked(client, called, 'verify');
     latest = await client.status();
     const ended = new AbortController();

@@ -8,7 +8,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { MultiBar, type SingleBar } from 'cli-progress';
 import type { ControlClient } from '../control/client.ts';
-import type { ExportStatus } from '../control/protocol.ts';
+import type { ExportStatus } from '../control/status.ts';
 import { formatShare } from './format.ts';
 import { connectIfRunning, connectRunning } from './known-exports.ts';
 import { isArriving, type Progress, ProgressMeter, progressLine, progressText } from './progress.ts';
@@ -76,8 +76,7 @@ async function open(path: string, entries: Map<string, Entry>, view: View, requi
   const entry: Entry = { client, latest: null, ended: false };
   entries.set(path, entry);
   void client.closed.then(() => (entry.ended = true));
-  await client.call('watch');
-  take(await client.status());
+  await client.watch();
 }
 
 interface View {

@@ -6,7 +6,7 @@
 import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { ExportStatus } from '../../src/control/protocol.ts';
+import type { ExportStatus } from '../../src/control/status.ts';
 import { ByteModel } from '../lab/model/byte-model.ts';
 import { diskContent } from '../lab/model/content.ts';
 import { Random } from '../lab/model/random.ts';

@@ -5,7 +5,7 @@ import { connect, createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { callExport, exportStatus, NobodyAnswers, watchExport } from '../../src/control/client.ts';
-import type { ExportStatus } from '../../src/control/protocol.ts';
+import type { ExportStatus } from '../../src/control/status.ts';
 import { openTarget } from '../../src/export/target.ts';
 import { Command } from '../../src/nbd/constants.ts';
 import { newRecord, writeRecord } from '../../src/store/records/record.ts';

@@ -1,39 +1,16 @@
 import assert from 'node:assert/strict';
-import type { ExportStatus } from '../../src/control/protocol.ts';
+import { type ExportStatus, emptyStatus } from '../../src/control/status.ts';
 import { ProgressMeter, progressLine } from '../../src/xnbdctl/progress.ts';
 
 const MIB = 1024 * 1024;
 
 const status = (presentBytes: number, changes: Partial<ExportStatus> = {}): ExportStatus => ({
+  ...emptyStatus,
   name: 'vm1-vda',
-  uuid: '11111111-2222-4333-8444-555555555555',
-  generation: 2,
-  movedTo: null,
-  movedAt: null,
   state: 'relocating',
-  pid: 1,
   sizeBytes: 1000 * MIB,
   presentBytes,
-  onDemandBytes: 0,
   backgroundBytes: presentBytes,
-  skippedBytes: 0,
-  secondsSinceTakeover: 1,
-  origin: 'nbd://a.example/vm1-vda',
-  originReachable: true,
-  originUnreachableSince: null,
-  originUnreachableReason: null,
-  originTimeoutSeconds: null,
-  copyPaused: null,
-  badBytes: 0,
-  badRanges: [],
-  originDataBytes: null,
-  image: '/x.img',
-  socket: '/x.sock',
-  clients: 1,
-  lease: null,
-  writtenBytes: 0,
-  verification: null,
-  error: null,
   ...changes,
 });
 

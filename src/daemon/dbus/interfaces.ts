@@ -1,9 +1,9 @@
 /**
- * The D-Bus interfaces org.xnbd1.*: which members they have, and how a status becomes their properties. D-Bus
- * knows no null: a string that is not there is empty, a number -1.
+ * The D-Bus interfaces org.xnbd1.*: which members they have, and how a status becomes their properties
+ * (src/control/status.ts).
  */
 import dbus from 'dbus-next';
-import type { ExportStatus } from '../../control/protocol.ts';
+import { type ExportStatus, statusRows } from '../../control/status.ts';
 
 export const rootPath = '/org/xnbd1';
 
@@ -63,80 +63,22 @@ function readable(
   );
 }
 
-export const exportSignatures = {
-  Name: 's',
-  Uuid: 's',
-  Generation: 't',
-  State: 's',
+const camelCase = (name: string): string => name[0]!.toUpperCase() + name.slice(1);
+
+/** The properties of org.xnbd1.Export but for the domain: name there, row of the status table, how it is shown. */
+const exportRows = statusRows.flatMap(([name, { kind, bus }]) =>
+  Object.entries(bus ?? { [camelCase(name)]: kind }).map(([onBus, shown]) => ({ name, onBus, shown })),
+);
+
+export const exportSignatures: Readonly<Record<string, string>> = {
   Domain: 's',
-  Pid: 'u',
-  SizeBytes: 't',
-  PresentBytes: 't',
-  OnDemandBytes: 't',
-  BackgroundBytes: 't',
-  SkippedBytes: 't',
-  SecondsSinceTakeover: 'd',
-  Origin: 's',
-  OriginReachable: 'b',
-  OriginUnreachableSince: 's',
-  OriginUnreachableReason: 's',
-  OriginTimeoutSeconds: 'x',
-  CopyPaused: 's',
-  BadBytes: 't',
-  OriginDataBytes: 'x',
-  Image: 's',
-  Socket: 's',
-  Clients: 'u',
-  Lease: 's',
-  MovedTo: 's',
-  MovedAt: 's',
-  WrittenBytes: 't',
-  VerificationState: 's',
-  VerificationComparedBytes: 't',
-  VerificationWrittenBytes: 't',
-  VerificationDifferentBytes: 't',
-  VerificationDoubtfulBytes: 't',
-  Error: 's',
-} as const;
+  ...Object.fromEntries(exportRows.map(({ onBus, shown }) => [onBus, shown.signature])),
+};
 
 /** `domain`: the domain whose disk the export is, or empty. */
 export function exportProperties(status: ExportStatus, domain: string): Properties {
-  const properties: Record<keyof typeof exportSignatures, unknown> = {
-    Name: status.name,
-    Uuid: status.uuid,
-    Generation: BigInt(status.generation),
-    State: status.state,
-    Domain: domain,
-    Pid: status.pid,
-    SizeBytes: BigInt(status.sizeBytes),
-    PresentBytes: BigInt(status.presentBytes),
-    OnDemandBytes: BigInt(status.onDemandBytes),
-    BackgroundBytes: BigInt(status.backgroundBytes),
-    SkippedBytes: BigInt(status.skippedBytes),
-    SecondsSinceTakeover: status.secondsSinceTakeover,
-    Origin: status.origin ?? '',
-    OriginReachable: status.originReachable,
-    OriginUnreachableSince: status.originUnreachableSince ?? '',
-    OriginUnreachableReason: status.originUnreachableReason ?? '',
-    OriginTimeoutSeconds: BigInt(status.originTimeoutSeconds ?? -1),
-    CopyPaused: status.copyPaused ?? '',
-    BadBytes: BigInt(status.badBytes),
-    OriginDataBytes: BigInt(status.originDataBytes ?? -1),
-    Image: status.image,
-    Socket: status.socket,
-    Clients: status.clients,
-    Lease: status.lease ?? '',
-    MovedTo: status.movedTo ?? '',
-    MovedAt: status.movedAt ?? '',
-    WrittenBytes: BigInt(status.writtenBytes),
-    VerificationState: status.verification?.state ?? '',
-    VerificationComparedBytes: BigInt(status.verification?.comparedBytes ?? 0),
-    VerificationWrittenBytes: BigInt(status.verification?.writtenBytes ?? 0),
-    VerificationDifferentBytes: BigInt(status.verification?.differentBytes ?? 0),
-    VerificationDoubtfulBytes: BigInt(status.verification?.doubtfulBytes ?? 0),
-    Error: status.error ?? '',
-  };
-  return properties;
+  const values = exportRows.map(({ name, onBus, shown }) => [onBus, shown.toBus(status[name])] as const);
+  return { Domain: domain, ...Object.fromEntries<unknown>(values) };
 }
 
 export class ExportInterface extends PropertyInterface {

@@ -2,7 +2,7 @@
  * Keeps org.xnbd1 on the bus in step with the exports and moves of this host. The daemon serves hooks with or
  * without a bus: where there is none, or it goes away, this tries again and then shows everything anew.
  */
-import type { ExportStatus } from '../../control/protocol.ts';
+import type { ExportStatus } from '../../control/status.ts';
 import { log } from '../../log/log.ts';
 import type { Exports } from '../exports/exports.ts';
 import type { Domains } from '../registry/domains.ts';

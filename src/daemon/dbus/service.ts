@@ -4,7 +4,7 @@
  * daemon's own user, whatever the policy says.
  */
 import dbus, { type Message } from 'dbus-next';
-import type { ExportStatus, VerificationStatus } from '../../control/protocol.ts';
+import type { ExportStatus, VerificationStatus } from '../../control/status.ts';
 import { log } from '../../log/log.ts';
 import { type Bus, errorName, openBus, theBus } from '../../system/bus.ts';
 import {

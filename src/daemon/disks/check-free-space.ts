@@ -2,7 +2,7 @@
  * Is there room for a disk that arrives? Asked before the migration begins, while saying no costs nothing.
  */
 import { statfs } from 'node:fs/promises';
-import type { ExportStatus } from '../../control/protocol.ts';
+import type { ExportStatus } from '../../control/status.ts';
 import type { Host } from '../host.ts';
 
 /**

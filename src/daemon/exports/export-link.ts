@@ -3,7 +3,8 @@
  * knows its state; the daemon only hears of it here.
  */
 import { connectControl } from '../../control/client.ts';
-import type { ControlMethod, ExportStatus } from '../../control/protocol.ts';
+import type { ControlMethod } from '../../control/protocol.ts';
+import { type ExportStatus, readStatus } from '../../control/status.ts';
 
 /** Shorter than the time that a hook has. */
 const callLimitMs = 20_000;
@@ -35,7 +36,7 @@ export async function openExportLink(path: string, events: ExportLinkEvents): Pr
     client.close();
   };
   try {
-    events.status((await client.call('watch', callLimitMs)) as ExportStatus);
+    await client.watch(callLimitMs);
   } catch (error) {
     close();
     throw error;
@@ -50,7 +51,7 @@ export async function openExportLink(path: string, events: ExportLinkEvents): Pr
 export async function askStatus(path: string): Promise<ExportStatus> {
   const client = await connectControl(path);
   try {
-    return (await client.call('status', callLimitMs)) as ExportStatus;
+    return readStatus(await client.call('status', callLimitMs));
   } finally {
     client.close();
   }

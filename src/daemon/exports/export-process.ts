@@ -9,7 +9,7 @@ import { open, readdir, readFile, readlink, rename, stat } from 'node:fs/promise
 import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { ExportPaths } from '../../config/export-paths.ts';
-import type { ExportStatus } from '../../control/protocol.ts';
+import type { ExportStatus } from '../../control/status.ts';
 import type { ExportRecord } from '../../store/records/record.ts';
 import { askStatus } from './export-link.ts';
 

@@ -7,7 +7,7 @@
  * and again with growing pauses until it is done or pointless.
  */
 import type { Config } from '../../config/config.ts';
-import type { ExportState } from '../../control/protocol.ts';
+import type { ExportState } from '../../control/status.ts';
 import { originMetadata } from '../../libvirt/domain-xml.ts';
 import { log } from '../../log/log.ts';
 import { exportUri } from '../disks/peers.ts';

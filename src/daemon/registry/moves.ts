@@ -4,7 +4,7 @@
  * it was entered.
  */
 import { EventEmitter } from 'node:events';
-import type { ExportStatus } from '../../control/protocol.ts';
+import type { ExportStatus } from '../../control/status.ts';
 import { log } from '../../log/log.ts';
 import type { ExportRecord } from '../../store/records/record.ts';
 import { bootId } from '../../system/boot-id.ts';
@@ -131,7 +131,7 @@ export class Moves extends EventEmitter<MovesEvents> {
   /** Learns from a status (or a record) of an export. */
   observe(status: Observed): void {
     const move = this.ofExport(status.name);
-    if (move === undefined || status.state === 'standby') return;
+    if (move === undefined || status.state === 'standby' || status.state === 'unknown') return;
     if (status.state === 'reclaimed') {
       this.fail(move, `disk ${status.name} was reclaimed by its origin`);
       return;
@@ -246,6 +246,7 @@ function isComplete({ state, sizeBytes, presentBytes }: Observed): boolean {
     case 'standby':
     case 'relocating':
     case 'reclaimed':
+    case 'unknown':
       return false;
   }
 }

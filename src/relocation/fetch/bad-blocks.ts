@@ -4,7 +4,7 @@
  * list by becoming present: the copy tries them again now and then, and a guest that writes them whole has no
  * need of the old data.
  */
-import type { BadRange } from '../../control/protocol.ts';
+import type { BadRange } from '../../control/status.ts';
 import { log } from '../../log/log.ts';
 import { BLOCK_SIZE, type BlockRange, BlockRanges, bytesIn } from '../../store/block-ranges.ts';
 import type { PresentMap } from '../../store/maps/present-map.ts';

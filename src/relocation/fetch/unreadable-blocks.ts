@@ -8,7 +8,7 @@
  * shown, and looked at anew every now and then: a block is well again when it has been written, or the disk
  * under it has been repaired.
  */
-import type { BadRange } from '../../control/protocol.ts';
+import type { BadRange } from '../../control/status.ts';
 import { log } from '../../log/log.ts';
 import { BLOCK_SIZE, BlockRanges, blockAt, blockBehind, bytesIn } from '../../store/block-ranges.ts';
 import type { Image } from '../../store/image/image.ts';

@@ -11,7 +11,7 @@
  *   none, or an administrator accepts what was found. The record says so (`differs`), so this survives a
  *   restart. Nothing is repaired here: which of the two is right, nobody but an administrator can judge.
  */
-import type { VerificationStatus } from '../../control/protocol.ts';
+import type { VerificationStatus } from '../../control/status.ts';
 import { log } from '../../log/log.ts';
 import type { RecordKeeper } from '../../store/records/record-keeper.ts';
 import { Comparison, type ComparisonParts, type Verdict } from './comparison.ts';

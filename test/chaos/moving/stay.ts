@@ -2,7 +2,8 @@
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { connectControl } from '../../../src/control/client.ts';
-import type { ControlMethod, ExportStatus } from '../../../src/control/protocol.ts';
+import type { ControlMethod } from '../../../src/control/protocol.ts';
+import type { ExportStatus } from '../../../src/control/status.ts';
 import { exportRuns } from '../../../src/daemon/exports/export-process.ts';
 import type { ExportRecord } from '../../../src/store/records/record.ts';
 import type { ChaosHost } from './host.ts';

@@ -4,7 +4,7 @@ import { spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import { join } from 'node:path';
 import { type Message, MessageType, Variant } from 'dbus-next';
-import type { ExportStatus } from '../../../src/control/protocol.ts';
+import { type ExportStatus, emptyStatus } from '../../../src/control/status.ts';
 import type { RelocationStatus } from '../../../src/daemon/dbus/interfaces.ts';
 import { DBusService } from '../../../src/daemon/dbus/service.ts';
 import { writeLine } from '../../../src/log/line.ts';
@@ -16,6 +16,7 @@ import { waitFor } from '../../lab/wait-for.ts';
 type Dictionary = Record<string, Variant>;
 
 const status: ExportStatus = {
+  ...emptyStatus,
   name: 'vm1-vda',
   uuid: '5cf1e1b6-7a43-4c3f-9a0d-0a4a2a6f1c11',
   generation: 2,
@@ -24,27 +25,12 @@ const status: ExportStatus = {
   sizeBytes: 6 * 1024 ** 4,
   presentBytes: 4096,
   onDemandBytes: 4096,
-  backgroundBytes: 0,
-  skippedBytes: 0,
   secondsSinceTakeover: 1.5,
   origin: 'nbd://a.example:10809/vm1-vda',
-  originReachable: true,
-  originUnreachableSince: null,
-  originUnreachableReason: null,
-  originTimeoutSeconds: null,
-  copyPaused: null,
-  badBytes: 0,
-  badRanges: [],
-  originDataBytes: null,
   image: '/var/lib/xnbd/images/vm1-vda.img',
   socket: '/run/xnbd/vm1-vda.sock',
   clients: 1,
-  lease: null,
   writtenBytes: 512,
-  verification: null,
-  movedTo: null,
-  movedAt: null,
-  error: null,
 };
 
 const relocation: RelocationStatus = {

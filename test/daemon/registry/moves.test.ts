@@ -3,7 +3,7 @@ import { randomUUID } from 'node:crypto';
 import { mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import type { ExportState } from '../../../src/control/protocol.ts';
+import type { ExportState } from '../../../src/control/status.ts';
 import { Moves, type Signal } from '../../../src/daemon/registry/moves.ts';
 import { type ExportRecord, newRecord } from '../../../src/store/records/record.ts';
 
@@ -46,6 +46,8 @@ describe('the moves of a host', () => {
     const book = await open();
     const move = await book.begin(domain, ['a', 'b']);
     book.observe(status('a', 'standby'));
+    // Of another release: nothing follows from it.
+    book.observe(status('a', 'unknown'));
     assert.equal(move.state, 'preparing');
     book.observe(status('a', 'relocating'));
     book.observe(status('a', 'relocating'));

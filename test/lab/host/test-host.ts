@@ -57,18 +57,22 @@ export interface TestHostOptions {
   /** Lines of xnbd.conf after [paths]. */
   config?: string;
   busAddress?: string;
+  /** In place of this release's xnbd-export. */
+  exportProgram?: string;
 }
 
 export class TestHost {
   readonly dir: string;
   readonly run: string;
   readonly #busAddress: string;
+  readonly #exportProgram: string | undefined;
   #daemon: ChildProcess | undefined;
 
   private constructor(dir: string, options: TestHostOptions) {
     this.dir = dir;
     this.run = join(dir, 'run');
     this.#busAddress = options.busAddress ?? `unix:path=${dir}/no-bus`;
+    this.#exportProgram = options.exportProgram;
   }
 
   static async make(options: TestHostOptions = {}): Promise<TestHost> {
@@ -109,7 +113,11 @@ export class TestHost {
   spawnDaemon(): ChildProcess {
     return spawn(process.execPath, [join(top, 'src/bin/xnbdd.ts'), '--config', join(this.dir, 'xnbd.conf')], {
       stdio: ['ignore', 'ignore', 'pipe'],
-      env: { ...process.env, DBUS_SYSTEM_BUS_ADDRESS: this.#busAddress },
+      env: {
+        ...process.env,
+        DBUS_SYSTEM_BUS_ADDRESS: this.#busAddress,
+        ...(this.#exportProgram !== undefined && { XNBD_EXPORT: this.#exportProgram }),
+      },
     });
   }
 

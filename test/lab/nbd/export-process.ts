@@ -4,7 +4,8 @@ import { once } from 'node:events';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { callExport, exportStatus } from '../../../src/control/client.ts';
-import type { ControlMethod, ExportStatus } from '../../../src/control/protocol.ts';
+import type { ControlMethod } from '../../../src/control/protocol.ts';
+import type { ExportStatus } from '../../../src/control/status.ts';
 
 const program = join(import.meta.dirname, '../../../src/bin/xnbd-export.ts');
 

@@ -1,6 +1,6 @@
 /** What a host shows of its exports, to those who ask on D-Bus and to those who ask xnbdctl. */
 import dbus from 'dbus-next';
-import type { ExportStatus } from '../../../src/control/protocol.ts';
+import type { ExportStatus } from '../../../src/control/status.ts';
 import type { Host } from '../libvirt/host.ts';
 
 /** What stays the same of an export while daemons come and go, by name. */

@@ -7,7 +7,7 @@ import { readdir, readFile, readlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import dbus from 'dbus-next';
 import { exportStatus } from '../../../src/control/client.ts';
-import type { ExportStatus } from '../../../src/control/protocol.ts';
+import type { ExportStatus } from '../../../src/control/status.ts';
 import { newRecord, writeRecord } from '../../../src/store/records/record.ts';
 import type { DiskMode } from '../libvirt/domain-xml.ts';
 import { type DiskReport, defineGuest, type Guest } from '../libvirt/guest.ts';

@@ -7,7 +7,7 @@ import { execFile } from 'node:child_process';
 import { open, readFile, truncate, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { ExportStatus, VerificationStatus } from '../../../src/control/protocol.ts';
+import type { ExportStatus, VerificationStatus } from '../../../src/control/status.ts';
 import { installed } from '../../lab/installed.ts';
 import { bytesOf } from '../../lab/model/content.ts';
 import { Random } from '../../lab/model/random.ts';
