@@ -1,11 +1,9 @@
 /** A proxy as an export serves it: its disk, and what it answers to the lender and on the control socket. */
 import { existsSync } from 'node:fs';
-import { rm, rmdir } from 'node:fs/promises';
-import { dirname, join, resolve } from 'node:path';
+import { dirname, resolve } from 'node:path';
 import type { Served } from '../export/serve.ts';
-import { syncDirectory } from '../store/directory.ts';
 import { checkExportName, readRecord, removeRecord, secondsSinceTakeover } from '../store/records/record.ts';
-import { lockState } from '../store/records/state-lock.ts';
+import { lockState, removeEmptyStateDirectory } from '../store/records/state-lock.ts';
 import { openProxy, type ProxyOptions } from './open-proxy.ts';
 import { Relocation } from './relocation.ts';
 
@@ -21,10 +19,10 @@ export async function openServedProxy(options: ProxyOptions): Promise<ServedProx
   if (!existsSync(directory)) throw new Error(`image ${options.image}: there is no directory ${directory}`);
   const lock = await lockState(options.stateDir);
   const { keeper, image, link } = await openProxy(options).catch(async (error: unknown) => {
-    await lock.release();
     // One that never began leaves nothing.
     if ((await readRecord(options.stateDir).catch(() => null)) === undefined)
       await removeState(options.stateDir);
+    await lock.release();
     throw error;
   });
   const { stateDir, originTimeout = null, verify = false, awaitsGuest = false } = options;
@@ -82,8 +80,8 @@ export async function openServedProxy(options: ProxyOptions): Promise<ServedProx
     },
     abandon: async () => {
       await relocation.abandon();
-      await lock.release();
       await removeState(options.stateDir);
+      await lock.release();
     },
     close: async () => {
       await relocation.stop();
@@ -99,11 +97,9 @@ function isAway({ link }: Relocation): boolean {
 
 /**
  * Removes what an export keeps in its state directory, and the directory if nothing else is in it; durably.
+ * The caller has the lock.
  */
 async function removeState(stateDir: string): Promise<void> {
   await removeRecord(stateDir);
-  await rm(join(stateDir, 'lock'), { force: true });
-  await syncDirectory(stateDir);
-  await rmdir(stateDir).catch(() => undefined);
-  await syncDirectory(dirname(stateDir));
+  await removeEmptyStateDirectory(stateDir);
 }

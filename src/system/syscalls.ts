@@ -97,7 +97,15 @@ const FLOCK_TYPE = { read: 0, write: 1, none: 2 } as const;
 export const FallocateMode = { KEEP_SIZE: 1, PUNCH_HOLE: 2, ZERO_RANGE: 16 } as const;
 export const Seek = { END: 2, DATA: 3, HOLE: 4 } as const;
 /** Linux's numbers, which differ from NBD's where NBD has any. */
-export const SystemErrno = { ENXIO: 6, EAGAIN: 11, EINVAL: 22, ENOSYS: 38, EOPNOTSUPP: 95 } as const;
+export const SystemErrno = {
+  ENXIO: 6,
+  EAGAIN: 11,
+  EACCES: 13,
+  EBUSY: 16,
+  EINVAL: 22,
+  ENOSYS: 38,
+  EOPNOTSUPP: 95,
+} as const;
 
 /** The name of an errno, as in Node's `error.code`. */
 export function errnoName(errno: number): string {
@@ -226,11 +234,6 @@ function lockOf(type: keyof typeof FLOCK_TYPE, start: number, length: number): B
  */
 export function lockBytes(fd: number, start: number, length: number): number {
   return fcntlFn(fd, F_OFD_SETLK, lockOf('read', start, length)) === 0 ? 0 : koffi.errno();
-}
-
-/** The end of `lockBytes`. */
-export function unlockBytes(fd: number, start: number, length: number): void {
-  fcntlFn(fd, F_OFD_SETLK, lockOf('none', start, length));
 }
 
 /**

@@ -286,11 +286,13 @@ for h in (a, b, c): h.shutdown()
     await start();
     const common = ['--image', image, '--socket'];
     const other = join(directory, 'other.sock');
+    const second = join(directory, 'second.img');
+    writeFileSync(second, Buffer.alloc(4096));
     for (const [args, line] of [
-      [['vm1', ...common, other], /state directory .* is in use by another xnbd-export/],
-      [['vm2', ...common, socket, '--state', join(directory, 's2')], /socket .*vm1\.sock\.ctl is taken/],
+      [['vm1', ...common, other], /cannot open image .*: export 'vm1' \(process \d+\) serves it: stop that/],
+      [['vm2', '--image', second, '--socket', socket], /socket .*vm1\.sock\.ctl is taken/],
       [
-        ['vm3', ...common, socket, '--state', join(directory, 's3'), '--ctl', other],
+        ['vm3', '--image', second, '--socket', socket, '--state', join(directory, 's3'), '--ctl', other],
         /socket .*vm1\.sock is taken/,
       ],
       [['a/b', ...common, other], /export name 'a\/b' is not usable/],

@@ -10,10 +10,11 @@
  * kernel reports a lost page once, and forgets it then (qemu does the same).
  */
 import { constants as fsConstants, read, readSync, write, writeSync } from 'node:fs';
-import { type FileHandle, open, rm } from 'node:fs/promises';
+import { type FileHandle, open, rm, stat } from 'node:fs/promises';
 import { dirname, resolve } from 'node:path';
 import { log } from '../../log/log.ts';
 import { Errno } from '../../nbd/constants.ts';
+import { holderOf } from '../../system/open-files.ts';
 import {
   errnoName,
   FallocateMode,
@@ -28,6 +29,7 @@ import type { Completion, Extent } from '../completion.ts';
 import { syncDirectory } from '../directory.ts';
 import { ColdReads } from './cold-reads.ts';
 import { extentsOf } from './image-extents.ts';
+import { inUse, lockImage } from './image-lock.ts';
 import { LoopOrPool } from './loop-or-pool.ts';
 import { SyncQueue } from './sync-queue.ts';
 
@@ -78,21 +80,23 @@ export class Image {
   static async open(path: string, options: { readOnly?: boolean } = {}): Promise<Image> {
     const readOnly = options.readOnly ?? false;
     const absolute = resolve(path);
-    let file: FileHandle;
+    // O_NONBLOCK: a FIFO would keep us for ever.
+    const flags = (readOnly ? fsConstants.O_RDONLY : fsConstants.O_RDWR) | fsConstants.O_NONBLOCK;
+    let file: FileHandle | null = null;
     try {
-      // O_NONBLOCK: a FIFO would keep us for ever.
-      file = await open(
-        absolute,
-        (readOnly ? fsConstants.O_RDONLY : fsConstants.O_RDWR) | fsConstants.O_NONBLOCK,
-      );
+      const isDevice = (await stat(absolute)).isBlockDevice();
+      file = await open(absolute, isDevice && !readOnly ? flags | fsConstants.O_EXCL : flags);
+      const found = await file.stat();
+      const size = found.isFile() ? found.size : found.isBlockDevice() ? lseek(file.fd, 0, Seek.END) : -1;
+      if (size < 0) throw new Error('it is neither a raw file nor a block device');
+      await lockImage(file, absolute, readOnly);
+      return new Image(absolute, file, size, readOnly, found.isBlockDevice());
     } catch (error) {
-      throw new Error(`cannot open image ${absolute}: ${explain(error, readOnly)}`);
+      await file?.close();
+      const busy = (error as NodeJS.ErrnoException).code === 'EBUSY';
+      const why = busy ? inUse(await holderOf(await stat(absolute), false)) : explain(error, readOnly);
+      throw new Error(`cannot open image ${absolute}: ${why}`);
     }
-    const stat = await file.stat();
-    const size = stat.isFile() ? stat.size : stat.isBlockDevice() ? lseek(file.fd, 0, Seek.END) : -1;
-    if (size >= 0) return new Image(absolute, file, size, readOnly, stat.isBlockDevice());
-    await file.close();
-    throw new Error(`image ${absolute} is neither a raw file nor a block device`);
   }
 
   /**

@@ -5,6 +5,7 @@ import { exportPaths, type HostPaths } from '../../config/export-paths.ts';
 import { removeDurably } from '../directory.ts';
 import { rememberDeparted } from './departed.ts';
 import type { ExportRecord } from './record.ts';
+import { removeStateDirectory } from './state-lock.ts';
 
 /**
  * Deletes record and image; an image that is no file among our own, such as a block device, is the
@@ -21,6 +22,6 @@ export async function deleteLeftovers(paths: HostPaths, name: string, record: Ex
   // The record last: it tells whose the image is. One that is gone already may not be so after a loss of
   // power.
   if (ours) await removeDurably(record.image);
-  await removeDurably(exportPaths(paths, name).stateDir);
+  await removeStateDirectory(exportPaths(paths, name).stateDir);
   return ours ? `its old image ${record.image} is deleted` : `${record.image} is left as it is`;
 }

@@ -55,7 +55,7 @@ describe('image', () => {
     await assert.rejects(Image.open(directory), /directory/);
     await assert.rejects(
       Image.open('/dev/null'),
-      /image \/dev\/null is neither a raw file nor a block device/,
+      /image \/dev\/null: it is neither a raw file nor a block device/,
     );
     execFileSync('mkfifo', [join(directory, 'fifo')]);
     await assert.rejects(Image.open(join(directory, 'fifo'), { readOnly: true }), /neither a raw file/);
@@ -192,6 +192,7 @@ describe('image', () => {
 
   it('a read-only one refuses nothing of its file but writes', async () => {
     writeFileSync(path, Buffer.alloc(4096, 3));
+    await image.close();
     const readOnly = await Image.open(path, { readOnly: true });
     assert.equal(readOnly.size, 4096);
     assert.ok((await readAll(readOnly)).equals(Buffer.alloc(4096, 3)));
