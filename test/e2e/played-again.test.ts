@@ -51,7 +51,7 @@ describe('a title whose guest stands still', function () {
   it('because it waits for a disk fails at once', async () => {
     await assert.rejects(
       played(1, (on) => freezeExport(on, 'vm1-vda')),
-      /^Error: 1 plays: waited 5000 ms in vain/,
+      /^Error: 1 plays: waited 5 s in vain/,
     );
   });
 });

@@ -3,6 +3,8 @@ import { setTimeout as sleep } from 'node:timers/promises';
 /** How often at first, and how seldom in the end: a moment is caught, and a probe that costs is asked rarely. */
 const OFTEN_MS = 2;
 const SELDOM_MS = 50;
+/** A probe that runs a program would take the processor from what it waits for: it rests longer than it works. */
+const LONGEST_MS = 1000;
 
 /**
  * Asks `probe` until its answer is neither undefined nor false, and returns it. The limit is generous,
@@ -16,10 +18,12 @@ export async function waitFor<T>(
 ): Promise<T> {
   const began = performance.now();
   for (;;) {
+    const asked = performance.now();
     const answer = await probe();
     if (answer !== undefined && answer !== false) return answer;
-    const waited = performance.now() - began;
+    const [waited, cost] = [performance.now() - began, performance.now() - asked];
     if (waited > limitMs) throw new Error(`waited ${limitMs / 1000} s in vain for ${what}`);
-    await sleep(Math.min(SELDOM_MS, Math.max(OFTEN_MS, waited / 20)));
+    const rest = Math.min(SELDOM_MS, Math.max(OFTEN_MS, waited / 20));
+    await sleep(Math.max(rest, Math.min(3 * cost, LONGEST_MS)));
   }
 }
