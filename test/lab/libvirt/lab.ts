@@ -102,10 +102,10 @@ export async function createLab(options: LabOptions = {}): Promise<Lab> {
     const ends = cables.flatMap((cable) => cable.ends);
     const setRate = async (mbit: number | undefined, sender?: Host): Promise<void> => {
       const wanted = ends.filter(({ host }) => sender === undefined || host === sender);
-      await Promise.all(wanted.map(({ host, device }) => limit(host, device, mbit)));
+      await Promise.all(wanted.map((end) => limit(end, mbit === undefined ? [] : allLimited(end, mbit))));
     };
     const setPortRate = async (port: number, mbit: number): Promise<void> => {
-      await Promise.all(ends.map(({ host, device }) => limitPort(host, device, port, mbit)));
+      await Promise.all(ends.map((end) => limit(end, portLimited(end, port, mbit))));
     };
     const setCable = async (host: Host, plugged: boolean): Promise<void> => {
       for (const { device } of ends.filter((end) => end.host === host))
@@ -126,8 +126,15 @@ export async function createLab(options: LabOptions = {}): Promise<Lab> {
   }
 }
 
+interface End {
+  readonly host: Host;
+  readonly device: string;
+  /** What limits what the host sends there, as tc was told; empty: nothing does. */
+  limit: string;
+}
+
 interface Cable {
-  ends: readonly [{ host: Host; device: string }, { host: Host; device: string }];
+  ends: readonly [End, End];
 }
 
 /** Joins two hosts; the devices are eth0, eth1, ... */
@@ -135,8 +142,8 @@ async function connect(one: Host, other: Host, cables: readonly Cable[]): Promis
   const next = (host: Host): string =>
     `eth${cables.filter(({ ends }) => ends.some((end) => end.host === host)).length}`;
   const ends = [
-    { host: one, device: next(one) },
-    { host: other, device: next(other) },
+    { host: one, device: next(one), limit: '' },
+    { host: other, device: next(other), limit: '' },
   ] as const;
   const peer = ['peer', 'name', ends[1].device, 'netns', String(other.anchorPid)];
   await one.exec(['ip', 'link', 'add', ends[0].device, 'type', 'veth', ...peer]);
@@ -150,21 +157,30 @@ async function connect(one: Host, other: Host, cables: readonly Cable[]): Promis
   return { ends };
 }
 
-async function limit(host: Host, device: string, mbit: number | undefined): Promise<void> {
-  await host.exec(['tc', 'qdisc', 'del', 'dev', device, 'root'], { check: false });
-  if (mbit === undefined) return;
-  const shape = ['rate', `${mbit}mbit`, 'burst', '64kb', 'latency', '200ms'];
-  await host.exec(['tc', 'qdisc', 'add', 'dev', device, 'root', 'tbf', ...shape]);
+/**
+ * In one go: between the old limit and the new one nothing may pass that is not limited, and on a busy machine a
+ * second may lie between two programs.
+ */
+async function limit(end: End, rules: readonly string[]): Promise<void> {
+  const wanted = rules.join('\n');
+  if (end.limit === wanted) return;
+  const batch = [...(end.limit === '' ? [] : [`qdisc del dev ${end.device} root`]), ...rules, ''];
+  end.limit = wanted;
+  await end.host.exec(['tc', '-batch', '-'], { input: batch.join('\n') });
 }
 
-async function limitPort(host: Host, device: string, port: number, mbit: number): Promise<void> {
-  await limit(host, device, undefined);
-  const tc = (...args: string[]) => host.exec(['tc', ...args.flatMap((arg) => arg.split(' '))]);
-  await tc(`qdisc add dev ${device} root handle 1: htb default 1`);
-  await tc(`class add dev ${device} parent 1: classid 1:1 htb rate 10gbit quantum 60000`);
-  await tc(`class add dev ${device} parent 1: classid 1:2 htb rate ${mbit}mbit`);
+function allLimited({ device }: End, mbit: number): string[] {
+  return [`qdisc add dev ${device} root tbf rate ${mbit}mbit burst 64kb latency 200ms`];
+}
+
+function portLimited({ device }: End, port: number, mbit: number): string[] {
   const packets = `protocol ip prio 1 u32 match ip sport ${port} 0xffff`;
-  await tc(`filter add dev ${device} parent 1: ${packets} flowid 1:2`);
+  return [
+    `qdisc add dev ${device} root handle 1: htb default 1`,
+    `class add dev ${device} parent 1: classid 1:1 htb rate 10gbit quantum 60000`,
+    `class add dev ${device} parent 1: classid 1:2 htb rate ${mbit}mbit`,
+    `filter add dev ${device} parent 1: ${packets} flowid 1:2`,
+  ];
 }
 
 let reason: Promise<string | undefined> | undefined;
