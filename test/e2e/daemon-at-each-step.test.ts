@@ -120,6 +120,7 @@ describe('xnbdd killed at each step of a migration', function () {
   function arrives(title: string, how: () => Promise<string>): void {
     it(title, async () => {
       const told = signalsOf(sites(), to, guest).length;
+      const { daemon } = to;
       const [there, here] = [await newLinesOf(to), await newLinesOf(from)];
       assert.equal(await how(), 'migrated');
       // It is there, and goes back next, whatever is found wrong now.
@@ -128,7 +129,7 @@ describe('xnbdd killed at each step of a migration', function () {
       await bothRun();
       await arrived(from, guest);
       await writableOnlyAt(sites(), guest, from);
-      await completionTold(sites(), from, guest, told);
+      await completionTold(sites(), from, guest, told, from.daemon === daemon ? 1 : 2);
       await there(/disk vm1-vda of vm1 is here completely: /);
       await emptied(to);
       // One that was killed while it deleted the image leaves the word to the next, which finds none.
