@@ -39,6 +39,9 @@ interface ProxyArguments extends CommonArguments {
   tlsCert?: string;
   tlsKey?: string;
   tlsAllow?: string[];
+  tlsOnlyAllowed?: true;
+  originUuid?: string;
+  originGeneration?: number;
 }
 
 // A read that is not in the page cache occupies a thread for its latency, a sync too. Read by libuv when the
@@ -76,6 +79,9 @@ withCommonOptions(program.command('proxy'))
     "names and sha256: fingerprints of origins' certificates, besides the host name of the URI",
     parseAllow,
   )
+  .option('--tls-only-allowed', 'those alone: that a certificate is of the host of the URI is not enough')
+  .option('--origin-uuid <uuid>', 'the disk that the origin has to be, when it is met for the first time')
+  .option('--origin-generation <number>', 'and of which generation', Number)
   .option(
     '--holder <host:port>',
     'where this host is found, told to the origin (default: the host name)',
@@ -103,6 +109,9 @@ withCommonOptions(program.command('proxy'))
       allowOldstyle,
       verify,
       awaitsGuest: args.sourceGone === 'told',
+      ...(args.originUuid !== undefined && {
+        expected: { uuid: args.originUuid, generation: args.originGeneration ?? 0 },
+      }),
       holder: args.holder ?? hostname().replaceAll(/[^A-Za-z0-9_.-]/g, ''),
       originTimeout: typeof originTimeout === 'number' ? originTimeout : null,
       stateDir: stateDirectory(args),
@@ -158,13 +167,18 @@ function serveOptions(args: CommonArguments, readOnly: boolean): ServeOptions {
 }
 
 async function tlsParty(args: ProxyArguments): Promise<TlsParty | undefined> {
+  const onlyAllowed = args.tlsOnlyAllowed ?? false;
   const { tlsDir, tlsCa: ca, tlsCrl: crl = null, tlsCert: cert, tlsKey: key, tlsAllow: allow = [] } = args;
   if (ca !== undefined && cert !== undefined && key !== undefined)
-    return { credentials: new Credentials({ ca, crl, cert, key }), allow };
+    return { credentials: new Credentials({ ca, crl, cert, key }), allow, onlyAllowed };
   if ([ca, cert, key].some((file) => file !== undefined))
     throw new Error('--tls-ca, --tls-cert and --tls-key go together');
   if (tlsDir === undefined) return undefined;
-  return { credentials: new Credentials(await certificatesIn(resolve(tlsDir), 'client')), allow };
+  return {
+    credentials: new Credentials(await certificatesIn(resolve(tlsDir), 'client')),
+    allow,
+    onlyAllowed,
+  };
 }
 
 function parseAllow(text: string): string[] {

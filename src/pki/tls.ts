@@ -18,6 +18,8 @@ export interface TlsParty {
   credentials: Credentials;
   /** Peers by name or fingerprint (src/config/allowed-peers.ts). */
   allow: readonly string[];
+  /** As a client: a server has to be in `allow`; that it is of the host which we went to is not enough. */
+  onlyAllowed?: boolean;
 }
 
 /**
@@ -118,11 +120,11 @@ export async function connectTls(plain: Duplex, host: string, party: TlsParty): 
     throw error;
   });
   const certificate = stream.getPeerX509Certificate();
-  if (certificate !== undefined && (isNamed(certificate, host) || isAllowed(certificate, party.allow)))
-    return stream;
+  const named = party.onlyAllowed !== true && certificate !== undefined && isNamed(certificate, host);
+  if (certificate !== undefined && (named || isAllowed(certificate, party.allow))) return stream;
   stream.destroy();
   throw new TlsRefused(
-    `the server's certificate (${certificate === undefined ? 'none' : describeCertificate(certificate)}) is neither of '${host}' nor in allow under [tls]`,
+    `the server's certificate (${certificate === undefined ? 'none' : describeCertificate(certificate)}) is ${party.onlyAllowed === true ? 'not' : `neither of '${host}' nor`} in allow under [tls]`,
   );
 }
 

@@ -18,6 +18,7 @@ import {
   writeRecord,
 } from '../store/records/record.ts';
 import { RecordKeeper } from '../store/records/record-keeper.ts';
+import type { ExpectedOrigin } from './origin/identity.ts';
 import { OriginLink } from './origin/link.ts';
 
 /** What a present map can tell of: 2^32 blocks. */
@@ -33,6 +34,8 @@ export interface ProxyOptions {
   stateDir: string;
   /** The disk is compared with its origin before that is let go. */
   verify?: boolean;
+  /** What the origin has to be when it is met for the first time. */
+  expected?: ExpectedOrigin;
   /** HOST:PORT by which the origin is to call us. */
   holder?: string | undefined;
   /** What is here is told from outside when its guest has come (relocation.ts). */
@@ -58,8 +61,9 @@ export async function openProxy(options: ProxyOptions): Promise<ProxyParts> {
 async function openNew(options: ProxyOptions): Promise<ProxyParts> {
   const address = parseNbdUri(options.origin);
   const lease = randomUUID();
-  const { tls, holder } = options;
-  const link = await OriginLink.open({ address, tls, holder, lease, known: null, ...oldstyle(options) });
+  const { tls, holder, expected } = options;
+  const how = { address, tls, holder, lease, ...(expected && { expected }), ...oldstyle(options) };
+  const link = await OriginLink.open({ ...how, known: null });
   try {
     const { uuid, generation, sizeBytes, epoch } = link.identity;
     if (sizeBytes > LARGEST_DISK) {
@@ -134,6 +138,7 @@ async function openKnown(options: ProxyOptions, record: ExportRecord): Promise<P
       epoch: origin.epoch,
     },
   });
+  link.mustBeFenced = record.takenOverAt !== null;
   return { keeper: new RecordKeeper(stateDir, moved), image, link };
 }
 

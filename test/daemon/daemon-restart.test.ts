@@ -35,7 +35,7 @@ describe('the daemon dies and comes back', function () {
 
   it('kill -9: the guest goes on, and the next daemon has the same exports', async () => {
     const { pid } = await host.status('vm1-vda');
-    guest = spawn('stdbuf', ['-o0', 'qemu-io', '-f', 'raw', host.uri('vm1-vda')], {
+    guest = spawn('stdbuf', ['-o0', 'qemu-io', '-f', 'raw', host.localUri('vm1-vda')], {
       stdio: ['pipe', 'pipe', 'pipe'],
     });
     let said = '';

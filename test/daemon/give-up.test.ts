@@ -53,7 +53,7 @@ describe('a domain whose move ends badly', function () {
     two = await TwoHosts.make();
     const { b } = two;
     await two.arrive();
-    const guest = await connectClient(b.uri('vm1-vdb'));
+    const guest = await connectClient(b.localUri('vm1-vdb'));
     const { promise, resolve } = Promise.withResolvers<number>();
     guest.connection.command(Command.TRIM, 0, 4096, 0, { complete: resolve });
     assert.equal(await promise, 0);

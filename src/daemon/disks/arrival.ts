@@ -6,13 +6,13 @@
 import { lstat, rm } from 'node:fs/promises';
 import type { DomainInfo } from '../../libvirt/domain-xml.ts';
 import { log } from '../../log/log.ts';
-import { formatNbdUri, parseNbdUri } from '../../nbd/uri.ts';
 import { removeDurably } from '../../store/directory.ts';
+import type { ArrivingOrigin } from '../exports/export-process.ts';
 import type { Host } from '../host.ts';
 import type { Move } from '../registry/move-file.ts';
 import { checkFreeSpace } from './check-free-space.ts';
+import { findOrigin } from './find-origin.ts';
 import { putBack, setAside } from './older-generations.ts';
-import { exportUri, findAtPeers } from './peers.ts';
 
 /**
  * Sets up every disk of the domain.
@@ -22,14 +22,20 @@ export async function arrive(host: Host, domain: DomainInfo, signal: AbortSignal
   const earlier = host.moves.ofDomain(domain.uuid);
   if (earlier?.state === 'preparing') await giveUp(host, earlier, 'libvirt began the migration anew');
 
-  const origins = new Map<string, string>();
-  for (const disk of domain.disks) origins.set(disk.export, await originOf(host, domain, disk.export));
+  const origins = new Map<string, ArrivingOrigin>();
+  for (const disk of domain.disks)
+    origins.set(disk.export, await findOrigin(host.config, domain, disk.export));
   for (const name of origins.keys()) await makeWay(host, name);
 
   const move = await host.moves.begin(domain, [...origins.keys()]);
   try {
     const started = await Promise.allSettled(
-      [...origins].map(([name, uri]) => host.exports.arrive(name, uri, signal)),
+      [...origins].map(([name, origin]) =>
+        host.exports.arrive(name, origin, signal).catch((error: unknown) => {
+          const { message } = error as Error;
+          throw message.includes(name) ? error : new Error(`disk ${name}: ${message}`);
+        }),
+      ),
     );
     const refused = started.find((result) => result.status === 'rejected');
     if (refused !== undefined) throw refused.reason;
@@ -56,37 +62,6 @@ export async function arrive(host: Host, domain: DomainInfo, signal: AbortSignal
     await giveUp(host, move, (error as Error).message);
     throw error;
   }
-}
-
-/**
- * The URI of a disk's origin: as the source's daemon wrote it into the domain's metadata, else from the peer
- * that serves the name.
- */
-async function originOf(host: Host, domain: DomainInfo, name: string): Promise<string> {
-  const uri = domain.origins.get(name)?.uri ?? (await findAtPeers(host.config, name));
-  if (uri === undefined) {
-    const asked = host.config.peers.map((peer) => peer.name).join(', ');
-    throw new Error(
-      `it is not known where disk ${name} of ${domain.name} is now: the domain carries no xnbd metadata (does xnbdd run at the source, ` +
-        `with libvirt-dbus?), and ${asked === '' ? '[peers] of xnbd.conf names no host' : `of [peers] none serves it (${asked})`}`,
-    );
-  }
-  const { gateway } = host.config;
-  if (gateway.tls === 'required' && parseNbdUri(uri).kind === 'tcp') {
-    throw new Error(
-      `the origin of disk ${name} is ${uri}, in the clear, and this host requires TLS: require it at the source, too ([gateway] tls in its xnbd.conf)`,
-    );
-  }
-  if (canonical(uri) === canonical(exportUri(gateway.advertise, name, gateway.tls))) {
-    throw new Error(
-      `the origin of disk ${name} is ${uri}, which is this host itself: set [gateway] advertise in xnbd.conf to an address of its own on each host`,
-    );
-  }
-  return uri;
-}
-
-function canonical(uri: string): string {
-  return formatNbdUri(parseNbdUri(uri));
 }
 
 /** Sees to it that the name is free on this host. @throws Error that says what has it. */

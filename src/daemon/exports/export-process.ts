@@ -56,6 +56,25 @@ export function arrivalArguments(
   ];
 }
 
+/** The origin of a disk that arrives, as it is first met. */
+export interface ArrivingOrigin {
+  uri: string;
+  /** What it has to be; undefined where nobody told. */
+  expected?: { uuid: string; generation: number };
+  /** Its certificate has to be in `allow`. */
+  mustBeAllowed: boolean;
+}
+
+/** Arguments for the first meeting alone: later the record tells what the origin is. */
+export function firstMeeting({ expected, mustBeAllowed }: ArrivingOrigin): string[] {
+  return [
+    ...(expected === undefined
+      ? []
+      : ['--origin-uuid', expected.uuid, '--origin-generation', String(expected.generation)]),
+    ...(mustBeAllowed ? ['--tls-only-allowed'] : []),
+  ];
+}
+
 /** Arguments that start an export again as what its record says it is. */
 export function recordArguments(record: ExportRecord, paths: ExportPaths, tls: readonly string[]): string[] {
   // A proxy keeps its origin until it has told it to retire, which may be later than its last block.

@@ -17,9 +17,11 @@ import { exportNames } from '../../store/records/export-names.ts';
 import { checkExportName, type ExportRecord, readRecord } from '../../store/records/record.ts';
 import { type ExportLink, openExportLink } from './export-link.ts';
 import {
+  type ArrivingOrigin,
   arrivalArguments,
   exportRuns,
   exportsWith,
+  firstMeeting,
   killExport,
   recordArguments,
   startExport,
@@ -156,9 +158,9 @@ export class Exports extends EventEmitter<ExportsEvents> {
   /**
    * Starts an arriving disk, as `standby`. @throws Error with the export's own words when it does not start.
    */
-  async arrive(name: string, originUri: string, signal?: AbortSignal): Promise<ExportStatus> {
-    const tls = await this.#originArguments(originUri);
-    return await this.#start(name, arrivalArguments(name, this.paths(name), originUri, tls), signal);
+  async arrive(name: string, origin: ArrivingOrigin, signal?: AbortSignal): Promise<ExportStatus> {
+    const args = [...(await this.#originArguments(origin.uri)), ...firstMeeting(origin)];
+    return await this.#start(name, arrivalArguments(name, this.paths(name), origin.uri, args), signal);
   }
 
   #start(name: string, args: string[], signal?: AbortSignal): Promise<ExportStatus> {

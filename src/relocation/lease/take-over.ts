@@ -38,6 +38,7 @@ export async function takeOver({
   const { uri, generation } = record.origin!;
   if (link.lends) await command(link, uri, Command.XNBD_TAKEOVER, 'take over');
   else await completed((done) => link.flush(done));
+  link.mustBeFenced = true;
   if (ended()) throw new Error('the export is being stopped');
   const map = await PresentMap.create(stateDir, await mapIdentity(record, image), image);
   await keeper.update({

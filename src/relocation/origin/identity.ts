@@ -14,6 +14,13 @@ export interface OriginIdentity {
   epoch?: number | undefined;
 }
 
+/** What somebody has told of the origin before it is met. */
+export interface ExpectedOrigin {
+  uuid: string;
+  /** 0: any. */
+  generation: number;
+}
+
 /** For messages. */
 export function describeOrigin(address: NbdAddress): string {
   return `${describeAddress(address)}/${address.name}`;
@@ -28,10 +35,10 @@ export function identityOf({ attached, size }: ServerOffer): OriginIdentity {
   };
 }
 
-/** @param known null at the first meeting. @param holder HOST:PORT by which the origin is to call us. */
+/** @param known of earlier meetings, or what was told of it; null: nothing is. @param holder HOST:PORT by which the origin is to call us. */
 export function attachRequest(
   lease: string,
-  known: OriginIdentity | null,
+  known: Pick<OriginIdentity, 'uuid' | 'generation' | 'epoch'> | null,
   address: NbdAddress,
   holder = '',
 ): AttachRequest {
@@ -60,4 +67,14 @@ export function checkIdentity(address: NbdAddress, known: OriginIdentity, met: O
       true,
     );
   }
+}
+
+/** @throws HandshakeError when it is not what was told, or cannot say what it is. */
+export function checkExpected(address: NbdAddress, expected: ExpectedOrigin, met: OriginIdentity): void {
+  const { uuid, generation } = expected;
+  if (met.uuid === uuid && (generation === 0 || met.generation === generation)) return;
+  throw new HandshakeError(
+    `${describeOrigin(address)} is disk ${met.uuid ?? '(none)'} generation ${met.generation}, and disk ${uuid} generation ${generation} was to arrive: nothing is taken from it`,
+    true,
+  );
 }

@@ -14,13 +14,22 @@
  */
 
 import { OriginConnection, Stalled } from '../../client/connection.ts';
+import { log } from '../../log/log.ts';
 import { Command, Errno } from '../../nbd/constants.ts';
 import { HandshakeError } from '../../nbd/handshake/client-handshake.ts';
 import type { NbdAddress } from '../../nbd/uri.ts';
 import type { TlsParty } from '../../pki/tls.ts';
 import type { Completion, Extent, ExtentsCompletion } from '../../store/completion.ts';
 import { Countdown } from '../../store/countdown.ts';
-import { attachRequest, checkIdentity, describeOrigin, identityOf, type OriginIdentity } from './identity.ts';
+import {
+  attachRequest,
+  checkExpected,
+  checkIdentity,
+  describeOrigin,
+  type ExpectedOrigin,
+  identityOf,
+  type OriginIdentity,
+} from './identity.ts';
 import { Outage } from './outage.ts';
 
 export interface OriginLinkOptions {
@@ -30,6 +39,8 @@ export interface OriginLinkOptions {
   lease: string;
   /** What the origin was when we first met; null at the first meeting. */
   known: OriginIdentity | null;
+  /** What it has to be then. */
+  expected?: ExpectedOrigin;
   /** The origin may be a server that speaks oldstyle. */
   allowOldstyle?: boolean;
   /** HOST:PORT by which the origin is to call us. */
@@ -56,6 +67,11 @@ export class OriginLink {
   readonly lends: boolean;
   /** It was fenced for our lease when we attached last; null: we have not attached yet. */
   fenced: boolean | null = null;
+  /**
+   * The disk is ours: an origin that has lost its fence (an administrator there, an older copy of its record) is
+   * fenced again before anything is read from it.
+   */
+  mustBeFenced = false;
   /**
    * What the origin said when it was reached last and did not take us back (another disk, another lease, a
    * certificate); null: it did.
@@ -297,6 +313,11 @@ export class OriginLink {
       connection.disconnect();
       return;
     }
+    if (this.mustBeFenced && connection.offer.attached?.fenced === false) await this.#fenceAgain(connection);
+    if (this.#isClosed()) {
+      connection.disconnect();
+      return;
+    }
     this.#connection = connection;
     this.refusal = null;
     this.#outage.end(this.#unanswered.size);
@@ -304,18 +325,36 @@ export class OriginLink {
     this.onChange?.();
     for (const operation of [...this.#unanswered]) operation.send(connection);
   }
+
+  #isClosed(): boolean {
+    return this.#closed;
+  }
+
+  /** @throws Error when the origin is not fenced: nothing may be read from it then. */
+  async #fenceAgain(connection: OriginConnection): Promise<void> {
+    const where = describeOrigin(this.#options.address);
+    log.warning(`the origin ${where} was not fenced any more: it is fenced again before it is read`);
+    const errno = await new Promise<number>((resolve, reject) => {
+      connection.onClosed = reject;
+      connection.command(Command.XNBD_TAKEOVER, 0, 0, 0, { complete: resolve });
+    });
+    if (errno === 0) return;
+    connection.disconnect();
+    throw new Error(`it is not fenced, and refuses to be (error ${errno})`);
+  }
 }
 
 /** @throws Error, one line, when the origin cannot be reached, refuses, or is another than `known`. */
 async function connectTo(
-  { address, tls, lease, holder, allowOldstyle = false }: OriginLinkOptions,
+  { address, tls, lease, holder, expected, allowOldstyle = false }: OriginLinkOptions,
   known: OriginIdentity | null,
   patience: number,
 ): Promise<OriginConnection> {
-  const attach = attachRequest(lease, known, address, holder);
+  const attach = attachRequest(lease, known ?? expected ?? null, address, holder);
   const connection = await OriginConnection.connect({ address, tls, attach, allowOldstyle, patience });
   try {
     if (known !== null) checkIdentity(address, known, identityOf(connection.offer));
+    else if (expected !== undefined) checkExpected(address, expected, identityOf(connection.offer));
     return connection;
   } catch (error) {
     connection.disconnect();

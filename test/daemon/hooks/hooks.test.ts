@@ -42,7 +42,7 @@ describe('the daemon and the hooks of one host', function () {
   it('an export that somebody is still connected to is not ended under him', async () => {
     for (const name of vm.disks) await host.addDisk(name);
     await host.succeeds('prepare', vm);
-    const client = await connectClient(host.uri('vm1-vda'));
+    const client = await connectClient(host.localUri('vm1-vda'));
     await host.succeeds('release', vm);
     await waitFor('the other one has ended', async () => !(await runs('vm1-vdb')));
     assert.equal((await client.read(0, 4096)).length, 4096);

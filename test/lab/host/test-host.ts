@@ -9,8 +9,11 @@ import { createWriteStream } from 'node:fs';
 import { chmod, mkdir, mkdtemp, readdir, readFile, rm, stat, truncate, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { formatAddress } from '../../../src/config/address.ts';
 import { askStatus } from '../../../src/daemon/exports/export-link.ts';
 import { exportRuns, killExport } from '../../../src/daemon/exports/export-process.ts';
+import { type Gateway, startGateway } from '../../../src/gateway/gateway.ts';
+import { listenPlain } from '../../../src/gateway/transport.ts';
 import { type ExportRecord, newRecord, readRecord, writeRecord } from '../../../src/store/records/record.ts';
 
 const top = join(import.meta.dirname, '../../..');
@@ -66,6 +69,8 @@ export class TestHost {
   readonly run: string;
   readonly #busAddress: string;
   readonly #exportProgram: string | undefined;
+  /** In this process: hosts reach each other's exports through it, in the clear. */
+  #gateway: Gateway | undefined;
   #daemon: ChildProcess | undefined;
 
   private constructor(dir: string, options: TestHostOptions) {
@@ -78,11 +83,18 @@ export class TestHost {
   static async make(options: TestHostOptions = {}): Promise<TestHost> {
     const host = new TestHost(await mkdtemp(join(tmpdir(), 'xh-')), options);
     const { dir } = host;
+    host.#gateway = await startGateway({
+      run: host.run,
+      records: join(dir, 'exports'),
+      tls: null,
+      listen: (visit) => listenPlain({ host: '127.0.0.1', port: 0 }, visit),
+    });
     for (const part of ['images', 'exports', 'run']) await mkdir(join(dir, part));
     await writeFile(
       join(dir, 'xnbd.conf'),
       `[paths]\nimages = ${dir}/images\nexports = ${dir}/exports\nrun = ${dir}/run\n` +
-        `[libvirt]\ndbus = unix:path=${dir}/no-libvirt\n[log]\nlevel = debug\n${options.config ?? ''}`,
+        `[libvirt]\ndbus = unix:path=${dir}/no-libvirt\n[log]\nlevel = debug\n` +
+        `[gateway]\ntls = off\nadvertise = ${formatAddress(host.#gateway.address)}\n${options.config ?? ''}`,
     );
     const hook = join(dir, 'xnbd-hook');
     await writeFile(hook, `#!/bin/sh\nexec '${process.execPath}' '${top}/src/bin/xnbd-hook.ts' "$@"\n`);
@@ -201,8 +213,14 @@ export class TestHost {
     );
   }
 
-  uri(name: string): string {
+  /** For a client of this host, as its guest is. */
+  localUri(name: string): string {
     return `nbd+unix:///${name}?socket=${this.run}/${name}.sock`;
+  }
+
+  /** For another host: at the gateway. */
+  uri(name: string): string {
+    return `nbd://${formatAddress(this.#gateway!.address)}/${name}`;
   }
 
   /** Paths below images/ and exports/: what is left on this host. */
@@ -221,6 +239,7 @@ export class TestHost {
       const status = await this.status(name).catch(() => undefined);
       if (status !== undefined && (await exportRuns(status.pid, name))) await killExport(status.pid, name);
     }
+    await this.#gateway?.close(0);
     await rm(this.dir, { recursive: true, force: true });
   }
 }

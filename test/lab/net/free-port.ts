@@ -26,7 +26,8 @@ export async function freePort(): Promise<number> {
   throw new Error(`every port from ${first} to ${first + EACH - 1} is taken`);
 }
 
-async function isFree(port: number): Promise<boolean> {
+/** Nobody listens there. */
+export async function isFree(port: number): Promise<boolean> {
   const server = createServer().listen(port, '127.0.0.1');
   try {
     await once(server, 'listening');
