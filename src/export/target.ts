@@ -38,7 +38,7 @@ export async function openTarget(options: TargetOptions): Promise<Served> {
     baseState: () => 'serving',
     canLend: () => null,
     onRetired: () => undefined,
-    describe: () => ({}),
+    describe: () => ({ error: image.trouble }),
     takeover: () =>
       Promise.reject(new Error(`export ${options.name} has every block already: nothing to take over`)),
     abandon: () =>

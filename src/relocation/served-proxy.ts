@@ -66,7 +66,7 @@ export async function openServedProxy(options: ProxyOptions): Promise<ServedProx
       ...relocation.counters,
       secondsSinceTakeover: secondsSinceTakeover(record),
       verification: relocation.verification.status,
-      error: relocation.error,
+      error: relocation.error ?? image.trouble,
     }),
     takeover: () => {
       relocation.arrived();

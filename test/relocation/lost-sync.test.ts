@@ -111,6 +111,20 @@ describe('storage that loses what it had accepted', function () {
     assertSameBytes(await onDisk(image()), content);
   });
 
+  it('under a target: its status says so, and the log once', async () => {
+    const target = await start('target', 'b', ['--state', path('state')], relative(path('.'), image()));
+    const guest = await connectClient(target.uri);
+    assert.equal((await target.status()).error, null);
+    storage.fill(MIB);
+    await guest.write(0, content.subarray(0, 8 * MIB));
+    for (let times = 0; times < 5; times++) await assert.rejects(guest.flush(), isEio);
+    assert.match(
+      (await target.status()).error!,
+      /b\.img: a sync failed \(\w+\): what was written since .* mend/,
+    );
+    assert.equal(target.log().split('a sync failed').length, 2, target.log());
+  });
+
   it('is not what a plain kill -9 is: all that was acknowledged is there', async () => {
     const args = ['--origin', await originOver(), '--state', join(storage.path, 'state')];
     const first = await startProxy([...args, '--takeover', 'now']);

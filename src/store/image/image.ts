@@ -12,7 +12,6 @@
 import { constants as fsConstants, read, readSync, write, writeSync } from 'node:fs';
 import { type FileHandle, open, rm, stat } from 'node:fs/promises';
 import { dirname, resolve } from 'node:path';
-import { log } from '../../log/log.ts';
 import { Errno } from '../../nbd/constants.ts';
 import { holderOf } from '../../system/open-files.ts';
 import {
@@ -30,6 +29,7 @@ import { syncDirectory } from '../directory.ts';
 import { ColdReads } from './cold-reads.ts';
 import { extentsOf } from './image-extents.ts';
 import { inUse, lockImage } from './image-lock.ts';
+import { type Call, ImageTrouble } from './image-trouble.ts';
 import { LoopOrPool } from './loop-or-pool.ts';
 import { SyncQueue } from './sync-queue.ts';
 
@@ -61,13 +61,14 @@ export class Image {
   #writePace = new LoopOrPool();
   #syncs: SyncQueue;
   readonly #cold: ColdReads;
-  #reported = new Set<string>();
+  readonly #trouble: ImageTrouble;
 
   private constructor(path: string, file: FileHandle, size: number, readOnly: boolean, blockDevice: boolean) {
     this.path = path;
     this.size = size;
     this.readOnly = readOnly;
     this.isBlockDevice = blockDevice;
+    this.#trouble = new ImageTrouble(path);
     this.#file = file;
     this.#fd = file.fd;
     this.#cold = new ColdReads(file.fd, (...read) => this.#readInPool(...read));
@@ -225,14 +226,7 @@ export class Image {
     this.#clear(mode, 'zero range', position, length, fast, done);
   }
 
-  #clear(
-    mode: number,
-    what: string,
-    position: number,
-    length: number,
-    fast: boolean,
-    done: Completion,
-  ): void {
+  #clear(mode: number, what: Call, position: number, length: number, fast: boolean, done: Completion): void {
     if (length === 0) {
       done.complete(0);
       return;
@@ -284,15 +278,14 @@ export class Image {
     return this.#file.close();
   }
 
-  /** Logs the first error of each kind. @returns the NBD errno for the client */
-  #report(what: string, position: number, code: string | undefined): number {
-    const kind = `${what}: ${code}`;
-    if (!this.#reported.has(kind)) {
-      this.#reported.add(kind);
-      log.error(
-        `image ${this.path}: ${what} at offset ${position} failed: ${code} (further ones are not logged)`,
-      );
-    }
+  /** What is wrong with its storage, in one line; null while all is well. */
+  get trouble(): string | null {
+    return this.#trouble.line;
+  }
+
+  /** @returns the NBD errno for the client */
+  #report(call: Call, position: number, code: string | undefined): number {
+    this.#trouble.met(call, position, code);
     switch (code) {
       case 'ENOSPC':
       case 'EDQUOT':
