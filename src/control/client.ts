@@ -4,22 +4,20 @@
  */
 import { connect, type Socket } from 'node:net';
 import { log } from '../log/log.ts';
-import type { ControlMethod, ControlRequest, ControlResponse, StatusEvent } from './protocol.ts';
+import type { ControlMethod, MethodParameters } from './methods.ts';
+import type { ControlRequest, ControlResponse, StatusEvent } from './protocol.ts';
 import { type ExportStatus, readStatus } from './status.ts';
 
 /** A stop waits for requests under way and for the disk, a takeover for the origin. */
 const CALL_LIMIT_MS = 60_000;
-
-/** What a method takes besides its name. */
-export type ControlParameters = Omit<ControlRequest, 'id' | 'method'>;
 
 export interface ControlClient {
   /**
    * @throws Error with the export's own words when it refuses; when it is gone; when it has not answered in
    * time.
    */
-  call(method: ControlMethod, limitMs?: number, parameters?: ControlParameters): Promise<unknown>;
-  status(): Promise<ExportStatus>;
+  call(method: ControlMethod, limitMs?: number, parameters?: MethodParameters): Promise<unknown>;
+  status(limitMs?: number): Promise<ExportStatus>;
   /** From now on `onStatus` hears of each change, and at once of what is so now. */
   watch(limitMs?: number): Promise<ExportStatus>;
   close(): void;
@@ -37,32 +35,14 @@ export class NobodyAnswers extends Error {
   }
 }
 
-/** Calls one method. @throws Error of one line: NobodyAnswers, or the export's own */
-export async function callExport(path: string, method: Exclude<ControlMethod, 'watch'>): Promise<unknown> {
+/** One status. @throws NobodyAnswers, or when it has not answered in time */
+export async function exportStatus(path: string, limitMs = CALL_LIMIT_MS): Promise<ExportStatus> {
   const client = await connectControl(path);
   try {
-    return await client.call(method);
+    return await client.status(limitMs);
   } finally {
     client.close();
   }
-}
-
-/** @throws NobodyAnswers */
-export async function exportStatus(path: string): Promise<ExportStatus> {
-  return readStatus(await callExport(path, 'status'));
-}
-
-export interface Watch {
-  close(): void;
-  /** Resolves when the export has ended, or `close` was called. */
-  readonly ended: Promise<void>;
-}
-
-/** Reports the status now, then after each change. @throws NobodyAnswers */
-export async function watchExport(path: string, report: (status: ExportStatus) => void): Promise<Watch> {
-  const client = await connectControl(path, report);
-  await client.watch();
-  return { close: () => client.close(), ended: client.closed };
 }
 
 /**
@@ -100,7 +80,7 @@ export async function connectControl(
   const call = async (
     method: ControlMethod,
     limitMs = CALL_LIMIT_MS,
-    parameters: ControlParameters = {},
+    parameters: MethodParameters = {},
   ): Promise<unknown> => {
     if (socket.destroyed) throw new Error(`the export on ${path} is gone`);
     const id = ++lastId;
@@ -111,7 +91,8 @@ export async function connectControl(
           reject(new Error(`the export on ${path} did not answer '${method}' within ${limitMs / 1000} s`));
         }, limitMs);
         waiting.set(id, { resolve, reject });
-        socket.write(`${JSON.stringify({ id, method, ...parameters })}\n`);
+        const request: ControlRequest = { ...parameters, id, method };
+        socket.write(`${JSON.stringify(request)}\n`);
       });
     } finally {
       clearTimeout(timer);
@@ -120,7 +101,7 @@ export async function connectControl(
   };
   return {
     call,
-    status: async () => readStatus(await call('status')),
+    status: async (limitMs) => readStatus(await call('status', limitMs)),
     watch: async (limitMs) => {
       const status = readStatus(await call('watch', limitMs));
       report?.(status);

@@ -5,8 +5,14 @@
 import { createServer, type Server, type Socket } from 'node:net';
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { listenOnUnixSocket } from '../system/unix-socket.ts';
-import { readOriginTimeout } from './origin-timeout.ts';
-import type { ControlMethod, ControlResponse, OriginTimeout, StatusEvent } from './protocol.ts';
+import {
+  type ControlMethod,
+  type ExportMethods,
+  isControlMethod,
+  type MethodParameters,
+  methodNames,
+} from './methods.ts';
+import type { ControlResponse, StatusEvent } from './protocol.ts';
 import type { ExportStatus } from './status.ts';
 
 const MAX_LINE_BYTES = 64 * 1024;
@@ -14,10 +20,8 @@ const COUNTERS_EVERY_MS = 500;
 
 export interface ControlHandlers {
   status(): ExportStatus;
-  /** What the other methods do. @returns the result, for JSON. @throws Error of one line */
-  call(method: Exclude<ControlMethod, 'status' | 'watch' | 'origin-timeout'>): Promise<unknown>;
-  /** @throws Error of one line */
-  setOriginTimeout(timeout: OriginTimeout): Promise<void>;
+  /** What the other methods do. */
+  methods: ExportMethods;
   /** A request has been answered. */
   answered(method: ControlMethod): void;
 }
@@ -108,40 +112,21 @@ export class ControlServer {
       reply(socket, { id: 0, error: request });
       return;
     }
-    const { id, method } = request;
+    const { id, method, parameters } = request;
     try {
-      reply(socket, { id, result: await this.#result(socket, request) });
-      this.#handlers.answered(method as ControlMethod);
+      if (!isControlMethod(method))
+        throw new Error(`no method '${method.slice(0, 40)}': there are ${methodNames.join(', ')}`);
+      reply(socket, { id, result: await this.#result(socket, method, parameters) });
+      this.#handlers.answered(method);
     } catch (error) {
       reply(socket, { id, error: (error as Error).message });
     }
   }
 
-  async #result(socket: Socket, { method, timeout }: Request): Promise<unknown> {
-    switch (method) {
-      case 'status':
-        return this.#handlers.status();
-      case 'watch':
-        this.#watch(socket);
-        return this.#handlers.status();
-      case 'takeover':
-      case 'source-gone':
-      case 'source-leaves':
-      case 'new-guest':
-      case 'reclaim':
-      case 'abandon':
-      case 'verify':
-      case 'accept':
-      case 'stop':
-        return (await this.#handlers.call(method)) ?? null;
-      case 'origin-timeout':
-        await this.#handlers.setOriginTimeout(readOriginTimeout(timeout));
-        return null;
-      default:
-        throw new Error(
-          `no method '${method.slice(0, 40)}': there are status, watch, takeover, source-gone, source-leaves, new-guest, reclaim, abandon, verify, accept, origin-timeout and stop`,
-        );
-    }
+  async #result(socket: Socket, method: ControlMethod, parameters: MethodParameters): Promise<unknown> {
+    if (method === 'watch') this.#watch(socket);
+    if (method === 'watch' || method === 'status') return this.#handlers.status();
+    return (await this.#handlers.methods[method](parameters)) ?? null;
   }
 }
 
@@ -152,7 +137,7 @@ function reply(socket: Socket, response: ControlResponse): void {
 interface Request {
   id: number;
   method: string;
-  timeout?: unknown;
+  parameters: MethodParameters;
 }
 
 /** @returns what is wrong with it, when it is no request. */
@@ -164,9 +149,8 @@ function parseRequest(line: string): Request | string {
     return 'a request is one line of JSON: {"id":1,"method":"status"}';
   }
   if (typeof value === 'object' && value !== null && 'id' in value && 'method' in value) {
-    const { id, method } = value;
-    if (typeof id === 'number' && typeof method === 'string')
-      return { id, method, ...('timeout' in value && { timeout: value.timeout }) };
+    const { id, method, ...parameters } = value;
+    if (typeof id === 'number' && typeof method === 'string') return { id, method, parameters };
   }
   return 'a request has a number "id" and a string "method"';
 }

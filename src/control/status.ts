@@ -90,7 +90,7 @@ const comparedOnBus = (
 });
 
 /** In the order of the lines of `xnbdctl status NAME`. */
-export const statusProperties = {
+const statusProperties = {
   name: property({ kind: text, label: 'name', help: 'name of the export' }),
   state: property({
     kind: state,
@@ -232,12 +232,6 @@ export type StatusName = keyof typeof statusProperties;
 type KindOf<Row> = Row extends StatusProperty<infer Value> ? Kind<Value> : never;
 
 export type ExportStatus = ObjectOf<{ [Name in StatusName]: KindOf<(typeof statusProperties)[Name]> }>;
-
-/** The counters of one relocation, also in the D-Bus signal RelocationCompleted. */
-export type RelocationCounters = Pick<
-  ExportStatus,
-  'onDemandBytes' | 'backgroundBytes' | 'skippedBytes' | 'secondsSinceTakeover'
->;
 
 /** Every row, without the type of its own value. */
 export const statusRows = Object.entries(statusProperties) as [StatusName, StatusProperty<unknown>][];

@@ -1,7 +1,7 @@
 /**
  * Kinds of values that a status is made of: how one is read from JSON that came from another process, what
- * stands where it is missing or of another type, and how D-Bus shows it. D-Bus knows no null: a string that is
- * not there is empty, a number -1.
+ * stands where it is missing or of another type, and how D-Bus shows it. D-Bus knows no null: a string that
+ * is not there is empty, a number -1.
  */
 
 export interface Kind<Value> {

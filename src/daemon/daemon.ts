@@ -80,16 +80,10 @@ export async function startDaemon({ config, exportProgram, version }: DaemonOpti
     exports,
     domains,
     moves,
-    takeover: async (name) => {
-      await exports.call(name, 'takeover');
+    // An abandoned disk takes the others of its domain with it.
+    call: async (name, method) => {
+      await (method === 'abandon' ? abandon(host, name) : exports.call(name, method));
     },
-    verify: async (name) => {
-      await exports.call(name, 'verify');
-    },
-    accept: async (name) => {
-      await exports.call(name, 'accept');
-    },
-    abandon: (name) => abandon(host, name),
   });
   logChanges(host);
   followUp(host);

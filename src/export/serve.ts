@@ -4,7 +4,9 @@
  */
 import { once } from 'node:events';
 import { type Address, formatAddress } from '../config/address.ts';
-import type { ControlMethod, OriginTimeout } from '../control/protocol.ts';
+import type { ExportMethods } from '../control/methods.ts';
+import { readOriginTimeout } from '../control/origin-timeout.ts';
+import type { OriginTimeout } from '../control/protocol.ts';
 import { ControlServer } from '../control/server.ts';
 import { type ExportStatus, emptyStatus } from '../control/status.ts';
 import { log } from '../log/log.ts';
@@ -70,11 +72,12 @@ export async function serve(options: ServeOptions, served: Served): Promise<Runn
   const { keeper, disk } = served;
   const control = new ControlServer({
     status: () => status(options, served, running),
-    call: (method) => call(method),
-    setOriginTimeout: async (timeout) => {
-      if (served.setOriginTimeout === undefined)
-        throw new Error(`export ${running.name} has no origin: nothing waits for one`);
-      await served.setOriginTimeout(timeout);
+    methods: {
+      ...methodsOf(served, () => running),
+      stop: async () => {
+        if ((await stop()) !== 0)
+          throw new Error(`export ${running.name} stopped, but its last flush failed`);
+      },
     },
     answered: (method) => {
       if (method === 'abandon') void finish(() => Promise.resolve(0));
@@ -118,39 +121,6 @@ export async function serve(options: ServeOptions, served: Served): Promise<Runn
       return errno === 0 ? 0 : 1;
     });
 
-  const call = async (
-    method: Exclude<ControlMethod, 'status' | 'watch' | 'origin-timeout'>,
-  ): Promise<unknown> => {
-    switch (method) {
-      case 'takeover':
-        return served.takeover();
-      case 'abandon':
-        if (running.lender.lease !== null) {
-          throw new Error(
-            `export ${running.name} is ${running.lender.state}: the next host (lease ${leaseTag(running.lender.lease)}) reads from it; give that move up first`,
-          );
-        }
-        return served.abandon();
-      case 'source-gone':
-        return { told: running.lender.sourceGone() };
-      case 'source-leaves':
-        return { told: running.lender.sourceLeaves() };
-      case 'verify':
-      case 'accept':
-        if (served.verification === undefined)
-          throw new Error(`${running.name} has no origin any more: there is nothing to compare it with`);
-        return served.verification[method]();
-      case 'new-guest':
-        return running.lender.newGuest();
-      case 'reclaim':
-        return running.lender.reclaim();
-      case 'stop':
-        if ((await stop()) !== 0)
-          throw new Error(`export ${running.name} stopped, but its last flush failed`);
-        return null;
-    }
-  };
-
   // The NBD socket last, because a client that finds it may use it.
   await control.listen(options.ctl);
   try {
@@ -162,6 +132,39 @@ export async function serve(options: ServeOptions, served: Served): Promise<Runn
     await control.close();
     throw error;
   }
+}
+
+/** What the control socket can ask of any export. @param exported the export, which comes later */
+function methodsOf(served: Served, exported: () => Export): Omit<ExportMethods, 'stop'> {
+  const compare = (method: 'verify' | 'accept') => {
+    if (served.verification === undefined)
+      throw new Error(`${exported().name} has no origin any more: there is nothing to compare it with`);
+    return served.verification[method]();
+  };
+  return {
+    takeover: () => served.takeover(),
+    'source-gone': () => ({ told: exported().lender.sourceGone() }),
+    'source-leaves': () => ({ told: exported().lender.sourceLeaves() }),
+    'new-guest': () => exported().lender.newGuest(),
+    reclaim: () => exported().lender.reclaim(),
+    abandon: () => {
+      const { name, lender } = exported();
+      if (lender.lease !== null) {
+        throw new Error(
+          `export ${name} is ${lender.state}: the next host (lease ${leaseTag(lender.lease)}) reads from it; give that move up first`,
+        );
+      }
+      return served.abandon();
+    },
+    verify: () => compare('verify'),
+    accept: () => compare('accept'),
+    'origin-timeout': ({ timeout }) => {
+      const chosen = readOriginTimeout(timeout);
+      if (served.setOriginTimeout === undefined)
+        throw new Error(`export ${exported().name} has no origin: nothing waits for one`);
+      return served.setOriginTimeout(chosen);
+    },
+  };
 }
 
 function status(options: ServeOptions, served: Served, running: Export): ExportStatus {

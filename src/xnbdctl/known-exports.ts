@@ -3,7 +3,7 @@
  * those that do not, the record on disk tells. No daemon is needed for either.
  */
 import { exportPaths, type HostPaths } from '../config/export-paths.ts';
-import { type ControlClient, connectControl } from '../control/client.ts';
+import { type ControlClient, connectControl, NobodyAnswers } from '../control/client.ts';
 import { type ExportStatus, emptyStatus } from '../control/status.ts';
 import { exportNames } from '../store/records/export-names.ts';
 import { leaseTag } from '../store/records/lease-tag.ts';
@@ -34,28 +34,30 @@ export async function knownExport(paths: HostPaths, name: string): Promise<Known
   return record === undefined ? undefined : atRest(record, socket);
 }
 
-/** undefined when no process listens. @throws Error for anything else, such as a missing permission. */
+/** @throws NobodyAnswers; Error for anything else, such as a missing permission */
+export async function connectRunning(
+  path: string,
+  onStatus?: (status: ExportStatus) => void,
+): Promise<ControlClient> {
+  try {
+    return await connectControl(path, onStatus);
+  } catch (error) {
+    if (error instanceof NobodyAnswers) throw error;
+    throw new Error(`control socket ${path}: ${(error as Error).message}; run as root`);
+  }
+}
+
+/** undefined when no process listens. @throws Error as above */
 export async function connectIfRunning(
   path: string,
   onStatus?: (status: ExportStatus) => void,
 ): Promise<ControlClient | undefined> {
   try {
-    return await connectControl(path, onStatus);
+    return await connectRunning(path, onStatus);
   } catch (error) {
-    const { code, message } = error as NodeJS.ErrnoException;
-    if (code === 'ENOENT' || code === 'ECONNREFUSED') return undefined;
-    throw new Error(`control socket ${path}: ${message}; run as root`);
+    if (error instanceof NobodyAnswers) return undefined;
+    throw error;
   }
-}
-
-/** @throws Error when no process listens, or as above. */
-export async function connectRunning(
-  path: string,
-  onStatus?: (status: ExportStatus) => void,
-): Promise<ControlClient> {
-  const client = await connectIfRunning(path, onStatus);
-  if (client === undefined) throw new Error(`no export answers on ${path}: is it running?`);
-  return client;
 }
 
 /** What a record says about an export that no process serves now. */

@@ -1,5 +1,5 @@
 /** `xnbdctl takeover`, `abandon` and `origin-timeout`: what an administrator may tell a disk that arrives. */
-import type { ControlParameters } from '../control/client.ts';
+import type { MethodParameters } from '../control/methods.ts';
 import type { OriginTimeout } from '../control/protocol.ts';
 import type { ExportStatus } from '../control/status.ts';
 import { connectRunning } from './known-exports.ts';
@@ -33,7 +33,7 @@ async function order(
   path: string,
   name: string | undefined,
   method: 'takeover' | 'abandon' | 'origin-timeout',
-  parameters: ControlParameters = {},
+  parameters: MethodParameters = {},
 ): Promise<ExportStatus> {
   const client = await connectRunning(path);
   try {

@@ -4,12 +4,13 @@ import { link, mkdtemp, rm, stat, truncate, writeFile } from 'node:fs/promises';
 import { connect, createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { callExport, exportStatus, NobodyAnswers, watchExport } from '../../src/control/client.ts';
+import { connectControl, exportStatus, NobodyAnswers } from '../../src/control/client.ts';
 import type { ExportStatus } from '../../src/control/status.ts';
 import { openTarget } from '../../src/export/target.ts';
 import { Command } from '../../src/nbd/constants.ts';
 import { newRecord, writeRecord } from '../../src/store/records/record.ts';
 import { listenOnUnixSocket } from '../../src/system/unix-socket.ts';
+import { callExport } from '../lab/nbd/call-export.ts';
 import { RawClient } from '../lab/nbd/raw-client.ts';
 import { serveTarget, type TestTarget } from '../lab/nbd/serving.ts';
 import { waitFor } from '../lab/wait-for.ts';
@@ -37,7 +38,8 @@ describe('control socket', () => {
 
   it('tells watchers of clients and bytes', async () => {
     const seen: ExportStatus[] = [];
-    const watch = await watchExport(target.ctl, (status) => seen.push(status));
+    const control = await connectControl(target.ctl, (status) => seen.push(status));
+    await control.watch();
     assert.equal(seen.length, 1);
     const client = await RawClient.open(target.socket, 'd');
     await waitFor('the client is seen', () => seen.at(-1)!.clients === 1);
@@ -45,8 +47,8 @@ describe('control socket', () => {
     await waitFor('its bytes are seen', () => seen.at(-1)!.writtenBytes === 5000);
     await client.disconnect();
     await waitFor('its leaving is seen', () => seen.at(-1)!.clients === 0);
-    watch.close();
-    await watch.ended;
+    control.close();
+    await control.closed;
   });
 
   it('answers a target that cannot take over or be abandoned, methods that are none, and nonsense', async () => {

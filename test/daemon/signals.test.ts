@@ -1,10 +1,10 @@
 import assert from 'node:assert/strict';
 import { join } from 'node:path';
 import type { Message } from 'dbus-next';
-import { callExport } from '../../src/control/client.ts';
 import { type Bus, openBus } from '../../src/system/bus.ts';
 import { startPrivateBus } from '../lab/host/private-bus.ts';
 import { TwoHosts } from '../lab/host/two-hosts.ts';
+import { callExport } from '../lab/nbd/call-export.ts';
 import { waitFor } from '../lab/wait-for.ts';
 
 describe('what the daemon tells on D-Bus of an arrival', function () {

@@ -3,6 +3,7 @@
  * (src/control/status.ts).
  */
 import dbus from 'dbus-next';
+import { busMethods } from '../../control/methods.ts';
 import { type ExportStatus, statusRows } from '../../control/status.ts';
 
 export const rootPath = '/org/xnbd1';
@@ -65,7 +66,7 @@ function readable(
 
 const camelCase = (name: string): string => name[0]!.toUpperCase() + name.slice(1);
 
-/** The properties of org.xnbd1.Export but for the domain: name there, row of the status table, how it is shown. */
+/** The properties of org.xnbd1.Export but for the domain. */
 const exportRows = statusRows.flatMap(([name, { kind, bus }]) =>
   Object.entries(bus ?? { [camelCase(name)]: kind }).map(([onBus, shown]) => ({ name, onBus, shown })),
 );
@@ -81,17 +82,14 @@ export function exportProperties(status: ExportStatus, domain: string): Properti
   return { Domain: domain, ...Object.fromEntries<unknown>(values) };
 }
 
-export class ExportInterface extends PropertyInterface {
-  // For the introspection only: the service answers these calls itself, because handlers here do not learn
-  // who calls.
-  Takeover(): void {}
-  Abandon(): void {}
-  Verify(): void {}
-  Accept(): void {}
-}
+export class ExportInterface extends PropertyInterface {}
+// For the introspection only: the service answers these calls itself, because handlers here do not learn who
+// calls.
+for (const method of busMethods.keys())
+  Object.defineProperty(ExportInterface.prototype, method, { value: () => undefined });
 ExportInterface.configureMembers({
   properties: readable(exportSignatures),
-  methods: { Takeover: {}, Abandon: {}, Verify: {}, Accept: {} },
+  methods: Object.fromEntries([...busMethods.keys()].map((method) => [method, {}])),
 });
 
 export const relocationSignatures = {

@@ -2,6 +2,7 @@
  * Keeps org.xnbd1 on the bus in step with the exports and moves of this host. The daemon serves hooks with or
  * without a bus: where there is none, or it goes away, this tries again and then shows everything anew.
  */
+import type { BusMethod } from '../../control/methods.ts';
 import type { ExportStatus } from '../../control/status.ts';
 import { log } from '../../log/log.ts';
 import type { Exports } from '../exports/exports.ts';
@@ -20,10 +21,8 @@ export interface PublisherOptions {
   exports: Exports;
   domains: Domains;
   moves: Moves;
-  takeover(name: string): Promise<void>;
-  verify(name: string): Promise<void>;
-  accept(name: string): Promise<void>;
-  abandon(name: string): Promise<void>;
+  /** Carries out a method of org.xnbd1.Export. @throws Error of one line */
+  call(name: string, method: BusMethod): Promise<void>;
 }
 
 export class Publisher {

@@ -4,6 +4,7 @@
  * daemon's own user, whatever the policy says.
  */
 import dbus, { type Message } from 'dbus-next';
+import { type BusMethod, busMethods } from '../../control/methods.ts';
 import type { ExportStatus, VerificationStatus } from '../../control/status.ts';
 import { log } from '../../log/log.ts';
 import { type Bus, errorName, openBus, theBus } from '../../system/bus.ts';
@@ -31,11 +32,8 @@ export interface DBusServiceOptions {
   /** 'system', or the address of a bus. */
   address: string;
   version: string;
-  /** Carry out a method of an export; what they throw goes to the caller, its message as one line. */
-  takeover: (name: string) => Promise<void>;
-  verify: (name: string) => Promise<void>;
-  accept: (name: string) => Promise<void>;
-  abandon: (name: string) => Promise<void>;
+  /** Carries out a method of an export; what it throws goes to the caller, its message as one line. */
+  call: (name: string, method: BusMethod) => Promise<void>;
   /**
    * The bus has gone away: nothing is shown any more, and the service manager should start the daemon again.
    */
@@ -158,14 +156,13 @@ export class DBusService {
     }
     const name = this.#exports.get(message.path);
     if (message.interface !== exportName || name === undefined) return false;
-    const { takeover, abandon, verify, accept } = this.#options;
-    const method = { Takeover: takeover, Abandon: abandon, Verify: verify, Accept: accept }[message.member];
+    const method = busMethods.get(message.member);
     if (method === undefined) return false;
     void this.#answer(message, name, method);
     return true;
   }
 
-  async #answer(message: Message, name: string, method: (name: string) => Promise<void>): Promise<void> {
+  async #answer(message: Message, name: string, method: BusMethod): Promise<void> {
     try {
       if (message.signature) {
         this.#fail(message, 'org.freedesktop.DBus.Error.InvalidArgs', `${message.member} takes no arguments`);
@@ -188,7 +185,7 @@ export class DBusService {
         );
         return;
       }
-      await method(name);
+      await this.#options.call(name, method);
       this.#bus.connection.send(dbus.Message.newMethodReturn(message, '', []));
     } catch (error) {
       this.#fail(message, 'org.xnbd1.Error.Failed', (error as Error).message);

@@ -3,8 +3,8 @@
  * knows its state; the daemon only hears of it here.
  */
 import { connectControl } from '../../control/client.ts';
-import type { ControlMethod } from '../../control/protocol.ts';
-import { type ExportStatus, readStatus } from '../../control/status.ts';
+import type { ControlMethod } from '../../control/methods.ts';
+import type { ExportStatus } from '../../control/status.ts';
 
 /** Shorter than the time that a hook has. */
 const callLimitMs = 20_000;
@@ -45,14 +45,4 @@ export async function openExportLink(path: string, events: ExportLinkEvents): Pr
     if (!closing) events.gone();
   });
   return { call: (method) => client.call(method, callLimitMs), close };
-}
-
-/** One status from one export. @throws Error when no process answers. */
-export async function askStatus(path: string): Promise<ExportStatus> {
-  const client = await connectControl(path);
-  try {
-    return readStatus(await client.call('status', callLimitMs));
-  } finally {
-    client.close();
-  }
 }

@@ -9,9 +9,9 @@ import { open, readdir, readFile, readlink, rename, stat } from 'node:fs/promise
 import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { ExportPaths } from '../../config/export-paths.ts';
+import { exportStatus } from '../../control/client.ts';
 import type { ExportStatus } from '../../control/status.ts';
 import type { ExportRecord } from '../../store/records/record.ts';
-import { askStatus } from './export-link.ts';
 
 /** A log longer than this is set aside (one older is kept) when its export starts again. */
 const longestLog = 1024 * 1024;
@@ -114,7 +114,7 @@ export async function startExport(
   child.unref();
   const deadline = Date.now() + startLimitMs;
   for (;;) {
-    const status = await askStatus(paths.ctl).catch(() => undefined);
+    const status = await exportStatus(paths.ctl, startLimitMs).catch(() => undefined);
     if (status !== undefined && status.pid === child.pid) return status;
     if (gone.signal.aborted) {
       const said = await lastLine(paths.log, logStart, `${args[1]}: `);

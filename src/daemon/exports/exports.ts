@@ -10,7 +10,7 @@ import { EventEmitter } from 'node:events';
 import { existsSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { type ExportPaths, exportPaths, type HostPaths } from '../../config/export-paths.ts';
-import type { ControlMethod } from '../../control/protocol.ts';
+import type { ControlMethod } from '../../control/methods.ts';
 import type { ExportStatus } from '../../control/status.ts';
 import { log } from '../../log/log.ts';
 import { exportNames } from '../../store/records/export-names.ts';

@@ -2,7 +2,7 @@
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { connectControl } from '../../../src/control/client.ts';
-import type { ControlMethod } from '../../../src/control/protocol.ts';
+import type { ControlMethod } from '../../../src/control/methods.ts';
 import type { ExportStatus } from '../../../src/control/status.ts';
 import { exportRuns } from '../../../src/daemon/exports/export-process.ts';
 import type { ExportRecord } from '../../../src/store/records/record.ts';
@@ -55,7 +55,7 @@ export async function statusOf(stay: Stay): Promise<ExportStatus | undefined> {
 }
 
 /** @throws Error of one line when it refuses, is gone, or does not answer in 15 s. */
-export async function call(stay: Stay, method: Exclude<ControlMethod, 'watch'>): Promise<void> {
+export async function call(stay: Stay, method: ControlMethod): Promise<void> {
   const client = await connectControl(stay.ctl);
   try {
     await client.call(method, 15_000);

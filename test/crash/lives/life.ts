@@ -4,9 +4,9 @@
  * stopped and started; some moves are given up.
  */
 import { setTimeout as sleep, setImmediate as turn } from 'node:timers/promises';
-import { callExport } from '../../../src/control/client.ts';
 import { Errno } from '../../../src/nbd/constants.ts';
 import { bytesOf } from '../../lab/model/content.ts';
+import { callExport } from '../../lab/nbd/call-export.ts';
 import type { History, HostName } from './history.ts';
 import {
   type ChangeKind,

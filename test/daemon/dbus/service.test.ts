@@ -58,14 +58,11 @@ describe('DBusService', () => {
   const options = (): Parameters<typeof DBusService.connect>[0] => ({
     address: bus.address,
     version: '0.1.0',
-    takeover: async (name) => {
-      taken.push(`takeover ${name}`);
-      await Promise.resolve();
+    call: async (name, method) => {
+      if (method === 'abandon')
+        throw new Error(`export ${name} has acknowledged writes: it cannot be abandoned`);
+      await Promise.resolve(taken.push(`${method} ${name}`));
     },
-    abandon: (name) =>
-      Promise.reject(new Error(`export ${name} has acknowledged writes: it cannot be abandoned`)),
-    verify: (name) => Promise.resolve(void taken.push(`verify ${name}`)),
-    accept: (name) => Promise.resolve(void taken.push(`accept ${name}`)),
     onClosed: (reason) => lost.push(reason),
   });
   const call = async (
@@ -386,10 +383,7 @@ describe('etc/org.xnbd1.conf', () => {
     const service = await DBusService.connect({
       address: bus.address,
       version: '0.1.0',
-      takeover: (name) => Promise.resolve(void taken.push(name)),
-      abandon: () => Promise.resolve(),
-      verify: () => Promise.resolve(),
-      accept: () => Promise.resolve(),
+      call: (name) => Promise.resolve(void taken.push(name)),
       onClosed: () => undefined,
     });
     try {

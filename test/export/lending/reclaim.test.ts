@@ -5,10 +5,10 @@
 import { strict as assert } from 'node:assert';
 import { randomUUID } from 'node:crypto';
 import sinon from 'sinon';
-import { callExport } from '../../../src/control/client.ts';
 import { Command, Errno, Option, OptionReply } from '../../../src/nbd/constants.ts';
 import { type Attached, type AttachRequest, encodeAttachRequest } from '../../../src/nbd/handshake/attach.ts';
 import { readRecord } from '../../../src/store/records/record.ts';
+import { callExport } from '../../lab/nbd/call-export.ts';
 import { RawClient } from '../../lab/nbd/raw-client.ts';
 import { serveTarget, type TestTarget } from '../../lab/nbd/serving.ts';
 import { waitFor } from '../../lab/wait-for.ts';

@@ -10,7 +10,7 @@ import { chmod, mkdir, mkdtemp, readdir, readFile, rm, stat, truncate, writeFile
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { formatAddress } from '../../../src/config/address.ts';
-import { askStatus } from '../../../src/daemon/exports/export-link.ts';
+import { exportStatus } from '../../../src/control/client.ts';
 import { exportRuns, killExport } from '../../../src/daemon/exports/export-process.ts';
 import { type Gateway, startGateway } from '../../../src/gateway/gateway.ts';
 import { listenPlain } from '../../../src/gateway/transport.ts';
@@ -202,7 +202,7 @@ export class TestHost {
   }
 
   status(name: string) {
-    return askStatus(join(this.run, `${name}.ctl`));
+    return exportStatus(join(this.run, `${name}.ctl`));
   }
 
   /** State of a running export; undefined when it does not run. */

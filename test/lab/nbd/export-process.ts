@@ -3,9 +3,10 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
-import { callExport, exportStatus } from '../../../src/control/client.ts';
-import type { ControlMethod } from '../../../src/control/protocol.ts';
+import { exportStatus } from '../../../src/control/client.ts';
+import type { ControlMethod } from '../../../src/control/methods.ts';
 import type { ExportStatus } from '../../../src/control/status.ts';
+import { callExport } from './call-export.ts';
 
 const program = join(import.meta.dirname, '../../../src/bin/xnbd-export.ts');
 
@@ -16,7 +17,7 @@ export interface ExportProcess {
   /** Everything that it wrote to stderr. */
   log(): string;
   status(): Promise<ExportStatus>;
-  call(method: Exclude<ControlMethod, 'watch'>): Promise<unknown>;
+  call(method: ControlMethod): Promise<unknown>;
   /** Waits until the status is as wished; fails after `limitMs`. */
   until(wish: (status: ExportStatus) => boolean, limitMs?: number): Promise<ExportStatus>;
   /** Waits until it has ended by itself. @returns the exit code */

@@ -1,0 +1,82 @@
+/**
+ * What can be asked of an export on its control socket: the only place that lists the methods. What an
+ * export does for each is in src/export/serve.ts, where the compiler asks for one function a key; what the
+ * server refuses, the methods of org.xnbd1.Export and docs/reference.md follow from the keys.
+ */
+
+interface MethodRow {
+  /** One sentence, for documents. */
+  readonly help: string;
+  /** Its name in org.xnbd1.Export, where D-Bus has it (without arguments, for root alone). */
+  readonly bus?: string;
+}
+
+const controlMethods = {
+  status: { help: 'the status, once' },
+  watch: {
+    help: 'the status now, on each change of state, and at most twice a second while its counters move',
+  },
+  takeover: {
+    help: 'fence the origin and begin to keep blocks; answers once that is so (at once where it is so already)',
+    bus: 'Takeover',
+  },
+  'source-gone': {
+    help: 'the guest that used this export as its disk is gone; the lease holder is told',
+  },
+  'source-leaves': {
+    help: 'libvirt migrates the guest away that uses this export; the lease holder may take the disk over',
+  },
+  'new-guest': {
+    help: 'a guest is about to be started on this export; leases for an earlier one are void; refused where the disk is not to be had',
+  },
+  reclaim: {
+    help: 'take a fenced disk back from a lease holder that is lost; refused while that is alive',
+  },
+  abandon: {
+    help: 'give the origin back, delete image, map and record, end; refused once a write has been acknowledged',
+    bus: 'Abandon',
+  },
+  verify: {
+    help: 'begin to compare the disk with its origin, if that is not under way; the status tells the rest',
+    bus: 'Verify',
+  },
+  accept: {
+    help: 'the differences that were found stay, and the origin may be let go',
+    bus: 'Accept',
+  },
+  'origin-timeout': {
+    help: 'how long a request may wait for the origin: `"timeout"` is seconds (1 to 86400), "none" or "default"',
+  },
+  stop: { help: 'finish requests, sync, end; nothing is deleted' },
+} as const satisfies Record<string, MethodRow>;
+
+export type ControlMethod = keyof typeof controlMethods;
+
+export const methodNames = Object.keys(controlMethods) as ControlMethod[];
+
+/** Those that the control server answers by itself. */
+export type StatusMethod = 'status' | 'watch';
+
+/** What a request has besides id and method: from another process, not to be trusted. */
+export type MethodParameters = Readonly<Record<string, unknown>>;
+
+/** What an export does. @returns the result, for JSON. @throws Error of one line */
+export type ExportMethods = Readonly<
+  Record<Exclude<ControlMethod, StatusMethod>, (parameters: MethodParameters) => unknown>
+>;
+
+/** Those that D-Bus has. */
+export type BusMethod = {
+  [Method in ControlMethod]: (typeof controlMethods)[Method] extends { bus: string } ? Method : never;
+}[ControlMethod];
+
+/** By the name on D-Bus. */
+export const busMethods: ReadonlyMap<string, BusMethod> = new Map(
+  (Object.entries(controlMethods) as [BusMethod, MethodRow][]).flatMap(([method, { bus }]) =>
+    bus === undefined ? [] : [[bus, method]],
+  ),
+);
+
+export function isControlMethod(method: string): method is ControlMethod {
+  return Object.hasOwn(controlMethods, method);
+}
