@@ -68,8 +68,8 @@ export class OriginLink {
   /** It was fenced for our lease when we attached last; null: we have not attached yet. */
   fenced: boolean | null = null;
   /**
-   * The disk is ours: an origin that has lost its fence (an administrator there, an older copy of its record) is
-   * fenced again before anything is read from it.
+   * The disk is ours: an origin that has lost its fence (an administrator there, an older copy of its record)
+   * is fenced again before anything is read from it.
    */
   mustBeFenced = false;
   /**
