@@ -36,8 +36,8 @@ export function identityOf({ attached, size }: ServerOffer): OriginIdentity {
 }
 
 /**
- * @param known of earlier meetings, or what was told of it; null: nothing is. @param holder HOST:PORT by which
- * the origin is to call us.
+ * @param known of earlier meetings, or what was told of it; null: nothing is.
+ * @param holder HOST:PORT by which the origin is to call us.
  */
 export function attachRequest(
   lease: string,
