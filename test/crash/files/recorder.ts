@@ -255,6 +255,7 @@ interface Handle {
   fd: number;
   write(...args: unknown[]): Promise<{ bytesWritten: number; buffer: Buffer }>;
   truncate(length?: number): Promise<void>;
+  stat(): Promise<fs.Stats>;
 }
 
 async function replaceHandle(): Promise<void> {
@@ -287,6 +288,14 @@ async function replaceHandle(): Promise<void> {
     const file = playing.recording === null ? undefined : open.get(this.fd);
     const operation: Operation | null = file === undefined ? null : { kind: 'size', inode: file.inode, size };
     return noted(operation, () => original.truncate.call(this, size));
+  };
+  prototype['stat'] = async function (this: Handle) {
+    const found = await original.stat.call(this);
+    // As for a path: of what is being played, or was before.
+    const inode =
+      open.get(this.fd)?.inode ?? playing.inodes.get(real.fs.readlinkSync(`/proc/self/fd/${this.fd}`));
+    if (inode !== undefined) found.ino = inode;
+    return found;
   };
   prototype['sync'] = function (this: Handle) {
     return sync(this.fd);
