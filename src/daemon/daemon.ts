@@ -18,6 +18,7 @@ import { Exports } from './exports/exports.ts';
 import { UnusedExports } from './exports/unused-exports.ts';
 import { followUp, isNeeded } from './follow-up.ts';
 import { DepartingGuests } from './guests/departing-guests.ts';
+import { GuestResumer } from './guests/guest-resumer.ts';
 import { OriginMetadata } from './guests/origin-metadata.ts';
 import { watchGuests } from './guests/watch-guests.ts';
 import { answerHook } from './hooks/dispatch.ts';
@@ -72,6 +73,7 @@ export async function startDaemon({ config, exportProgram, version }: DaemonOpti
   };
   const departing = new DepartingGuests({ domains, exports }, libvirt);
   const guests = watchGuests(host, libvirt);
+  const resumer = new GuestResumer(host, libvirt);
   // Moves learn first: what follows from a status may depend on the move that the disk belongs to.
   exports.on('status', (status) => moves.observe(status));
   const publisher = new Publisher({
@@ -120,6 +122,7 @@ export async function startDaemon({ config, exportProgram, version }: DaemonOpti
       clearInterval(timer);
       hooks.close();
       guests.close();
+      resumer.close();
       departing.close();
       originMetadata.close();
       libvirt.close();

@@ -25,7 +25,10 @@ const listActive = 1;
 const metadataElement = 2;
 /** virDomainState. */
 export const stateRunning = 1;
+export const statePaused = 3;
 export const stateShutOff = 5;
+/** virDomainPausedReason: a disk's error stopped the guest. */
+const pausedForIoError = 5;
 
 /** Milliseconds. */
 const timeout = 10_000;
@@ -104,8 +107,29 @@ export async function domainName(bus: Bus, path: string): Promise<string> {
 
 /** virDomainState: 1 running, 3 paused, 5 shut off. */
 export async function domainState(bus: Bus, path: string): Promise<number> {
-  const [state] = (await domainCall(bus, path, 'GetState', 'u', [0], shortTimeout)) as [number, number];
+  const [state] = await stateAndReason(bus, path);
   return state;
+}
+
+async function stateAndReason(bus: Bus, path: string): Promise<[number, number]> {
+  return (await domainCall(bus, path, 'GetState', 'u', [0], shortTimeout)) as [number, number];
+}
+
+/** Whether the domain is paused because of a disk's error, and for nothing else: by nobody's wish. */
+export async function isStoppedByError(bus: Bus, path: string): Promise<boolean> {
+  const [state, reason] = await stateAndReason(bus, path);
+  return state === statePaused && reason === pausedForIoError;
+}
+
+/** Targets (vda) of the disks that have had an error since the domain ran last. */
+export async function disksWithErrors(bus: Bus, path: string): Promise<string[]> {
+  const errors = (await domainCall(bus, path, 'GetDiskErrors', 'u', [0], shortTimeout)) as [string, number][];
+  return errors.map(([target]) => target);
+}
+
+/** `virsh resume`. */
+export async function resumeDomain(bus: Bus, path: string): Promise<void> {
+  await domainCall(bus, path, 'Resume', '', []);
 }
 
 /** virDomainJobOperation: an outgoing migration. */
@@ -122,6 +146,12 @@ export async function hasOutgoingJob(bus: Bus, path: string): Promise<boolean> {
   ];
   const operation: unknown = stats['operation']?.value;
   return type !== 0 && (operation === undefined || operation === OUTGOING);
+}
+
+/** Libvirt is at work on the domain: migrates it, saves it. */
+export async function hasJob(bus: Bus, path: string): Promise<boolean> {
+  const [type] = (await domainCall(bus, path, 'GetJobInfo', '', [], shortTimeout)) as [number];
+  return type !== 0;
 }
 
 /** The XML of the domain as it is now. */

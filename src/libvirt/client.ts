@@ -14,14 +14,18 @@ import { log } from '../log/log.ts';
 import { type Bus, openBus } from '../system/bus.ts';
 import {
   type Driver,
+  disksWithErrors,
   domainName,
   domainPath,
   domainState,
   driverPath,
+  hasJob,
   hasOutgoingJob,
+  isStoppedByError,
   libvirtName,
   listActiveDomains,
   liveXml,
+  resumeDomain,
   setMetadata,
   uuidOfPath,
 } from './calls.ts';
@@ -128,6 +132,22 @@ export class LibvirtClient extends EventEmitter<LibvirtEvents> {
   /** A running domain is being migrated to another host. @throws Error when libvirt cannot be asked */
   async migratesAway(uuid: string): Promise<boolean> {
     return await this.#aboutDomain(uuid, hasOutgoingJob);
+  }
+
+  /**
+   * Targets (vda) of the disks whose errors have stopped a domain; empty where that is not why it stands
+   * still, if it does; null: libvirt migrates or saves it, ask again later.
+   */
+  async disksThatStopped(uuid: string): Promise<string[] | null> {
+    return await this.#aboutDomain(uuid, async (bus, path) => {
+      if (!(await isStoppedByError(bus, path))) return [];
+      return (await hasJob(bus, path)) ? null : await disksWithErrors(bus, path);
+    });
+  }
+
+  /** Has a paused domain run. @throws Error, libvirt's or ours */
+  async resume(uuid: string): Promise<void> {
+    await this.#aboutDomain(uuid, resumeDomain);
   }
 
   /** Asks the driver that is known to have the domain, else each that answers. */

@@ -29,6 +29,8 @@ import {
 
 const firstPauseMs = 200;
 const longestPauseMs = 15_000;
+/** An export that has run this long does not keep ending: when it ends now, it is started at once. */
+const steadyMs = 10_000;
 
 export interface ExportsEvents {
   /** A status arrived; the second is what was known until now. */
@@ -266,7 +268,7 @@ export class Exports extends EventEmitter<ExportsEvents> {
         if (entry !== undefined) entry.pauseMs = Math.min(pause * 2, longestPauseMs);
         setTimeout(() => {
           if (entry !== undefined) entry.pauseMs = firstPauseMs;
-        }, 60_000).unref();
+        }, steadyMs).unref();
         return;
       } catch (error) {
         const message = (error as Error).message;

@@ -13,6 +13,11 @@ export type GuestDisk = {
   mode: DiskMode;
   /** True (default): the image comes from `createPatternImage`, and the guest checks blocks that it never wrote, too. */
   pattern?: boolean;
+  /**
+   * What QEMU does while the export is away: `report` (default): gives the guest EIO; `stop`: stops the guest;
+   * `wait`: waits ten seconds before it stops the guest, where libvirt knows how to have it wait.
+   */
+  away?: 'report' | 'stop' | 'wait';
 };
 
 export type GuestSpec = {
@@ -52,8 +57,8 @@ const KERNEL_ARGUMENTS = [
 ];
 
 const disk = (each: GuestDisk): string => `    <disk type='network' device='disk'>
-      <driver name='qemu' type='raw' cache='none'/>
-      <source protocol='nbd' name='${each.export}'><host transport='unix' socket='/run/xnbd/${each.export}.sock'/></source>
+      <driver name='qemu' type='raw' cache='none'${(each.away ?? 'report') === 'report' ? '' : " error_policy='stop' rerror_policy='stop'"}/>
+      <source protocol='nbd' name='${each.export}'><host transport='unix' socket='/run/xnbd/${each.export}.sock'/>${each.away === 'wait' ? "<reconnect delay='10'/>" : ''}</source>
       <target dev='${each.target}' bus='virtio'/>
     </disk>`;
 
