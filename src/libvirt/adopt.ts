@@ -50,6 +50,12 @@ type Paths = Config['paths'];
 const driverAttributes = { cache: 'none', error_policy: 'stop', rerror_policy: 'stop' };
 
 /**
+ * For so long QEMU waits for an export that is away, before `error_policy` counts. A libvirt that does not
+ * know this (9.0) drops it without a word.
+ */
+const reconnectSeconds = 10;
+
+/**
  * What adopting a domain would change. `xml`: its definition.
  * @throws Error, one line, naming the disk and the way out, for one that cannot be adopted.
  */
@@ -141,6 +147,15 @@ export async function applyRelease(domain: ShutOffDomain, plan: DefinitionPlan, 
   for (const { export: name } of plan.disks) await removeDurably(join(paths.exports, name));
 }
 
+/** Whether libvirt has kept in its definition that QEMU waits for exports that are away. */
+export function keepsReconnect(definition: string, { disks }: DefinitionPlan): boolean {
+  const elements = disksOf(parseXml(definition, 'domain XML'));
+  return disks.every(({ target }) => {
+    const disk = elements.find((element) => find(element, 'target')?.attributes.dev === target);
+    return disk !== undefined && find(disk, 'source', 'reconnect') !== undefined;
+  });
+}
+
 interface Definition {
   name: string;
   root: XmlElement;
@@ -224,6 +239,7 @@ function adoptEdits(
   const text = [
     `<source protocol='nbd' name='${escapeXml(name)}'>`,
     `${indent}  <host transport='unix' socket='${escapeXml(socket)}'/>`,
+    `${indent}  <reconnect delay='${reconnectSeconds}'/>`,
     `${indent}</source>`,
   ].join('\n');
   const driver = find(element, 'driver');

@@ -15,6 +15,8 @@ export interface ShutOffDomain {
   readonly xml: string;
   /** @throws Error when it runs by now, or its definition is another than `before`. */
   checkUnchanged(before: string): Promise<void>;
+  /** Its definition as libvirt has it now. @throws Error when it runs by now. */
+  read(): Promise<string>;
   /** Replaces the definition. @throws Error with libvirt's reason. */
   define(xml: string): Promise<void>;
   close(): void;
@@ -53,6 +55,7 @@ export async function openShutOffDomain(
           `the definition of ${name} was changed meanwhile; nothing was done, run the command again`,
         );
       },
+      read,
       define: (xml) => defineDomain(bus, driver, xml),
       close: () => bus.close(),
     };

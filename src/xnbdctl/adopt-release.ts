@@ -1,7 +1,14 @@
 /** `xnbdctl adopt` and `release`: shows what would change in a domain's definition, asks, and changes it. */
 import { createInterface } from 'node:readline/promises';
 import type { Config } from '../config/config.ts';
-import { applyAdopt, applyRelease, type DefinitionPlan, planAdopt, planRelease } from '../libvirt/adopt.ts';
+import {
+  applyAdopt,
+  applyRelease,
+  type DefinitionPlan,
+  keepsReconnect,
+  planAdopt,
+  planRelease,
+} from '../libvirt/adopt.ts';
 import { openShutOffDomain } from '../libvirt/shut-off-domain.ts';
 import { formatBytes } from './format.ts';
 
@@ -38,6 +45,10 @@ export async function changeDefinition(
     }
     await apply(domain, plan, config.paths);
     output.write(`the disks of ${name} are ${become}: ${plan.disks.map((disk) => disk.export).join(', ')}\n`);
+    if (change === 'adopt' && !keepsReconnect(await domain.read(), plan))
+      output.write(
+        'this libvirt does not keep <reconnect>: if an export dies, its guest is stopped until xnbdd resumes it\n',
+      );
   } finally {
     domain.close();
   }

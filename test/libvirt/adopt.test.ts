@@ -5,7 +5,7 @@ import { mkdir, mkdtemp, readdir, rm, symlink, truncate, writeFile } from 'node:
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { applyAdopt, applyRelease, planAdopt, planRelease } from '../../src/libvirt/adopt.ts';
+import { applyAdopt, applyRelease, keepsReconnect, planAdopt, planRelease } from '../../src/libvirt/adopt.ts';
 import { readDomain } from '../../src/libvirt/domain-xml.ts';
 import type { ShutOffDomain } from '../../src/libvirt/shut-off-domain.ts';
 import { readRecord, writeRecord } from '../../src/store/records/record.ts';
@@ -66,6 +66,7 @@ describe('adopt and release', () => {
   const defining = (definitions: string[], refuse = false): ShutOffDomain => ({
     xml: '',
     checkUnchanged: () => Promise.resolve(),
+    read: () => Promise.resolve(definitions.at(-1) ?? ''),
     define: (xml) => {
       if (refuse) return Promise.reject(new Error('unsupported configuration'));
       definitions.push(xml);
@@ -82,6 +83,7 @@ describe('adopt and release', () => {
       <driver name='qemu' type='raw' discard='unmap' cache='none' error_policy='stop' rerror_policy='stop'/>
       <source protocol='nbd' name='vm1-vda'>
         <host transport='unix' socket='${paths.run}/vm1-vda.sock'/>
+        <reconnect delay='10'/>
       </source>
       <target dev='vda' bus='virtio'/>
       <boot order='1'/>
@@ -96,6 +98,14 @@ describe('adopt and release', () => {
       ['vm1-vda'],
     );
     assert.deepEqual(await readdir(directory), ['a & b.img', 'run'], 'a plan changes nothing');
+  });
+
+  it('sees whether libvirt has kept that QEMU waits for an export', async () => {
+    const plan = await planAdopt(domain(fileDisk(), cdrom, fileDisk(await makeImage('b.img'), 'vdb')), paths);
+    assert.equal(keepsReconnect(plan.after, plan), true);
+    // As libvirt 9.0 gives it back.
+    assert.equal(keepsReconnect(plan.after.replaceAll(/<reconnect .*?>/g, ''), plan), false);
+    assert.equal(keepsReconnect(plan.after.replace(/<reconnect .*?>/, ''), plan), false);
   });
 
   it('shows a difference that patch takes', async function () {
