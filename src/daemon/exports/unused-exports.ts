@@ -39,10 +39,15 @@ export class UnusedExports {
     this.#dueAt.delete(name);
   }
 
+  /** The guest has gone to a host that will come for the disk, as soon as it can. */
+  awaitNextHost(name: string): void {
+    this.#dueAt.set(name, Date.now() + linkAwayMs);
+  }
+
   /** Ends an export that serves and has no guest, now or after its time of grace. */
   async endIfUnused(name: string): Promise<void> {
     if (this.#wasJustLent(name)) {
-      this.#dueAt.set(name, Date.now() + linkAwayMs);
+      this.awaitNextHost(name);
       return;
     }
     this.#dueAt.delete(name);

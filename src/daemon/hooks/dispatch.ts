@@ -29,7 +29,7 @@ const others: Readonly<Record<string, Operation>> = {
   started,
   reconnect,
   stopped: (host, domain) => stopped(host, usingDomain(domain)),
-  release: (host, domain) => release(host, usingDomain(domain)),
+  release: (host, domain, { extra }) => release(host, usingDomain(domain), extra),
 };
 
 /** Answers one hook. @throws Error with a line for the administrator, from `migrate` and `prepare` only. */

@@ -1,7 +1,13 @@
 /**
- * `stopped` and `release`: a domain has ended here, or a migration to here has failed. libvirt does not say
- * which of them, may run both hooks twice, and ignores their answers; so each looks at the state of its
- * disks, and nothing here fails the hook.
+ * `stopped` and `release`: a domain has ended here, or a migration to here has failed. libvirt may run both
+ * hooks twice, and ignores their answers; so each looks at the state of its disks, and nothing here fails the
+ * hook.
+ *
+ * Why a domain ended, `release` is told by libvirt 10.5 and later, in its fourth argument; earlier ones say
+ * `-`. A domain that has migrated has left a disk behind that its next host will come for, even where the
+ * link between them is broken and the disk is lent to nobody by now. For the disk of one that was shut down
+ * from inside, or saved, nobody will. `destroyed` and `crashed` tell nothing: a domain may be destroyed here
+ * whose migration had come to its end, but for libvirt's knowing it.
  */
 import { log } from '../../log/log.ts';
 import { discard, giveUp } from '../disks/arrival.ts';
@@ -24,8 +30,14 @@ export async function stopped(host: Host, domain: UsingDomain): Promise<void> {
   }
 }
 
-/** libvirt frees the domain's resources: what has no use without the domain ends. */
-export async function release(host: Host, domain: UsingDomain): Promise<void> {
+/** Reasons of `release` after which nobody comes for a disk that rests here. */
+const endedHere: ReadonlySet<string> = new Set(['shutdown', 'saved']);
+
+/**
+ * libvirt frees the domain's resources: what has no use without the domain ends.
+ * @param reason as libvirt says it; `-`: it does not
+ */
+export async function release(host: Host, domain: UsingDomain, reason = '-'): Promise<void> {
   await host.domains.release(domain.uuid);
   const move = host.moves.ofDomain(domain.uuid);
   if (move !== undefined && !move.resumed && nothingWritten(host, Object.keys(move.disks))) {
@@ -38,7 +50,7 @@ export async function release(host: Host, domain: UsingDomain): Promise<void> {
   for (const name of domain.exports) {
     await attempt(`export ${name} goes on`, async () => {
       await host.devices.detach(name);
-      await endExport(host, name);
+      await endExport(host, name, reason);
     });
   }
 }
@@ -47,11 +59,16 @@ function nothingWritten(host: Host, names: string[]): boolean {
   return names.every((name) => (host.exports.status(name)?.writtenBytes ?? 0) === 0);
 }
 
-async function endExport(host: Host, name: string): Promise<void> {
+async function endExport(host: Host, name: string, reason: string): Promise<void> {
   const record = await host.exports.record(name);
   const state = host.exports.status(name)?.state ?? record?.state;
   switch (state) {
     case 'serving':
+      if (reason === 'migrated') {
+        host.unused.awaitNextHost(name);
+        break;
+      }
+      if (endedHere.has(reason)) host.unused.noteReturned(name);
       await host.unused.endIfUnused(name);
       break;
     case 'standby':

@@ -56,6 +56,13 @@ ${elements.join('')}  </devices>
 `;
 }
 
+export interface HookOptions {
+  driver?: 'qemu' | 'libxl';
+  xml?: string;
+  /** The fourth argument. */
+  extra?: string;
+}
+
 export interface TestHostOptions {
   /** Lines of xnbd.conf after [paths]. */
   config?: string;
@@ -146,18 +153,14 @@ export class TestHost {
   }
 
   /** Calls the hook script as libvirt does, and waits for the end of its output as libvirt does. */
-  hook(
-    op: string,
-    domain: TestDomain,
-    options: { driver?: 'qemu' | 'libxl'; xml?: string } = {},
-  ): Promise<HookResult> {
+  hook(op: string, domain: TestDomain, options: HookOptions = {}): Promise<HookResult> {
     const script = join(top, 'hooks', options.driver ?? 'qemu');
     const xml = options.xml ?? domainXml(this.run, domain);
     const subop = op === 'stopped' || op === 'release' ? 'end' : 'begin';
     return new Promise((resolve) => {
       const child = execFile(
         script,
-        [domain.name, op, subop, '-'],
+        [domain.name, op, subop, options.extra ?? '-'],
         {
           env: { ...process.env, XNBD_RUN: this.run, XNBD_HOOK: join(this.dir, 'xnbd-hook') },
           timeout: 60_000,
@@ -172,11 +175,7 @@ export class TestHost {
   }
 
   /** As `hook`, and it must succeed in silence. */
-  async succeeds(
-    op: string,
-    domain: TestDomain,
-    options: { driver?: 'qemu' | 'libxl'; xml?: string } = {},
-  ): Promise<void> {
+  async succeeds(op: string, domain: TestDomain, options: HookOptions = {}): Promise<void> {
     const result = await this.hook(op, domain, options);
     assert.deepEqual(
       result,
