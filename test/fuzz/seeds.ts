@@ -13,6 +13,7 @@ import {
 } from '../../src/nbd/constants.ts';
 import { encodeAttached, encodeAttachRequest } from '../../src/nbd/handshake/attach.ts';
 import { encodeGreeting, encodeOption, encodeOptionReply } from '../../src/nbd/handshake/option-framing.ts';
+import { encodePeer } from '../../src/nbd/handshake/peer.ts';
 import { encodeExtendedRequest, encodeRequest } from '../../src/nbd/transmission/request-encoder.ts';
 import {
   type Answered,
@@ -39,6 +40,7 @@ export function seeds(): Seed[] {
   return [
     ...styles.map((style): Seed => ({ side: 'server', messages: clientSays(style, false) })),
     { side: 'server', messages: clientSays(ReplyStyle.STRUCTURED, true) },
+    { side: 'server', messages: broughtByGateway() },
     { side: 'server', messages: exportName() },
     ...styles.map(
       (style): Seed => ({ side: 'client', messages: serverSays(style, style !== ReplyStyle.SIMPLE) }),
@@ -66,6 +68,13 @@ function clientSays(style: ReplyStyle, attached: boolean): Buffer[] {
   const infos = Buffer.concat([text('disk'), uint16(2), uint16(Info.BLOCK_SIZE), uint16(Info.NAME)]);
   options.push(encodeOption(Option.INFO, infos), encodeOption(Option.GO, infos));
   return [uint32(3), ...options, ...requests(style, attached)];
+}
+
+/** As a gateway begins: it says whom it brings, first of all. */
+function broughtByGateway(): Buffer[] {
+  const [flags, ...rest] = clientSays(ReplyStyle.STRUCTURED, true);
+  const peer = { identity: 'b.example', who: '192.0.2.1:4711 (b.example)' };
+  return [flags!, encodeOption(Option.XNBD_PEER, encodePeer(peer)), ...rest];
 }
 
 function exportName(): Buffer[] {
