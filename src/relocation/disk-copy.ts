@@ -12,7 +12,7 @@ import { ImageSpace } from './fetch/image-space.ts';
 import { UnreadableBlocks } from './fetch/unreadable-blocks.ts';
 import { OriginAllocation } from './origin/allocation.ts';
 import type { OriginLink } from './origin/link.ts';
-import type { Keeping } from './proxy/proxy-disk.ts';
+import type { RelocatingParts } from './proxy/proxy-disk.ts';
 
 /** How much may be fetched again after a loss of power. */
 const CHECKPOINT_MS = 5000;
@@ -39,7 +39,7 @@ export class DiskCopy {
   readonly map: PresentMap;
   readonly #fetcher: Fetcher;
   /** For the disk. */
-  readonly keeping: Keeping;
+  readonly parts: RelocatingParts;
   readonly #bad: BadBlocks;
   readonly #unreadable: UnreadableBlocks;
   readonly #space: ImageSpace;
@@ -72,7 +72,7 @@ export class DiskCopy {
     this.#background = new BackgroundCopy({ ...parts, fetcher: this.#fetcher });
     this.#fetcher.onSettled = () => this.#completeOr(() => this.#background.proceed());
     const allocation = new OriginAllocation(link, map.sizeBytes);
-    this.keeping = { map, locks, fetcher: this.#fetcher, allocation, space: this.#space };
+    this.parts = { map, locks, fetcher: this.#fetcher, allocation, space: this.#space };
     map.onFailed = () => {
       this.pause();
       onChange();

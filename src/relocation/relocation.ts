@@ -101,7 +101,7 @@ export class Relocation {
     this.waits = new GuestWaits(options.originTimeout);
     this.waits.choose(this.#record.originTimeout ?? 'default');
     this.disk = new ProxyDisk(options.image, this.#record.complete ? null : link, this.waits);
-    this.disk.onChanged = () => this.arrived();
+    this.disk.changes.onAcknowledged = () => this.arrived();
     this.disk.onFirstChange = () => this.takeOver('the first write of the guest');
     this.verification = new Verification({
       keeper: options.keeper,
@@ -200,7 +200,7 @@ export class Relocation {
   abandon(): Promise<void> {
     this.#abandoning ??= this.#abandon().catch((error: unknown) => {
       this.#abandoning = null;
-      this.disk.admitChanges();
+      this.disk.changes.open();
       if (this.#copy?.isComplete === true) void this.#finish();
       throw error;
     });
@@ -211,7 +211,7 @@ export class Relocation {
     const { name } = this.#record;
     // A takeover that has begun ends first, either way.
     await this.#takeover?.catch(() => undefined);
-    if (this.disk.phase === 'complete' || this.#finished !== null || !this.disk.refuseChanges()) {
+    if (this.disk.phase === 'complete' || this.#finished !== null || !this.disk.changes.close()) {
       throw new Error(
         `${name} is ${this.#record.state} and holds writes that exist nowhere else: it cannot be abandoned; let it complete`,
       );
@@ -305,7 +305,7 @@ export class Relocation {
     const { stateDir, image } = this.#options;
     const map = await openMap(this.#record, image, stateDir);
     // Whether a client wrote before the restart is not known: so it is taken for granted.
-    this.disk.changed = true;
+    this.disk.changes.acknowledged = true;
     if (link.lends) {
       fenceAgain(link, (errno) => {
         this.#error = `the origin refuses to be fenced again: error ${errno}`;
@@ -327,7 +327,7 @@ export class Relocation {
     });
     this.#copy = copy;
     this.verification.begin({ link: this.#link!, image: this.#options.image, map });
-    this.disk.keep(copy.keeping);
+    this.disk.startRelocating(copy.parts);
     if (!this.#stopped && !this.#void) copy.start();
   }
 
@@ -341,7 +341,7 @@ export class Relocation {
   /** Every block is present: durably so, then we are a target, then the origin may go. */
   #finish(): Promise<void> {
     if (this.#stopped || this.givingUp) return Promise.resolve();
-    if (this.#options.awaitsGuest && this.disk.awaited && !this.#arrived)
+    if (this.#options.awaitsGuest && this.disk.readInStandby && !this.#arrived)
       setTimeout(() => this.arrived(), NEVER_CAME_MS).unref();
     else if (this.verification.admits()) this.#finished ??= this.#finishNow();
     return this.#finished ?? Promise.resolve();

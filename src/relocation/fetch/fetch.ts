@@ -15,7 +15,7 @@ export interface Reader extends Completion {
 }
 
 /** Waits for a stretch to be local. */
-export interface Keeper extends Completion {
+export interface LocalWaiter extends Completion {
   readonly over: boolean;
   /** He cannot do without: the blocks are kept although room is short. */
   readonly vital: boolean;
@@ -42,7 +42,7 @@ export class Fetch {
   /** Blocks that the origin cannot read. */
   readonly unread = new Set<number>();
   #readers: Share<Reader>[] = [];
-  #keepers: Share<Keeper>[] = [];
+  #waiters: Share<LocalWaiter>[] = [];
 
   constructor(first: number, end: number, bytes: number, background: boolean) {
     this.first = first;
@@ -61,20 +61,20 @@ export class Fetch {
     this.#readers.push({ who, first, end });
   }
 
-  addKeeper(who: Keeper, first: number, end: number): void {
-    if (this.#keepers.length >= MANY) this.#keepers = this.#keepers.filter((share) => !share.who.over);
-    this.#keepers.push({ who, first, end });
+  addWaiter(who: LocalWaiter, first: number, end: number): void {
+    if (this.#waiters.length >= MANY) this.#waiters = this.#waiters.filter((share) => !share.who.over);
+    this.#waiters.push({ who, first, end });
   }
 
   /** Nobody waits for it any more. */
   get unwanted(): boolean {
-    const over = ({ who }: Share<Reader | Keeper>): boolean => who.over;
-    return !this.background && this.#readers.every(over) && this.#keepers.every(over);
+    const over = ({ who }: Share<Reader | LocalWaiter>): boolean => who.over;
+    return !this.background && this.#readers.every(over) && this.#waiters.every(over);
   }
 
   /** Whether a block must be kept although room is short. */
   isVital(block: number): boolean {
-    return this.#keepers.some(
+    return this.#waiters.some(
       ({ who, first, end }) => who.vital && !who.over && first <= block && block < end,
     );
   }
@@ -93,13 +93,13 @@ export class Fetch {
   /** Everybody who is left gets the error. */
   fail(errno: number): void {
     for (const { who } of this.#readers.splice(0)) who.complete(errno);
-    for (const { who } of this.#keepers.splice(0)) who.complete(errno);
+    for (const { who } of this.#waiters.splice(0)) who.complete(errno);
   }
 
   /** The end. @param errno of a stretch: 0 when it is local now */
   finish(errno: (first: number, end: number) => number): void {
     this.serveReaders();
-    for (const { who, first, end } of this.#keepers.splice(0)) who.complete(errno(first, end));
+    for (const { who, first, end } of this.#waiters.splice(0)) who.complete(errno(first, end));
   }
 
   #hasUnread(first: number, end: number): boolean {

@@ -22,11 +22,11 @@ import type { PresentMap } from '../../store/maps/present-map.ts';
 import type { OriginLink } from '../origin/link.ts';
 import type { BadBlocks } from './bad-blocks.ts';
 import type { BlockLocks } from './block-locks.ts';
-import { Fetch, type Keeper, type Reader } from './fetch.ts';
+import { Fetch, type LocalWaiter, type Reader } from './fetch.ts';
 import type { ImageSpace } from './image-space.ts';
 import { salvage } from './salvage.ts';
 
-export type { Keeper, Reader };
+export type { LocalWaiter, Reader };
 
 /** Largest fetch, blocks: 1 MiB. */
 const MAX_FETCH = 256;
@@ -100,13 +100,13 @@ export class Fetcher {
   /**
    * Makes blocks from `first` on local, for a client: all of them absent now, up to `end` or the end of one
    * fetch.
-   * @returns the block behind those; `keeper` is completed for them, later.
+   * @returns the block behind those; `waiter` is completed for them, later.
    */
-  keep(first: number, end: number, keeper: Keeper): number {
+  keep(first: number, end: number, waiter: LocalWaiter): number {
     const unsent: Fetch[] = [];
     const fetch = this.#underWay.has(first) ? this.#find(first) : this.#addOnDemand(first, end, unsent);
     const until = Math.min(fetch.end, end);
-    fetch.addKeeper(keeper, first, until);
+    fetch.addWaiter(waiter, first, until);
     for (const each of unsent) this.#send(each);
     return until;
   }
@@ -114,8 +114,8 @@ export class Fetcher {
   /** Fetches [first, end), absent and not under way, at most MAX_FETCH blocks, for the background copy. */
   background(first: number, end: number, done: Completion): void {
     const fetch = this.#add(first, end, true);
-    const keeper: Keeper = { complete: (errno) => done.complete(errno), over: false, vital: false };
-    fetch.addKeeper(keeper, first, end);
+    const waiter: LocalWaiter = { complete: (errno) => done.complete(errno), over: false, vital: false };
+    fetch.addWaiter(waiter, first, end);
     this.#send(fetch);
   }
 

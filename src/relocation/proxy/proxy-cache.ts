@@ -8,14 +8,14 @@ import { Errno } from '../../nbd/constants.ts';
 import { blockAt, blockBehind } from '../../store/block-ranges.ts';
 import type { Completion } from '../../store/completion.ts';
 import type { PresentMap } from '../../store/maps/present-map.ts';
-import type { Fetcher, Keeper } from '../fetch/fetcher.ts';
+import type { Fetcher, LocalWaiter } from '../fetch/fetcher.ts';
 import type { GuestWaits, Wait } from '../fetch/guest-waits.ts';
 import { guestErrno } from '../origin/guest-errno.ts';
 
 /** Fetches under way for one command, of at most 1 MiB each. */
 const MAX_UNDER_WAY = 4;
 
-export class ProxyCache implements Keeper {
+export class ProxyCache implements LocalWaiter {
   readonly vital = false;
   /** It has waited too long. */
   over = false;
