@@ -5,6 +5,7 @@ import type { Image } from '../store/image/image.ts';
 import type { PresentMap } from '../store/maps/present-map.ts';
 import type { ExportRecord } from '../store/records/record.ts';
 import { BackgroundCopy } from './copy/background-copy.ts';
+import { BackgroundWindow } from './copy/background-window.ts';
 import { BadBlocks } from './fetch/bad-blocks.ts';
 import type { BlockLocks } from './fetch/block-locks.ts';
 import { Fetcher } from './fetch/fetcher.ts';
@@ -55,7 +56,7 @@ export class DiskCopy {
     this.#unreadable = new UnreadableBlocks({
       image,
       onChange: () => {
-        this.#completeOr(() => undefined);
+        this.#tellIfComplete();
         onChange();
       },
     });
@@ -67,10 +68,15 @@ export class DiskCopy {
         onChange();
       },
     });
-    const parts = { link, image, map, locks, space: this.#space, bad: this.#bad };
-    this.#fetcher = new Fetcher(parts);
-    this.#background = new BackgroundCopy({ ...parts, fetcher: this.#fetcher });
-    this.#fetcher.onSettled = () => this.#completeOr(() => this.#background.proceed());
+    const parts = { image, map, locks, space: this.#space, bad: this.#bad };
+    this.#fetcher = new Fetcher({ ...parts, source: link });
+    this.#background = new BackgroundCopy({
+      ...parts,
+      link,
+      fetcher: this.#fetcher,
+      pace: new BackgroundWindow(),
+    });
+    map.onMarked = () => this.#tellIfComplete();
     const allocation = new OriginAllocation(link, map.sizeBytes);
     this.parts = { map, locks, fetcher: this.#fetcher, allocation, space: this.#space };
     map.onFailed = () => {
@@ -82,7 +88,7 @@ export class DiskCopy {
 
   start(): void {
     if (this.map.failed === null) this.#background.start();
-    this.#completeOr(() => undefined);
+    this.#tellIfComplete();
   }
 
   /** Every block is present, and none is known to be lost again. */
@@ -90,9 +96,8 @@ export class DiskCopy {
     return this.map.complete && !this.#unreadable.any;
   }
 
-  #completeOr(otherwise: () => void): void {
+  #tellIfComplete(): void {
     if (this.isComplete) this.#onComplete();
-    else otherwise();
   }
 
   /** Stops the copy; what is under way still ends. */

@@ -51,6 +51,11 @@ export class BlockRanges implements Iterable<Readonly<BlockRange>> {
     return this.#ranges.length;
   }
 
+  /** The first of them; it changes with the set. */
+  get first(): Readonly<BlockRange> | undefined {
+    return this.#ranges[0];
+  }
+
   [Symbol.iterator](): IterableIterator<Readonly<BlockRange>> {
     return this.#ranges.values();
   }
@@ -61,8 +66,9 @@ export class BlockRanges implements Iterable<Readonly<BlockRange>> {
     return range !== undefined && range.first <= first && end <= range.end;
   }
 
-  /** Adds [first, end), which is not empty. @returns false when that would be a range too many */
+  /** Adds [first, end). @returns false when that would be a range too many */
   add(first: number, end: number): boolean {
+    if (first >= end) return true;
     const at = this.#reaching(first);
     const next = this.#ranges[at];
     if (next === undefined || end < next.first) {
@@ -85,6 +91,11 @@ export class BlockRanges implements Iterable<Readonly<BlockRange>> {
     for (let at = this.#reaching(first + 1); at < this.#ranges.length; ) {
       const range = this.#ranges[at]!;
       if (range.first >= end) return;
+      if (at === 0 && first <= range.first && end >= range.end) {
+        // Much cheaper than a splice where there are many.
+        this.#ranges.shift();
+        continue;
+      }
       const behind = range.end > end ? [{ first: end, end: range.end }] : [];
       if (range.first < first) {
         range.end = first;

@@ -10,7 +10,7 @@
 
 import { log } from '../../log/log.ts';
 import { Errno } from '../../nbd/constants.ts';
-import { BLOCK_SIZE, bytesIn } from '../../store/block-ranges.ts';
+import { BLOCK_SIZE, type BlockRange, bytesIn } from '../../store/block-ranges.ts';
 import type { Image } from '../../store/image/image.ts';
 import type { PresentMap } from '../../store/maps/present-map.ts';
 import type { BadBlocks } from '../fetch/bad-blocks.ts';
@@ -18,8 +18,9 @@ import type { BlockLocks } from '../fetch/block-locks.ts';
 import type { Fetcher } from '../fetch/fetcher.ts';
 import type { ImageSpace } from '../fetch/image-space.ts';
 import type { OriginLink } from '../origin/link.ts';
-import { BackgroundWindow } from './background-window.ts';
+import { type CopyOrder, firstOf, inSequence } from './copy-order.ts';
 import { HoleSkipper } from './hole-skipper.ts';
+import { type Pace, Reopening } from './pace.ts';
 import { Survey } from './survey.ts';
 
 const FIRST_RETRY_MS = 1000;
@@ -33,13 +34,17 @@ export interface BackgroundCopyOptions {
   locks: BlockLocks;
   space: ImageSpace;
   bad: BadBlocks;
+  pace: Pace;
 }
 
 export class BackgroundCopy {
   /** The last failure that is not one of single blocks, one line; null while all is well. */
   error: string | null = null;
   readonly #parts: BackgroundCopyOptions;
-  readonly #window = new BackgroundWindow();
+  readonly #order: CopyOrder;
+  readonly #reopening = new Reopening(() => this.proceed());
+  /** Chunks. */
+  #underWay = 0;
   readonly #survey: Survey;
   readonly #holes: HoleSkipper;
   #retryTimer: NodeJS.Timeout | null = null;
@@ -54,7 +59,7 @@ export class BackgroundCopy {
       ...parts,
       done: (error) => {
         if (error !== null) this.#failed(error);
-        parts.fetcher.onSettled?.();
+        this.proceed();
       },
     });
     this.#survey = new Survey({
@@ -67,6 +72,9 @@ export class BackgroundCopy {
       },
       proceeded: () => this.proceed(),
     });
+    this.#order = firstOf(inSequence(this.#survey, parts.fetcher));
+    parts.fetcher.onNoticed = (range, by) => this.#order.noticed(range, by);
+    parts.fetcher.onSettled = () => this.proceed();
   }
 
   /** Bytes that were holes at the origin, and never fetched. */
@@ -82,18 +90,19 @@ export class BackgroundCopy {
   stop(): void {
     this.#running = false;
     this.#holes.stop();
+    this.#reopening.stop();
     if (this.#retryTimer !== null) clearTimeout(this.#retryTimer);
     this.#retryTimer = null;
   }
 
-  /** Looks what can be done next; to be called whenever a fetch has settled, and when there is room again. */
+  /** Looks what can be done next; to be called when there is space again. */
   proceed(): void {
     const { map, fetcher, space } = this.#parts;
-    if (!this.#running || this.#retryTimer !== null || space.shortage !== null) return;
+    if (!this.#running || this.#retryTimer !== null || space.shortage !== null || map.complete) return;
     this.#survey.proceed();
     this.#fetch();
-    const roundOver = this.#survey.isOver && this.#holes.idle && this.#window.inFlight === 0;
-    if (roundOver && fetcher.idle && !map.complete) {
+    const roundOver = this.#survey.isOver && this.#holes.idle && this.#underWay === 0;
+    if (roundOver && fetcher.idle) {
       this.#survey.again();
       this.#retryLater();
     }
@@ -113,35 +122,32 @@ export class BackgroundCopy {
   }
 
   #fetch(): void {
-    const { fetcher } = this.#parts;
-    while (this.#window.open && this.#running) {
-      const range = this.#survey.nextData();
+    const { pace } = this.#parts;
+    while (pace.open && this.#running) {
+      const range = this.#order.next(pace.chunk / BLOCK_SIZE);
       if (range === undefined) return;
-      range.first = fetcher.nextIdle(range.first, range.end);
-      if (range.first === range.end) continue;
-      const end = Math.min(
-        fetcher.endOfIdle(range.first, range.end),
-        range.first + this.#window.chunk / BLOCK_SIZE,
-      );
-      this.#fetchChunk(range.first, end);
-      range.first = end;
+      this.#fetchChunk(range);
     }
+    if (this.#running) this.#reopening.await(pace);
   }
 
-  #fetchChunk(first: number, end: number): void {
+  #fetchChunk({ first, end }: BlockRange): void {
+    const { pace } = this.#parts;
     const sentAt = performance.now();
     const bytes = bytesIn(first, end, this.#parts.map.sizeBytes);
-    this.#window.sent(bytes);
+    pace.sent(bytes);
+    this.#underWay += 1;
     this.#parts.fetcher.background(first, end, {
-      // The fetcher tells everybody afterwards, us included.
+      // `onSettled` follows.
       complete: (errno) => {
+        this.#underWay -= 1;
         if (errno === 0) {
           this.error = null;
           const now = performance.now();
-          this.#window.answered(bytes, now - sentAt, now);
+          pace.answered(bytes, now - sentAt, now);
           return;
         }
-        this.#window.failed(bytes);
+        pace.failed(bytes);
         // Single blocks and room are told elsewhere, and the link is being closed upon us.
         if (errno === Errno.EIO || errno === Errno.ENOSPC || errno === Errno.ESHUTDOWN) return;
         this.#failed(`blocks at ${first * BLOCK_SIZE} cannot be copied: error ${errno}`);

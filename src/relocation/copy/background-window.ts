@@ -11,6 +11,8 @@
  * Routes change, so now and then (`PROBE_INTERVAL_MS`) the copy pauses until nothing is in flight and
  * measures the empty path anew.
  */
+import type { Pace } from './pace.ts';
+
 const MINIMUM = 128 * 1024;
 const MAXIMUM = 32 * 1024 * 1024;
 const SMALLEST_CHUNK = 64 * 1024;
@@ -23,7 +25,9 @@ const QUEUE_LOW = 48 * 1024;
 const QUEUE_HIGH = 112 * 1024;
 const PROBE_INTERVAL_MS = 15_000;
 
-export class BackgroundWindow {
+export class BackgroundWindow implements Pace {
+  /** It opens with an answer only. */
+  readonly reopensAt = null;
   #limit = MINIMUM;
   #inFlight = 0;
   #doubling = true;
@@ -43,11 +47,6 @@ export class BackgroundWindow {
     return Math.min(Math.max(share, SMALLEST_CHUNK), LARGEST_CHUNK);
   }
 
-  get inFlight(): number {
-    return this.#inFlight;
-  }
-
-  /** Whether another chunk may go out. */
   get open(): boolean {
     if (this.#probing) return this.#inFlight === 0;
     return this.#inFlight + SMALLEST_CHUNK <= this.#limit;
@@ -57,7 +56,6 @@ export class BackgroundWindow {
     this.#inFlight += bytes;
   }
 
-  /** A chunk has been answered. @param elapsed ms since it was sent. @param now ms, of the same clock. */
   answered(bytes: number, elapsed: number, now: number): void {
     this.#inFlight -= bytes;
     if (this.#probing) {
@@ -76,7 +74,6 @@ export class BackgroundWindow {
     if (now >= this.#probeAt) this.#probing = true;
   }
 
-  /** A chunk has failed: it says nothing of the path. */
   failed(bytes: number): void {
     this.#inFlight -= bytes;
     this.#probing = false;

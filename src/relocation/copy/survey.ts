@@ -10,6 +10,7 @@ import { AllocationFlag, Errno } from '../../nbd/constants.ts';
 import {
   BLOCK_SIZE,
   type BlockRange,
+  BlockRanges,
   blockAt,
   blockBehind,
   byteEnd,
@@ -42,14 +43,14 @@ export interface SurveyOptions {
 export class Survey {
   readonly #parts: SurveyOptions;
   /** Not asked for yet, in order. */
-  #unknown: BlockRange[];
+  readonly #unknown = new BlockRanges();
   #underWay = 0;
-  /** Data that waits for the copy, in the order of the answers. */
-  #data: BlockRange[] = [];
+  /** Data that waits for the copy. */
+  readonly #data = new BlockRanges();
 
   constructor(parts: SurveyOptions) {
     this.#parts = parts;
-    this.#unknown = [{ first: 0, end: parts.map.blocks }];
+    this.again();
   }
 
   /** Everything has been asked for, and all data has been taken. */
@@ -59,36 +60,34 @@ export class Survey {
 
   /** Begins anew; to be called when it is over. */
   again(): void {
-    this.#unknown = [{ first: 0, end: this.#parts.map.blocks }];
+    this.#unknown.add(0, this.#parts.map.blocks);
   }
 
-  /**
-   * The data to be copied next: the caller moves `first` on as he does; it is gone when that has reached
-   * `end`.
-   */
-  nextData(): BlockRange | undefined {
-    while (this.#data[0] !== undefined && this.#data[0].first >= this.#data[0].end) {
-      this.#data.shift();
-      if (this.#data.length === 0) this.proceed();
-    }
-    return this.#data[0];
+  /** The first data that is known and has not been taken. */
+  nextData(): Readonly<BlockRange> | undefined {
+    return this.#data.first;
   }
 
-  /** Asks for more, if there is room for the answers. */
+  /** What is known before block `end` is being copied, or need not be. */
+  taken(end: number): void {
+    this.#data.remove(0, end);
+    if (this.#data.length === 0) this.proceed();
+  }
+
+  /** Asks for more, unless too many answers wait to be dealt with. */
   proceed(): void {
     const { map } = this.#parts;
-    while (this.#underWay < AT_ONCE && this.#hasRoom) {
-      const next = this.#unknown[0];
+    while (this.#underWay < AT_ONCE && this.#mayAsk) {
+      const next = this.#unknown.first;
       if (next === undefined) return;
       const first = map.nextAbsent(next.first, next.end);
       const end = Math.min(first + STRETCH, next.end);
-      next.first = end;
-      if (end === next.end) this.#unknown.shift();
+      this.#unknown.remove(next.first, end);
       if (first < end) this.#ask(first, end);
     }
   }
 
-  get #hasRoom(): boolean {
+  get #mayAsk(): boolean {
     return this.#data.length <= MOST_WAITING && this.#parts.holesWaiting() <= MOST_WAITING;
   }
 
@@ -100,13 +99,13 @@ export class Survey {
         this.#underWay -= 1;
         if (errno === 0) {
           const known = this.#take(first, end, extents);
-          if (known < end) this.#unknown.unshift({ first: known, end });
+          if (known < end) this.#unknown.add(known, end);
         } else if (errno === Errno.ENOTSUP || errno === Errno.EINVAL) {
           this.#addData(first, end);
         } else {
           // The link is closed: everything under way ends so, and it would be asked for again and again.
           if (errno === Errno.ESHUTDOWN) return;
-          this.#unknown.unshift({ first, end });
+          this.#unknown.add(first, end);
           failed(errno);
         }
         proceeded();
@@ -145,6 +144,6 @@ export class Survey {
   }
 
   #addData(first: number, end: number): void {
-    if (first < end) this.#data.push({ first, end });
+    if (first < end) this.#data.add(first, end);
   }
 }

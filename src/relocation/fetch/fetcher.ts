@@ -19,9 +19,9 @@ import { Countdown } from '../../store/countdown.ts';
 import type { Image } from '../../store/image/image.ts';
 import { Bitmap } from '../../store/maps/bitmap.ts';
 import type { PresentMap } from '../../store/maps/present-map.ts';
-import type { OriginLink } from '../origin/link.ts';
 import type { BadBlocks } from './bad-blocks.ts';
 import type { BlockLocks } from './block-locks.ts';
+import type { BlockSource } from './block-source.ts';
 import { Fetch, type LocalWaiter, type Reader } from './fetch.ts';
 import type { ImageSpace } from './image-space.ts';
 import { salvage } from './salvage.ts';
@@ -32,7 +32,7 @@ export type { LocalWaiter, Reader };
 const MAX_FETCH = 256;
 
 export interface FetcherOptions {
-  link: OriginLink;
+  source: BlockSource;
   image: Image;
   map: PresentMap;
   locks: BlockLocks;
@@ -46,6 +46,8 @@ export class Fetcher {
   backgroundBytes = 0;
   /** Told after each fetch, kept or failed. */
   onSettled: (() => void) | null = null;
+  /** Told of blocks that a client finds absent. */
+  onNoticed: ((range: BlockRange, by: 'read' | 'write') => void) | null = null;
   readonly #parts: FetcherOptions;
   readonly #map: PresentMap;
   readonly #underWay: Bitmap;
@@ -85,6 +87,7 @@ export class Fetcher {
    * @returns in how many pieces they will come; the reader is completed once for each, later.
    */
   read(first: number, end: number, reader: Reader): number {
+    this.onNoticed?.({ first, end }, 'read');
     const unsent: Fetch[] = [];
     let pieces = 0;
     for (let block = first; block < end; pieces++) {
@@ -107,6 +110,7 @@ export class Fetcher {
     const fetch = this.#underWay.has(first) ? this.#find(first) : this.#addOnDemand(first, end, unsent);
     const until = Math.min(fetch.end, end);
     fetch.addWaiter(waiter, first, until);
+    this.onNoticed?.({ first, end: until }, waiter.vital ? 'write' : 'read');
     for (const each of unsent) this.#send(each);
     return until;
   }
@@ -126,7 +130,7 @@ export class Fetcher {
   }
 
   #send(fetch: Fetch): void {
-    this.#parts.link.read(
+    this.#parts.source.read(
       fetch.data,
       fetch.first * BLOCK_SIZE,
       { complete: (errno) => this.#answered(fetch, errno) },
@@ -151,7 +155,7 @@ export class Fetcher {
     if (errno === 0) this.#arrived(fetch);
     else if (this.#map.hasAll(fetch.first, fetch.end)) this.#readLocally(fetch);
     else if (errno === Errno.EIO && fetch.end - fetch.first > 1) {
-      salvage(this.#parts.link, fetch, (failed) => {
+      salvage(this.#parts.source, fetch, (failed) => {
         if (failed === 0) this.#arrived(fetch);
         else this.#failed(fetch, failed);
       });

@@ -8,7 +8,7 @@
 import { Errno } from '../../nbd/constants.ts';
 import { BLOCK_SIZE } from '../../store/block-ranges.ts';
 import { Countdown } from '../../store/countdown.ts';
-import type { OriginLink } from '../origin/link.ts';
+import type { BlockSource } from './block-source.ts';
 import type { Fetch } from './fetch.ts';
 
 const PIECES = 16;
@@ -17,12 +17,12 @@ const PIECES = 16;
  * Fills the fetch's data, and names the blocks that stay unread. @param done 0, or why nothing can be said
  * (the link closes, another error)
  */
-export function salvage(link: OriginLink, fetch: Fetch, done: (errno: number) => void): void {
-  readPieces(link, fetch, fetch.first, fetch.end, done);
+export function salvage(source: BlockSource, fetch: Fetch, done: (errno: number) => void): void {
+  readPieces(source, fetch, fetch.first, fetch.end, done);
 }
 
 function readPieces(
-  link: OriginLink,
+  source: BlockSource,
   fetch: Fetch,
   first: number,
   end: number,
@@ -33,13 +33,13 @@ function readPieces(
   const all = new Countdown(Math.ceil(blocks / step), { complete: done });
   for (let at = first; at < end; at += step) {
     const until = Math.min(at + step, end);
-    link.read(
+    source.read(
       fetch.part(at, until),
       at * BLOCK_SIZE,
       {
         complete: (errno) => {
           if (errno === Errno.EIO && until - at > 1) {
-            readPieces(link, fetch, at, until, (inner) => all.complete(inner));
+            readPieces(source, fetch, at, until, (inner) => all.complete(inner));
           } else if (errno === Errno.EIO) {
             fetch.unread.add(at);
             all.complete(0);

@@ -106,7 +106,7 @@ export class ProxyChange implements LocalWaiter {
 
   /** @param release of the lock; null where none is needed */
   #applyTo(release: (() => void) | null): void {
-    const { map, fetcher } = this.#parts;
+    const { map } = this.#parts;
     const count = this.#end - this.#first;
     map.written.mark(this.#first, count);
     this.#apply({
@@ -118,8 +118,6 @@ export class ProxyChange implements LocalWaiter {
         const outcome = errno !== 0 ? errno : map.mark(this.#first, count);
         release();
         this.#finish(outcome);
-        // It may have brought the last absent block.
-        fetcher.onSettled?.();
       },
     });
   }

@@ -20,6 +20,7 @@ import type { Completion } from '../../store/completion.ts';
 import type { Image } from '../../store/image/image.ts';
 import type { PresentMap } from '../../store/maps/present-map.ts';
 import { BackgroundWindow } from '../copy/background-window.ts';
+import { type Pace, Reopening } from '../copy/pace.ts';
 import type { OriginLink } from '../origin/link.ts';
 import { cutHoles, type Run } from './comparable-runs.ts';
 
@@ -56,7 +57,8 @@ export class Comparison {
   readonly #found: (first: number, end: number, verdict: Verdict) => void;
   #foundBlocks = 0;
   readonly #digests: Digests;
-  readonly #window = new BackgroundWindow();
+  readonly #pace: Pace = new BackgroundWindow();
+  readonly #reopening = new Reopening(() => this.#proceed());
   #ahead: Run[] = [];
   /** The next block that the walk looks at. */
   #next = 0;
@@ -117,20 +119,21 @@ export class Comparison {
           this.#proceed();
         });
     }
+    if (this.by === 'data' && this.#ended === null && !this.#walked) this.#reopening.await(this.#pace);
     if (this.#underWay > 0) return;
     if (this.#ended !== null) this.#whole.reject(this.#ended);
     else if (this.#walked) this.#whole.resolve(null);
   }
 
   get #mayGoOn(): boolean {
-    return this.#underWay < UNDER_WAY && (this.by === 'hashes' || this.#window.open);
+    return this.#underWay < UNDER_WAY && (this.by === 'hashes' || this.#pace.open);
   }
 
   /** The next run to be compared, short enough for one request; undefined at the end. */
   #take(): Run | undefined {
     while (this.#ahead.length === 0) if (!this.#look()) return undefined;
     const run = this.#ahead[0]!;
-    const most = this.by === 'hashes' ? LONGEST : this.#window.chunk / BLOCK_SIZE;
+    const most = this.by === 'hashes' ? LONGEST : this.#pace.chunk / BLOCK_SIZE;
     if (run.hole || run.end - run.first <= most) return this.#ahead.shift();
     const cut = { ...run, end: run.first + most };
     run.first = cut.end;
@@ -225,10 +228,10 @@ export class Comparison {
     const there = Buffer.allocUnsafeSlow(length);
     const here = Buffer.allocUnsafeSlow(length);
     const sentAt = performance.now();
-    this.#window.sent(length);
+    this.#pace.sent(length);
     const errno = await answered((done) => link.read(there, offset, done));
-    if (errno === 0) this.#window.answered(length, performance.now() - sentAt, performance.now());
-    else this.#window.failed(length);
+    if (errno === 0) this.#pace.answered(length, performance.now() - sentAt, performance.now());
+    else this.#pace.failed(length);
     refuseFailure(errno, offset);
     const readable = (await answered((done) => image.read(here, offset, done))) === 0;
     if (!readable) {

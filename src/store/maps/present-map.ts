@@ -74,6 +74,8 @@ export class PresentMap {
   failed: string | null = null;
   /** Told once, when that happens. */
   onFailed: (() => void) | null = null;
+  /** Told after each mark that made blocks present: it may have been the last one. */
+  onMarked: (() => void) | null = null;
   readonly #parts: Parts;
   readonly #bits: Bitmap;
   readonly #durable: FileHandle;
@@ -204,6 +206,7 @@ export class PresentMap {
       return Errno.EIO;
     }
     addPages(this.#dirty, first, count);
+    this.onMarked?.();
     return 0;
   }
 
