@@ -32,7 +32,7 @@ export const floors: Readonly<Record<string, readonly (readonly string[])[]>> = 
   'src/relocation': [
     ['served-proxy.ts'],
     ['relocation.ts', 'open-proxy.ts'],
-    ['disk-copy.ts'],
+    ['disk-copy.ts', 'relocation-state.ts'],
     ['self-check'],
     ['copy', 'proxy', 'lease'],
     ['fetch'],

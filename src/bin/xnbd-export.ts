@@ -108,7 +108,7 @@ withCommonOptions(program.command('proxy'))
       origin,
       allowOldstyle,
       verify,
-      awaitsGuest: args.sourceGone === 'told',
+      waitForGuest: args.sourceGone === 'told',
       ...(args.originUuid !== undefined && {
         expected: { uuid: args.originUuid, generation: args.originGeneration ?? 0 },
       }),

@@ -23,9 +23,17 @@ const MOST_SHOWN = 16;
 /** Bytes that came because a client asked, for the background copy, and that were holes at the origin. */
 export type Counters = Pick<ExportRecord, 'onDemandBytes' | 'backgroundBytes' | 'skippedBytes'>;
 
+export function sumOf(...all: readonly Readonly<Counters>[]): Counters {
+  const sum = { onDemandBytes: 0, backgroundBytes: 0, skippedBytes: 0 };
+  for (const { onDemandBytes, backgroundBytes, skippedBytes } of all) {
+    sum.onDemandBytes += onDemandBytes;
+    sum.backgroundBytes += backgroundBytes;
+    sum.skippedBytes += skippedBytes;
+  }
+  return sum;
+}
+
 export interface DiskCopyOptions {
-  /** Of the export. */
-  name: string;
   link: OriginLink;
   image: Image;
   map: PresentMap;
@@ -48,6 +56,7 @@ export class DiskCopy {
   readonly #checkpointTimer: NodeJS.Timeout;
   readonly #onComplete: () => void;
   #checkpointError: string | null = null;
+  #closing: Promise<void> | null = null;
 
   constructor({ link, image, map, locks, onComplete, onChange }: DiskCopyOptions) {
     this.map = map;
@@ -111,6 +120,12 @@ export class DiskCopy {
     this.#space.stop();
     this.#unreadable.stop();
     clearInterval(this.#checkpointTimer);
+  }
+
+  /** Closes the map, which is saved or of no use any more. */
+  close(): Promise<void> {
+    this.#closing ??= this.map.close();
+    return this.#closing;
   }
 
   /** Of this process. */

@@ -38,8 +38,8 @@ export interface ProxyOptions {
   expected?: ExpectedOrigin;
   /** HOST:PORT by which the origin is to call us. */
   holder?: string | undefined;
-  /** What is here is told from outside when its guest has come (relocation.ts). */
-  awaitsGuest?: boolean;
+  /** Told from outside when its guest has come: until then a disk that was read keeps its origin. */
+  waitForGuest?: boolean;
   /** How long a client's request may wait for the origin, seconds; null, the default: for ever. */
   originTimeout?: number | null;
   /** For an nbds origin. */

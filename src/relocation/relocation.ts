@@ -1,31 +1,31 @@
 /**
  * One disk's relocation, from the lease to the end of the origin's role: the destination's side of what
- * docs/architecture.md calls the life of a disk.
+ * docs/architecture.md calls the life of a disk, as export/lending/lender.ts is the origin's. The states are
+ * drawn in relocation-state.ts.
  *
  * Each step is on disk before it is acted upon, so that a process that dies anywhere goes on from there:
  *
  * | record | means | a restart |
  * |---|---|---|
- * | standby | nothing kept | attaches again |
- * | relocating | the origin is fenced, the map exists | opens the map and goes on; the fence is asked for
- * again, which changes nothing |
- * | serving, origin known | complete, the origin may not know | tells it to retire |
- * | serving, no origin | a target | - |
+ * | standby | nothing kept | `standby`: attaches again |
+ * | relocating | the origin is fenced, the map exists | `relocating`: opens the map and goes on; the fence is
+ * asked for again, which changes nothing |
+ * | serving, origin known | complete, the origin may not know | `completing`: tells it to retire |
+ * | serving, no origin | a target | `withoutOrigin` |
  * | reclaimed | the origin took the disk back by hand: what is here is void | refused |
- * | retired, origin known | moved on before it was complete | tells its own origin to retire |
+ * | retired, origin known | moved on before it was complete | `movedOn`: tells its own origin to retire |
  */
 import { log } from '../log/log.ts';
-import { Command } from '../nbd/constants.ts';
 import { LeaseVoid } from '../nbd/handshake/client-handshake.ts';
 import { removeDurably } from '../store/directory.ts';
 import type { Image } from '../store/image/image.ts';
 import { PresentMap } from '../store/maps/present-map.ts';
 import { type ExportRecord, secondsSinceTakeover } from '../store/records/record.ts';
 import type { RecordKeeper } from '../store/records/record-keeper.ts';
-import { type Counters, DiskCopy } from './disk-copy.ts';
+import { type Counters, DiskCopy, sumOf } from './disk-copy.ts';
 import { BlockLocks } from './fetch/block-locks.ts';
 import { GuestWaits } from './fetch/guest-waits.ts';
-import { command, completed, fenceAgain } from './lease/commands.ts';
+import { completed, fenceAgain } from './lease/commands.ts';
 import { giveBack } from './lease/give-back.ts';
 import { retireOrigin } from './lease/retire-origin.ts';
 import { awaitSourceGone } from './lease/source-gone.ts';
@@ -34,11 +34,12 @@ import { endVoid } from './lease/void-lease.ts';
 import { countData } from './origin/count-data.ts';
 import type { OriginLink } from './origin/link.ts';
 import { ProxyDisk } from './proxy/proxy-disk.ts';
+import { RelocationState } from './relocation-state.ts';
 import { Verification } from './self-check/verification.ts';
 
 const ASK_AGAIN_MS = 1000;
-/** Longer than libvirt takes to tell that a guest which was awaited here will not come. */
-const NEVER_CAME_MS = 60_000;
+/** If libvirt has not told within this that the migration failed, the guest is taken to run here. */
+const GUEST_RUNS_UNLESS_TOLD_MS = 60_000;
 
 export interface RelocationOptions {
   keeper: RecordKeeper;
@@ -49,9 +50,9 @@ export interface RelocationOptions {
   /** The disk is compared with its origin before that is let go. */
   verify: boolean;
   /**
-   * A hypervisor that has read here may wait for a guest that never comes: the daemon will tell (`arrived`).
+   * A hypervisor that has read here may wait for a guest that never comes: the daemon tells (`guestRuns`).
    */
-  awaitsGuest: boolean;
+  waitForGuest: boolean;
   /**
    * How long a client's request may wait for the origin, seconds; null: for ever. What the record says of it
    * comes first.
@@ -65,49 +66,48 @@ export class Relocation {
   readonly verification: Verification;
   /** Clients' requests that wait for the origin. */
   readonly waits: GuestWaits;
-  /** Told on each change of state, and when the origin comes or goes. */
+  /** Called on each change of state, and when the origin comes or goes. */
   onChange: (() => void) | null = null;
   /**
-   * Resolves when the origin has taken the disk back for good, whenever anybody asks: no client may be served
-   * any more.
+   * Resolves when the origin has taken the disk back for good, however late that is asked for: no client may
+   * be served any more.
    */
   readonly reclaimed = Promise.withResolvers<null>();
   readonly #options: RelocationOptions;
   readonly #record: Readonly<ExportRecord>;
   /** The counters of earlier processes. */
   readonly #before: Counters;
+  readonly #locks = new BlockLocks();
+  readonly #state: RelocationState;
+  /** Under way in `takingOver`, `completing` or `retiringOrigin`; it ends by itself, or with the link. */
+  #step: Promise<void> = Promise.resolve();
+  #abandoning: Promise<void> | null = null;
+  #closing: Promise<void> | null = null;
   #link: OriginLink | null;
   #copy: DiskCopy | null = null;
-  #takeover: Promise<void> | null = null;
   /** The origin may have been fenced by this process. */
   #askedToFence = false;
-  #abandoning: Promise<void> | null = null;
-  readonly #locks = new BlockLocks();
-  #finished: Promise<void> | null = null;
-  #retiringOrigin: Promise<void> | null = null;
+  #guestRuns = false;
+  #guestTimer: NodeJS.Timeout | null = null;
   #error: string | null = null;
-  /** The origin will never take us back. */
-  #void = false;
-  #arrived = false;
-  #mapClosed = false;
-  #stopped = false;
 
   private constructor(options: RelocationOptions) {
     const { link } = options;
     this.#options = options;
     this.#record = options.keeper.record;
-    this.#before = { ...this.#record };
+    this.#before = sumOf(this.#record);
     this.#link = link;
+    this.#state = new RelocationState(this.#record, link !== null);
     this.waits = new GuestWaits(options.originTimeout);
     this.waits.choose(this.#record.originTimeout ?? 'default');
     this.disk = new ProxyDisk(options.image, this.#record.complete ? null : link, this.waits);
-    this.disk.changes.onAcknowledged = () => this.arrived();
+    this.disk.changes.onAcknowledged = () => this.guestRuns();
     this.disk.onFirstChange = () => this.takeOver('the first write of the guest');
     this.verification = new Verification({
       keeper: options.keeper,
       required: options.verify,
       changed: () => this.onChange?.(),
-      admitted: () => this.#verified(),
+      admitted: () => this.#goOn(),
     });
     if (link !== null) {
       link.onChange = () => this.onChange?.();
@@ -121,14 +121,11 @@ export class Relocation {
    */
   static async open(options: RelocationOptions): Promise<Relocation> {
     const relocation = new Relocation(options);
-    const { record } = options.keeper;
-    if (record.complete || record.state === 'retired') {
-      if (options.link !== null) void relocation.#retireOrigin();
-    } else if (record.takenOverAt === null) {
-      await relocation.#begin();
-    } else {
-      await relocation.#resume();
-    }
+    if (relocation.#state.now === 'standby') await relocation.#begin();
+    else if (relocation.#state.now === 'relocating') await relocation.#resume();
+    else if (relocation.#state.now === 'completing')
+      relocation.#step = relocation.#retireOrigin('completing');
+    else relocation.#goOn();
     return relocation;
   }
 
@@ -142,7 +139,7 @@ export class Relocation {
     return this.#link;
   }
 
-  /** What copies, from the takeover until the disk is complete. */
+  /** What makes the blocks local, from the takeover until the disk is complete. */
   get copy(): DiskCopy | null {
     return this.#record.complete ? null : this.#copy;
   }
@@ -155,42 +152,31 @@ export class Relocation {
 
   /** The counters of the relocation, with what happened before a restart. */
   get counters(): Counters {
-    const { onDemandBytes, backgroundBytes, skippedBytes } = this.#before;
-    const now = this.#copy?.counters;
-    return {
-      onDemandBytes: onDemandBytes + (now?.onDemandBytes ?? 0),
-      backgroundBytes: backgroundBytes + (now?.backgroundBytes ?? 0),
-      skippedBytes: skippedBytes + (now?.skippedBytes ?? 0),
-    };
+    return this.#copy === null ? this.#before : sumOf(this.#before, this.#copy.counters);
+  }
+
+  get givingUp(): boolean {
+    return this.#state.now === 'givingUp';
   }
 
   /** Fences the origin and begins to keep blocks. Resolves once that is so. @param why for the log. */
   takeOver(why: string): Promise<void> {
+    if (this.#state.now === 'takingOver') return this.#step;
     if (this.disk.phase !== 'standby') return Promise.resolve();
-    if (this.#void || (this.#takeover === null && this.givingUp))
+    if (!this.#state.become('standby', 'takingOver'))
       return Promise.reject(new Error(this.error ?? `${this.#record.name} is being given up`));
-    this.#takeover ??= this.#takeOver(why).catch((error: unknown) => {
-      this.#takeover = null;
-      this.#error = `takeover failed: ${(error as Error).message}`;
-      log.error(this.#error);
-      this.onChange?.();
-      throw error;
-    });
-    return this.#takeover;
+    this.#step = this.#takeOver(why);
+    return this.#step;
   }
 
   /**
-   * The guest runs here. Until that is known a disk that is complete keeps its origin: the source's guest may
-   * be gone because it was killed in the middle of its migration, and then the disk goes back to where its
-   * domain is.
+   * The guest runs here. Until that is known a disk of which every block is present keeps its origin: the
+   * source's guest may be gone because it was killed in the middle of its migration, and then the disk goes
+   * back to where its domain is.
    */
-  arrived(): void {
-    this.#arrived = true;
-    if (this.#copy?.isComplete === true) void this.#finish();
-  }
-
-  get givingUp(): boolean {
-    return this.#abandoning !== null;
+  guestRuns(): void {
+    this.#guestRuns = true;
+    this.#goOn();
   }
 
   /**
@@ -200,91 +186,38 @@ export class Relocation {
   abandon(): Promise<void> {
     this.#abandoning ??= this.#abandon().catch((error: unknown) => {
       this.#abandoning = null;
-      this.disk.changes.open();
-      if (this.#copy?.isComplete === true) void this.#finish();
       throw error;
     });
     return this.#abandoning;
   }
 
-  async #abandon(): Promise<void> {
-    const { name } = this.#record;
-    // A takeover that has begun ends first, either way.
-    await this.#takeover?.catch(() => undefined);
-    if (this.disk.phase === 'complete' || this.#finished !== null || !this.disk.changes.close()) {
-      throw new Error(
-        `${name} is ${this.#record.state} and holds writes that exist nowhere else: it cannot be abandoned; let it complete`,
-      );
-    }
-    this.verification.interrupt('the move is being given up');
-    if (this.#link?.lends === true && !this.#void) {
-      await giveBack({
-        keeper: this.#options.keeper,
-        link: this.#link,
-        askedToFence: this.#askedToFence,
-        command: () => command(this.#link!, this.#record.origin!.uri, Command.XNBD_GIVE_BACK, 'give back'),
-      });
-    }
-    await this.stop();
-    // Before the record goes: whoever comes next knows by it whose the image is.
-    if (this.#record.imageCreated) await removeDurably(this.#options.image.path);
-    await PresentMap.remove(this.#options.stateDir);
-    log.info('abandoned; the origin has its disk back');
-  }
-
-  /** Our lease is void: what was kept is of no use to anybody, and nobody is served from it. */
-  async #endVoid(reason: string): Promise<void> {
-    this.#void = true;
-    this.#error = reason;
-    this.#copy?.pause();
-    this.#link?.close();
-    void this.verification.stop();
-    const takenOver = this.#record.takenOverAt !== null;
-    if (takenOver) this.reclaimed.resolve(null);
-    await endVoid(this.#options.keeper, takenOver, reason);
-    this.onChange?.();
-  }
-
-  /** We are an origin ourselves, and have been told to retire: so is ours. */
+  /** We are an origin ourselves, and our holder has every block: our own origin may retire, too. */
   async retire(): Promise<void> {
     this.#copy?.pause();
-    if (this.#link !== null) await this.#retireOrigin();
+    this.#goOn();
+    await this.#step;
   }
 
   /** Stops fetching and saves the map. What was present stays so. */
-  async stop(): Promise<void> {
-    if (this.#stopped) return;
-    this.#stopped = true;
-    this.#copy?.pause();
-    this.#link?.close();
-    // Without the link nothing new begins. What is being written to the image or the record ends before they
-    // are closed.
-    await this.#takeover?.catch(() => undefined);
-    await this.verification.stop();
-    await this.#finished;
-    await this.#retiringOrigin;
-    await this.#locks.whenIdle();
-    this.#copy?.stop();
-    if (this.#copy !== null && !this.#record.complete) {
-      await this.#copy.checkpoint();
-      await this.#options.keeper.update(this.counters);
-    }
-    await this.#closeMap();
+  stop(): Promise<void> {
+    this.#state.stop();
+    this.#closing ??= this.#close();
+    return this.#closing;
   }
 
   /** Standby: waits for the source's guest to be gone, and asks how much data there is. */
   async #begin(): Promise<void> {
     const link = this.#link!;
     if (link.lends) {
-      const waits = (): boolean => !this.#stopped && !this.#void && this.disk.phase === 'standby';
+      const waits = (): boolean => !this.#state.ended && this.disk.phase === 'standby';
       const takeOver = (): void => void this.takeOver("the end of the source's guest").catch(() => undefined);
       awaitSourceGone(link, waits, takeOver);
     }
     const counted = countData(link, this.#record.sizeBytes).then((bytes) => {
       this.originDataBytes = bytes;
     });
-    // Whoever decides on room at the destination wants the figure with the first status; an origin that is
-    // away must not hold us up.
+    // The daemon wants the figure with the first status, to see whether there is space for it; an origin that
+    // is away must not hold us up.
     if (link.unreachableSince === null) await counted;
   }
 
@@ -292,10 +225,17 @@ export class Relocation {
     const { keeper, stateDir, image } = this.#options;
     log.info(`takeover, by ${why}`);
     this.#askedToFence = true;
-    const ended = (): boolean => this.#stopped || this.#void;
-    const map = await takeOver({ link: this.#link!, keeper, image, stateDir, ended });
-    this.#error = null;
-    this.#keep(map);
+    try {
+      const ended = (): boolean => this.#state.ended;
+      const map = await takeOver({ link: this.#link!, keeper, image, stateDir, ended });
+      this.#error = null;
+      this.#state.become('takingOver', 'relocating');
+      this.#startCopy(map);
+    } catch (error) {
+      this.#state.become('takingOver', 'standby');
+      this.#hindered(`takeover failed: ${(error as Error).message}`);
+      throw error;
+    }
     this.onChange?.();
   }
 
@@ -306,49 +246,41 @@ export class Relocation {
     const map = await openMap(this.#record, image, stateDir);
     // Whether a client wrote before the restart is not known: so it is taken for granted.
     this.disk.changes.acknowledged = true;
-    if (link.lends) {
-      fenceAgain(link, (errno) => {
-        this.#error = `the origin refuses to be fenced again: error ${errno}`;
-        log.error(this.#error);
-      });
-    }
-    this.#keep(map);
+    if (link.lends)
+      fenceAgain(link, (errno) => this.#hindered(`the origin refuses to be fenced again: error ${errno}`));
+    this.#startCopy(map);
   }
 
-  #keep(map: PresentMap): void {
-    const copy = new DiskCopy({
-      name: this.#record.name,
-      link: this.#link!,
-      image: this.#options.image,
+  /** From now on blocks are kept. */
+  #startCopy(map: PresentMap): void {
+    const { image } = this.#options;
+    const link = this.#link!;
+    this.#copy = new DiskCopy({
+      link,
+      image,
       map,
       locks: this.#locks,
-      onComplete: () => void this.#finish(),
+      onComplete: () => this.#goOn(),
       onChange: () => this.onChange?.(),
     });
-    this.#copy = copy;
-    this.verification.begin({ link: this.#link!, image: this.#options.image, map });
-    this.disk.startRelocating(copy.parts);
-    if (!this.#stopped && !this.#void) copy.start();
+    this.verification.begin({ link, image, map });
+    this.disk.startRelocating(this.#copy.parts);
+    if (this.#state.now === 'relocating') this.#copy.start();
   }
 
-  /** Of a disk that is complete, or an export that ends. */
-  async #closeMap(): Promise<void> {
-    if (this.#mapClosed) return;
-    this.#mapClosed = true;
-    await this.#copy?.map.close();
+  /** Takes the next step that is due without being asked for, if one is; to be called when one may be. */
+  #goOn(): void {
+    if (this.#record.state === 'retired') this.#state.become('relocating', 'movedOn');
+    if (this.#state.now === 'movedOn') this.#step = this.#retireOrigin('movedOn');
+    if (this.#state.now !== 'relocating' || this.#copy?.isComplete !== true) return;
+    if (this.#options.waitForGuest && this.disk.readInStandby && !this.#guestRuns)
+      this.#guestTimer ??= setTimeout(() => this.guestRuns(), GUEST_RUNS_UNLESS_TOLD_MS).unref();
+    else if (this.verification.admits() && this.#state.become('relocating', 'completing'))
+      this.#step = this.#complete();
   }
 
   /** Every block is present: durably so, then we are a target, then the origin may go. */
-  #finish(): Promise<void> {
-    if (this.#stopped || this.givingUp) return Promise.resolve();
-    if (this.#options.awaitsGuest && this.disk.readInStandby && !this.#arrived)
-      setTimeout(() => this.arrived(), NEVER_CAME_MS).unref();
-    else if (this.verification.admits()) this.#finished ??= this.#finishNow();
-    return this.#finished ?? Promise.resolve();
-  }
-
-  async #finishNow(): Promise<void> {
-    const record = this.#record;
+  async #complete(): Promise<void> {
     try {
       this.#copy!.stop();
       await completed((done) => this.#copy!.map.flush(done));
@@ -360,57 +292,107 @@ export class Relocation {
         relocationSeconds: secondsSinceTakeover(this.#record),
       }));
     } catch (error) {
-      const hindrance = `complete, but that cannot be put on disk: ${(error as Error).message}; trying again`;
-      if (this.#error !== hindrance) log.error(hindrance);
-      this.#error = hindrance;
-      this.onChange?.();
-      setTimeout(() => {
-        this.#finished = null;
-        void this.#finish();
-      }, ASK_AGAIN_MS);
+      this.#hindered(`complete, but that cannot be put on disk: ${(error as Error).message}; trying again`);
+      this.#state.become('completing', 'relocating');
+      setTimeout(() => this.#goOn(), ASK_AGAIN_MS);
       return;
     }
     this.#error = null;
     this.disk.completed();
-    log.info(`complete after ${record.relocationSeconds.toFixed(1)} s; letting go of the origin`);
+    log.info(`complete after ${this.#record.relocationSeconds.toFixed(1)} s; letting go of the origin`);
     this.onChange?.();
-    await this.#retireOrigin();
-  }
-
-  /** A comparison has ended, or its result was accepted. */
-  #verified(): void {
-    if (this.#record.state === 'retired' && this.#link !== null) void this.#retireOrigin();
-    else if (this.#copy?.isComplete === true) void this.#finish();
+    await this.#retireOrigin('completing');
   }
 
   /** Tells the origin to retire, for as long as it takes; an origin that is there no more has been told. */
-  #retireOrigin(): Promise<void> {
-    if (this.#record.differs || this.verification.running) return Promise.resolve();
-    this.#retiringOrigin ??= this.#retireOriginNow().catch((error: unknown) => {
+  async #retireOrigin(from: 'completing' | 'movedOn'): Promise<void> {
+    if (this.#record.differs || this.verification.running || !this.#state.become(from, 'retiringOrigin'))
+      return;
+    const { keeper, stateDir } = this.#options;
+    try {
+      await retireOrigin({
+        link: this.#link!,
+        keeper,
+        stateDir,
+        closeMap: async () => await this.#copy?.close(),
+        stopped: () => this.#state.ended,
+        hindered: (reason) => this.#hindered(reason),
+      });
+    } catch (error) {
       // The next start tries again.
-      this.#error = `the origin is let go, but that cannot be put on disk: ${(error as Error).message}`;
-      log.error(this.#error);
-    });
-    return this.#retiringOrigin;
-  }
-
-  async #retireOriginNow(): Promise<void> {
-    const link = this.#link!;
-    await retireOrigin({
-      link,
-      keeper: this.#options.keeper,
-      stateDir: this.#options.stateDir,
-      closeMap: () => this.#closeMap(),
-      stopped: () => this.#stopped || this.#void,
-      hindered: (reason) => {
-        if (this.#error !== reason) log.error(reason);
-        this.#error = reason;
-        this.onChange?.();
-      },
-    });
-    if (this.#stopped || this.#void) return;
+      this.#hindered(`the origin is let go, but that cannot be put on disk: ${(error as Error).message}`);
+      return;
+    }
+    if (!this.#state.become('retiringOrigin', 'withoutOrigin')) return;
     this.#link = null;
     this.#error = null;
+    this.onChange?.();
+  }
+
+  async #abandon(): Promise<void> {
+    const { name, state, imageCreated } = this.#record;
+    const { keeper, image, stateDir } = this.#options;
+    // A takeover that has begun ends first, either way.
+    if (this.#state.now === 'takingOver') await this.#step.catch(() => undefined);
+    const from = this.#state.now;
+    const may = from === 'standby' || from === 'relocating' || from === 'void';
+    if (!may || !this.disk.changes.close()) {
+      throw new Error(
+        `${name} is ${state} and holds writes that exist nowhere else: it cannot be abandoned; let it complete`,
+      );
+    }
+    this.#state.become(from, 'givingUp');
+    this.verification.interrupt('the move is being given up');
+    const link = this.#link!;
+    try {
+      if (link.lends && from !== 'void') await giveBack({ keeper, link, askedToFence: this.#askedToFence });
+    } catch (error) {
+      this.disk.changes.open();
+      this.#state.become('givingUp', from);
+      this.#goOn();
+      throw error;
+    }
+    await this.stop();
+    // Before the record goes: the next process knows by it whose the image is.
+    if (imageCreated) await removeDurably(image.path);
+    await PresentMap.remove(stateDir);
+    log.info('abandoned; the origin has its disk back');
+  }
+
+  /** Our lease is void: what was kept is of no use, and no client is served from it. */
+  async #endVoid(reason: string): Promise<void> {
+    if (!this.#state.becomeVoid()) return;
+    this.#error = reason;
+    this.#copy?.pause();
+    this.#link?.close();
+    void this.verification.stop();
+    const takenOver = this.#record.takenOverAt !== null;
+    if (takenOver) this.reclaimed.resolve(null);
+    await endVoid(this.#options.keeper, takenOver, reason);
+    this.onChange?.();
+  }
+
+  async #close(): Promise<void> {
+    this.#copy?.pause();
+    this.#link?.close();
+    if (this.#guestTimer !== null) clearTimeout(this.#guestTimer);
+    // Without the link nothing new begins. What is being written to the image or the record ends before they
+    // are closed.
+    await this.#step.catch(() => undefined);
+    await this.verification.stop();
+    await this.#locks.whenIdle();
+    this.#copy?.stop();
+    if (this.#copy !== null && !this.#record.complete) {
+      await this.#copy.checkpoint();
+      await this.#options.keeper.update(this.counters);
+    }
+    await this.#copy?.close();
+  }
+
+  /** Says once, in the log and the status, what hinders. */
+  #hindered(reason: string): void {
+    if (this.#error !== reason) log.error(reason);
+    this.#error = reason;
     this.onChange?.();
   }
 }

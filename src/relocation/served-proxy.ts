@@ -25,7 +25,7 @@ export async function openServedProxy(options: ProxyOptions): Promise<ServedProx
     await lock.release();
     throw error;
   });
-  const { stateDir, originTimeout = null, verify = false, awaitsGuest = false } = options;
+  const { stateDir, originTimeout = null, verify = false, waitForGuest = false } = options;
   const relocation = await Relocation.open({
     keeper,
     image,
@@ -33,7 +33,7 @@ export async function openServedProxy(options: ProxyOptions): Promise<ServedProx
     stateDir,
     originTimeout,
     verify,
-    awaitsGuest,
+    waitForGuest,
   }).catch(async (error: unknown) => {
     link?.close();
     await image.close();
@@ -69,7 +69,7 @@ export async function openServedProxy(options: ProxyOptions): Promise<ServedProx
       error: relocation.error ?? image.trouble,
     }),
     takeover: () => {
-      relocation.arrived();
+      relocation.guestRuns();
       return relocation.takeOver("an administrator's or the daemon's word");
     },
     verification: relocation.verification,

@@ -7,8 +7,10 @@
  * from it, nor fence the origin again.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
+import { Command } from '../../nbd/constants.ts';
 import type { RecordKeeper } from '../../store/records/record-keeper.ts';
 import type { OriginLink } from '../origin/link.ts';
+import { command } from './commands.ts';
 
 /** How long an origin that cannot be reached is waited for. */
 const PATIENCE_MS = 5000;
@@ -19,15 +21,13 @@ export interface GiveBackOptions {
   link: OriginLink;
   /** This process has asked for the fence. */
   askedToFence: boolean;
-  /** Sends GIVE_BACK. Resolves when the fence is lifted, on disk. */
-  command: () => Promise<void>;
 }
 
 /**
  * The caller lets no change in any more. @throws Error, one line, when the origin cannot be told, or refuses;
  * then nothing has changed.
  */
-export async function giveBack({ keeper, link, askedToFence, command }: GiveBackOptions): Promise<void> {
+export async function giveBack({ keeper, link, askedToFence }: GiveBackOptions): Promise<void> {
   const { name, state, takenOverAt, generation, origin } = keeper.record;
   for (let waited = 0; link.unreachableSince !== null && waited < PATIENCE_MS; waited += LOOK_EVERY_MS)
     await sleep(LOOK_EVERY_MS);
@@ -39,7 +39,7 @@ export async function giveBack({ keeper, link, askedToFence, command }: GiveBack
   if (takenOverAt !== null)
     await keeper.update({ state: 'standby', takenOverAt: null, generation: origin!.generation });
   try {
-    await command();
+    await command(link, origin!.uri, Command.XNBD_GIVE_BACK, 'give back');
   } catch (error) {
     if (takenOverAt !== null) await keeper.update({ state, takenOverAt, generation });
     throw error;
