@@ -84,7 +84,7 @@ async function openNew(options: ProxyOptions): Promise<ProxyParts> {
         complete: false,
         origin: { uri: formatNbdUri(address), uuid, generation, epoch, lease },
       };
-      // The record first: an image that nobody knows would be in the way for ever.
+      // The record first: an image that no record knows would be in the way for ever.
       await writeRecord(options.stateDir, record);
       const image = found ?? (await Image.create(path, sizeBytes));
       return { keeper: new RecordKeeper(options.stateDir, record), image, link };
@@ -157,7 +157,7 @@ function oldstyle({ allowOldstyle = false }: ProxyOptions): { allowOldstyle: boo
 async function openKnownImage(path: string, record: ExportRecord): Promise<Image> {
   const { name, sizeBytes, state, imageCreated } = record;
   if (state === 'standby' && imageCreated) {
-    // Nothing in it counts, and who knows how far an earlier process came with making it.
+    // Nothing in it counts, and an earlier process may not have made it to its end.
     await rm(path, { force: true });
     return await Image.create(path, sizeBytes);
   }

@@ -18,8 +18,9 @@ export async function syncDirectory(path: string): Promise<void> {
 /**
  * Makes a directory, with its parents, durably.
  *
- * Whoever finds a directory does not know whether the one who made it lived to sync its name. So nothing is
- * made in a directory before its own name is synced, and one that exists already has its name synced again.
+ * A process that finds a directory does not know whether the one that made it lived to sync its name. So
+ * nothing is made in a directory before its own name is synced, and one that exists already has its name
+ * synced again.
  */
 export async function makeDirectory(path: string, mode = 0o700): Promise<void> {
   const parent = dirname(path);

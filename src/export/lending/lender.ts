@@ -289,8 +289,8 @@ export class Lender {
   }
 
   /**
-   * libvirt says that the source's guest is being migrated away. @returns false when the disk is lent to
-   * nobody
+   * libvirt says that the source's guest is being migrated away. @returns false when the disk is not
+   * lent
    */
   sourceLeaves(): boolean {
     if (this.#lease === null) return false;

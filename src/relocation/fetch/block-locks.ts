@@ -1,6 +1,6 @@
 /**
- * Whoever turns an absent block into a present one holds a lock on it meanwhile: the keeping of a fetched
- * block, or a guest's write, trim or zeroing. Inside the lock he looks again which blocks are still absent.
+ * An absent block becomes a present one under a lock, by the keeping of a fetched block, or by a guest's
+ * write, trim or zeroing. The holder of the lock looks again which blocks are still absent.
  * So a fetch that arrives late never overwrites a newer write (rule 6), whichever of the two reaches the
  * image first, and a write that fails leaves the block to the fetch.
  *
@@ -15,7 +15,10 @@ interface Lock {
 }
 
 export class BlockLocks {
-  /** Holders and those who wait, in order of arrival. Few: as many as there are local writes in flight. */
+  /**
+   * Those that are held and those that wait, in order of arrival. Few: as many as there are local writes in
+   * flight.
+   */
   readonly #locks: Lock[] = [];
   #onceIdle: (() => void)[] = [];
 
@@ -32,12 +35,12 @@ export class BlockLocks {
     else holder(release);
   }
 
-  /** Nobody holds or awaits a lock. */
+  /** No lock is held or awaited. */
   get idle(): boolean {
     return this.#locks.length === 0;
   }
 
-  /** Resolves once nobody holds or awaits a lock. */
+  /** Resolves once no lock is held or awaited. */
   whenIdle(): Promise<void> {
     return new Promise((resolve) => {
       if (this.idle) resolve();

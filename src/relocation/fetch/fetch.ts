@@ -1,6 +1,6 @@
 /**
- * One fetch under way: the blocks, who wants their bytes, and who waits for them to be local. Its life is
- * fetcher.ts's.
+ * One fetch under way: the blocks, the reads that want their bytes, and what waits for them to be local. Its
+ * life is fetcher.ts's.
  */
 import { Errno } from '../../nbd/constants.ts';
 import { BLOCK_SIZE } from '../../store/block-ranges.ts';
@@ -10,14 +10,14 @@ import type { Completion } from '../../store/completion.ts';
 export interface Reader extends Completion {
   /** `data` is what the disk has at `offset`; called before `complete(0)`. */
   take(data: Buffer, offset: number): void;
-  /** He has been answered, and wants nothing any more. */
+  /** It has been answered, and wants nothing any more. */
   readonly over: boolean;
 }
 
 /** Waits for a stretch to be local. */
 export interface LocalWaiter extends Completion {
   readonly over: boolean;
-  /** He cannot do without: the blocks are kept although room is short. */
+  /** A guest's partial write: the rest of its block is stored even when space is short. */
   readonly vital: boolean;
 }
 
@@ -31,7 +31,7 @@ interface Share<Who> {
   end: number;
 }
 
-/** From so many shares on those who have been answered otherwise are sorted out. */
+/** From so many shares on those that have been answered otherwise are sorted out. */
 const MANY = 64;
 
 export class Fetch {
@@ -66,13 +66,13 @@ export class Fetch {
     this.#waiters.push({ who, first, end });
   }
 
-  /** Nobody waits for it any more. */
+  /** Nothing waits for it any more. */
   get unwanted(): boolean {
     const over = ({ who }: Share<Reader | LocalWaiter>): boolean => who.over;
     return !this.background && this.#readers.every(over) && this.#waiters.every(over);
   }
 
-  /** Whether a block must be kept although room is short. */
+  /** Whether a block must be kept although space is short. */
   isVital(block: number): boolean {
     return this.#waiters.some(
       ({ who, first, end }) => who.vital && !who.over && first <= block && block < end,
@@ -90,7 +90,7 @@ export class Fetch {
     }
   }
 
-  /** Everybody who is left gets the error. */
+  /** All that are left get the error. */
   fail(errno: number): void {
     for (const { who } of this.#readers.splice(0)) who.complete(errno);
     for (const { who } of this.#waiters.splice(0)) who.complete(errno);

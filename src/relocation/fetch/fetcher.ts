@@ -2,13 +2,13 @@
  * Fetches absent blocks from the origin and keeps them. Used after the takeover only: before it nothing may
  * be kept (rule 1).
  *
- * A block is fetched once at a time: who wants a block that is under way joins that fetch. When the bytes
+ * A block is fetched once at a time: a request for a block that is under way joins that fetch. When the bytes
  * arrive, readers get them at once; then, under the block lock, those blocks that are *still* absent are
- * written to the image and marked (rules 4 and 6); then those are told who wait for the block to be local. If
- * the local image refuses (no room, a bad sector), readers have their data all the same and the blocks stay
- * absent; so they do while room is short (image-space.ts), but for those that a guest's write needs. What the
- * origin cannot read as a whole is read in parts (salvage.ts), so that an error is that of its own block
- * alone.
+ * written to the image and marked (rules 4 and 6); then the requests that wait for the block to be local are
+ * answered. If the local image refuses (no room, a bad sector), readers have their data all the same and the
+ * blocks stay absent; so they do while room is short (image-space.ts), but for those that a guest's write
+ * needs. What the origin cannot read as a whole is read in parts (salvage.ts), so that an error is that of
+ * its own block alone.
  */
 
 import { log } from '../../log/log.ts';
@@ -188,7 +188,7 @@ export class Fetcher {
     this.onSettled?.();
   }
 
-  /** The end of a fetch. @param errno for those who wait for blocks that are not local now */
+  /** The end of a fetch. @param errno for the requests whose blocks are not local now */
   #settled(fetch: Fetch, errno: number): void {
     this.#forget(fetch);
     fetch.finish((first, end) => (this.#map.hasAll(first, end) ? 0 : errno));

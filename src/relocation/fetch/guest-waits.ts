@@ -2,11 +2,11 @@
  * How long clients' requests wait for the origin.
  *
  * Without a limit they wait for as long as it takes, as on a hard NFS mount: a guest notices nothing but
- * time. With one, a request that has waited so long gets EIO, and nobody else does. Whoever waits here is
- * told so (`expire`) and answers the request then; what comes for it afterwards he throws away. Requests that
+ * time. With one, a request that has waited so long gets EIO, and no other does. A request that waits here is
+ * told so (`expire`), answers then, and drops what comes for it afterwards. Requests that
  * find their blocks present never come here.
  *
- * The limit may be changed at any time, and holds for those who wait already.
+ * The limit may be changed at any time, and holds for requests that wait already.
  */
 import type { OriginTimeout } from '../../control/protocol.ts';
 import { log } from '../../log/log.ts';

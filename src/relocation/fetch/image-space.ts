@@ -1,9 +1,9 @@
 /**
- * Whether the image's file system has room for what is copied.
+ * Whether the image's file system has space for what is copied.
  *
  * The guest's own writes come first: the copy stops, and what a client reads is passed on without being kept,
  * before the last bytes are used up (`reserve`), and at the latest when the file system says ENOSPC. Then the
- * free room is looked at now and then, and the copy goes on when there is some; where the file system does
+ * free space is looked at now and then, and the copy goes on when there is some; where the file system does
  * not tell the truth (a quota, a thin volume, a block device) one try a minute does.
  */
 import { statfs } from 'node:fs/promises';
@@ -17,7 +17,7 @@ const MOST_RESERVE = 64 * 1024 * 1024;
 const RESERVE_PART = 1 / 16;
 
 export interface ImageSpaceOptions {
-  /** Path of the image; null for a block device, whose room nobody can tell. */
+  /** Path of the image; null for a block device, of which no file system tells. */
   image: string | null;
   /** Bytes that are still to come. */
   missing: () => number;
@@ -26,7 +26,7 @@ export interface ImageSpaceOptions {
 }
 
 export class ImageSpace {
-  /** Why nothing is copied, in one line; null while there is room. */
+  /** Why nothing is copied, in one line; null while there is space. */
   shortage: string | null = null;
   readonly #options: ImageSpaceOptions;
   readonly #timer: NodeJS.Timeout;
@@ -91,7 +91,7 @@ export class ImageSpace {
       this.#refused = null;
     }
     // A little more than the reserve, so that the copy does not stop and go. And where all that is missing
-    // fits, nobody needs a reserve.
+    // fits, no reserve is needed.
     const wanted = Math.min(this.#reserve * (this.shortage === null ? 1 : 1.25), this.#options.missing());
     if (this.#free >= wanted) this.#setEnough();
     else this.#setShort();

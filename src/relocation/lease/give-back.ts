@@ -2,7 +2,7 @@
  * Gives the origin its disk back, when a move is given up.
  *
  * In standby, too: a takeover that failed half way, or an earlier process that died in it, may have left the
- * origin fenced, and nobody but the lease holder can lift that. And our record calls what was kept void
+ * origin fenced, and only the lease holder can lift that. And our record calls what was kept void
  * before the origin is asked: it may be written there from then on, so that a restart here must not go on
  * from it, nor fence the origin again.
  */

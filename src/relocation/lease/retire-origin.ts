@@ -1,10 +1,10 @@
 /**
  * The last word to an origin: every block is here, retire.
  *
- * It is said for as long as it takes, for until it is heard the origin stays fenced, and nobody else can lift
+ * It is said for as long as it takes, for until it is heard the origin stays fenced, and nothing else lifts
  * that. The origin may be away, its gateway may be up before its exports are, a certificate may have run out,
  * its disk may be full: all of that passes, or an administrator sees it in our status. It is given up only
- * where nobody is left who could hear it: the origin, or its host, says that it has retired (its answer was
+ * where nothing is left that could hear it: the origin, or its host, says that it has retired (its answer was
  * lost; the disk may be deleted there by now), that another lease holds it, or, for UNKNOWN_MS, that there is
  * no such disk on its host.
  */
@@ -52,7 +52,7 @@ export async function retireOrigin(options: RetireOriginOptions): Promise<void> 
 }
 
 /**
- * Resolves when the origin has retired, or nobody is left to be told, or the link is closed. Takes over
+ * Resolves when the origin has retired, or nothing is left to be told, or the link is closed. Takes over
  * `link.onRefused`.
  */
 function tellToRetire({ link, stopped, hindered }: RetireOriginOptions): Promise<void> {

@@ -1,7 +1,7 @@
 /**
  * The origin has gone on without us: an administrator there took the disk back (reclaim), or its guest was
  * started anew while we stood by. What we have is void then, for good. From the takeover on it may hold what
- * our guest wrote, so it is left for the administrator to look at and delete; but nobody is served from it
+ * our guest wrote, so it is left for the administrator to look at and delete; but no client is served from it
  * again.
  */
 

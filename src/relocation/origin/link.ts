@@ -57,7 +57,7 @@ interface Operation {
   send(connection: OriginConnection): void;
   /** For when the link is closed with the operation unanswered. */
   fail(errno: number): void;
-  /** Nobody waits for it any more: it need not be sent again. */
+  /** Nothing waits for it any more: it need not be sent again. */
   unwanted: () => boolean;
 }
 
@@ -135,7 +135,7 @@ export class OriginLink {
   }
 
   /**
-   * Fills `into`. @param unwanted true once nobody waits for it: then it may end with ESHUTDOWN while the
+   * Fills `into`. @param unwanted true once nothing waits for it: then it may end with ESHUTDOWN while the
    * origin is away.
    */
   read(into: Buffer, offset: number, done: Completion, unwanted?: () => boolean): void {
@@ -161,7 +161,7 @@ export class OriginLink {
     this.#submit(send, done, { ...(unwanted && { unwanted }) });
   }
 
-  /** While the origin is away: drops what nobody waits for any more. */
+  /** While the origin is away: drops what nothing waits for any more. */
   dropUnwanted(): void {
     if (this.#connection !== null) return;
     for (const operation of [...this.#unanswered]) if (operation.unwanted()) operation.fail(Errno.ESHUTDOWN);

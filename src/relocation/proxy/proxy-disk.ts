@@ -1,6 +1,5 @@
 /**
- * The proxy: a disk whose blocks are still arriving (Hirofuchi et al. 2008, section 5.1;
- * docs/architecture.md).
+ * The proxy: a disk whose blocks are still arriving (docs/architecture.md, the life of a disk).
  *
  *     standby --takeover--> relocating --every block present--> complete
  *
@@ -55,7 +54,7 @@ interface Patience {
 
 export class ProxyDisk implements Disk {
   readonly size: number;
-  /** Begins the takeover; may be called at any time. Its end is told by `startRelocating`, or by a rejection. */
+  /** Begins the takeover, at any time. It ends with `startRelocating`, or rejects. */
   onFirstChange: (() => Promise<void>) | null = null;
   /** Counts clients' changes after the takeover. */
   readonly changes = new ChangeGate();
@@ -76,7 +75,7 @@ export class ProxyDisk implements Disk {
     this.#local = new LocalDisk(image);
     this.#link = link;
     this.#complete = link === null;
-    // An outage may be long: what was fetched for those who have been answered does not wait for its end.
+    // An outage may be long: what was fetched for requests that have been answered does not wait for its end.
     waits.onExpired = () => link?.dropUnwanted();
   }
 
@@ -171,7 +170,7 @@ export class ProxyDisk implements Disk {
 
   /**
    * Before the takeover: straight from the origin, in whole blocks (it may ask for a minimum), by way of a
-   * buffer of our own: the caller's is his again when he has waited too long.
+   * buffer of our own: the caller's is the caller's again when the request has waited too long.
    */
   #readThrough(into: Buffer, offset: number, done: Completion): void {
     this.readInStandby = true;

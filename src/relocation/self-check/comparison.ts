@@ -74,7 +74,7 @@ export class Comparison {
     this.#found = found;
     this.by = link.lends ? 'hashes' : 'data';
     this.#digests = new Digests((into, offset, done) => image.read(into, offset, done));
-    // It may be stopped before anybody waits.
+    // It may be stopped before `run` waits for it.
     this.#whole.promise.catch(() => undefined);
   }
 
@@ -179,7 +179,7 @@ export class Comparison {
         link.extents(offset, this.#bytes(at, end), {
           complete: (errno, extents) => {
             if (errno === Errno.ESHUTDOWN) reject(new Error('the link to the origin is closed'));
-            // Whoever does not tell has data.
+            // An origin that does not tell has data.
             if (errno !== 0) resolve(offset);
             let until = offset;
             for (const { length, flags } of extents) {
@@ -253,7 +253,7 @@ export class Comparison {
   }
 
   /**
-   * [first, end) is not equal as a whole: looks for the blocks that are not, among those that nobody has
+   * [first, end) is not equal as a whole: looks for the blocks that are not, among those that no guest has
    * written meanwhile.
    */
   async #narrow(
@@ -273,14 +273,14 @@ export class Comparison {
   }
 
   #report(first: number, end: number): void {
-    // Whoever ended it may have let the origin go on.
+    // When it was ended the origin may have been let go on.
     if (this.#ended !== null) return;
     const verdict = this.#parts.map.written.isInDoubt(first) ? 'doubtful' : 'differs';
     if (verdict === 'differs') this.#foundBlocks += end - first;
     this.#found(first, end, verdict);
   }
 
-  /** What of [first, end) nobody has written up to now. The rest is counted as written. */
+  /** What of [first, end) no guest has written up to now. The rest is counted as written. */
   #unwritten(first: number, end: number): BlockRange[] {
     const { written } = this.#parts.map;
     const runs: BlockRange[] = [];

@@ -9,7 +9,7 @@
  *   origin is not let go.
  * - Once a difference has been found the origin is not let go: not until a comparison of the whole disk finds
  *   none, or an administrator accepts what was found. The record says so (`differs`), so this survives a
- *   restart. Nothing is repaired here: which of the two is right, nobody but an administrator can judge.
+ *   restart. Nothing is repaired here: which of the two is right, only an administrator can judge.
  */
 import type { VerificationStatus } from '../../control/status.ts';
 import { log } from '../../log/log.ts';

@@ -51,7 +51,7 @@ export class ColdReads {
       this.#inPool(into, from, position, done);
       return;
     }
-    // Whoever knows better when a batch has ended says so earlier.
+    // `endBatch` comes earlier where the end of a batch is known.
     if (this.#waiting.length === 0) process.nextTick(this.#endOfTick);
     this.#waiting.push({ into, from, position, done });
   }

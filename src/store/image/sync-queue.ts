@@ -1,6 +1,6 @@
 /**
- * fdatasync, in the thread pool, one at a time. A sync covers what was written before it began, so whoever
- * asks while one runs waits for the next; all who wait share that one.
+ * fdatasync, in the thread pool, one at a time. A sync covers what was written before it began, so a
+ * request that comes while one runs waits for the next; all that wait share that one.
  */
 import { fdatasync } from 'node:fs';
 import { Errno } from '../../nbd/constants.ts';

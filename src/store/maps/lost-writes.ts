@@ -8,7 +8,7 @@
  *
  * The storage that failed may be that of the state directory, too: full, or gone. So the mark is not
  * something that has to be written, but something that is taken away. `present.live`, without which nothing
- * but `present.map` is believed, first loses its header, in the page cache, before anybody hears of the
+ * but `present.map` is believed, first loses its header, in the page cache, before any client hears of the
  * failure; then it becomes `lost.map`, by a rename, which takes no room: its own blocks take the bits of what
  * is lost. If the bits do not get there, all that is known is that something is lost. If even the rename does
  * not, the file system has failed and must be mounted anew, which takes the trust away as well
@@ -24,6 +24,7 @@ import { writeSync } from 'node:fs';
 import { type FileHandle, rename } from 'node:fs/promises';
 import { join } from 'node:path';
 import { log } from '../../log/log.ts';
+import { BLOCK_SIZE } from '../block-ranges.ts';
 import { syncDirectory } from '../directory.ts';
 import { Bitmap } from './bitmap.ts';
 import {
@@ -38,12 +39,11 @@ import {
 
 export const lostName = 'lost.map';
 const KIND = 'map of lost writes';
-const BLOCK = 4096;
 
 export class LostWrites {
   readonly #bits: Bitmap;
   readonly #why: string;
-  /** Of some of it nobody knows where it was. */
+  /** Of some of it the place is not known. */
   readonly #incomplete: boolean;
 
   constructor(bits: Bitmap, why: string, incomplete = false) {
@@ -54,7 +54,7 @@ export class LostWrites {
 
   /** Of blocks that a guest had written. */
   get bytes(): number {
-    return this.#bits.count * BLOCK;
+    return this.#bits.count * BLOCK_SIZE;
   }
 
   has(block: number): boolean {
@@ -68,7 +68,7 @@ export class LostWrites {
     const where =
       count === 0
         ? 'writes of the guest, nobody knows where,'
-        : `${this.#incomplete ? 'at least ' : ''}${count * BLOCK} bytes that the guest wrote, first at ${this.#bits.nextSet(0) * BLOCK},`;
+        : `${this.#incomplete ? 'at least ' : ''}${count * BLOCK_SIZE} bytes that the guest wrote, first at ${this.#bits.nextSet(0) * BLOCK_SIZE},`;
     return `${where} are lost (${this.#why}): what the origin has is there instead; check the guest's file systems`;
   }
 
@@ -138,7 +138,8 @@ export class LostWrites {
 }
 
 /**
- * From now on nobody believes a live file: at once, for every process, however full or broken the disk is.
+ * From now on no process believes a live file: at once, for every process, however full or broken the disk
+ * is.
  */
 export function voidHeader(live: FileHandle): void {
   try {

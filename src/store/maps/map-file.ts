@@ -35,7 +35,7 @@ export interface MapIdentity {
 }
 
 /**
- * @param cache whose page cache the file counts on; null: it holds after anything. @param more for who reads
+ * @param cache whose page cache the file counts on; null: it holds after anything. @param more for the reader
  * it
  */
 export function mapHeader(

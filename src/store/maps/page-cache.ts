@@ -11,7 +11,7 @@
 import { bootId } from '../../system/boot-id.ts';
 import { storageInstance } from '../../system/storage-instance.ts';
 
-/** Whose page cache vouches for a file; null: nobody can tell. */
+/** Whose page cache vouches for a file; null: that cannot be told. */
 export interface PageCache {
   boot: string;
   /** Storage of the image, where the file tells of its data. */

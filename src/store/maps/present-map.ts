@@ -264,7 +264,7 @@ export class PresentMap {
 
   /**
    * A sync of the image has failed: what no earlier one covered is void, for this process and the next,
-   * before anybody hears of it.
+   * before any client hears of it.
    */
   async #fail(): Promise<void> {
     if (this.failed !== null) return;

@@ -4,6 +4,7 @@
  */
 import { join } from 'node:path';
 import { log } from '../../log/log.ts';
+import { BLOCK_SIZE } from '../block-ranges.ts';
 import { Bitmap } from './bitmap.ts';
 import { LostWrites } from './lost-writes.ts';
 import {
@@ -117,5 +118,5 @@ function bootOf({ fields }: StoredMap): unknown {
 
 /** Blocks of the image, the last one perhaps short. */
 export function blocksOf({ sizeBytes }: MapIdentity): number {
-  return Math.ceil(sizeBytes / 4096);
+  return Math.ceil(sizeBytes / BLOCK_SIZE);
 }

@@ -13,9 +13,9 @@
  *   that it has were written; of those that it lacks the latest may have been, too, and their data may have
  *   reached the disk all the same.
  *
- * So whoever opens the map with another page cache (or after a `written.live` that could not be kept) writes
- * down which blocks were present then, `written.doubt`: if such a block is equal to the origin's all is well;
- * if it is not, nobody can say whether a write or a fault is the cause.
+ * So a process that opens the map with another page cache (or after a `written.live` that could not be kept)
+ * writes down which blocks were present then, `written.doubt`: if such a block is equal to the origin's all
+ * is well; if it is not, it cannot be said whether a write or a fault is the cause.
  *
  * A guest is not to fail because of this map. If a mark cannot be written, `written.live` is removed, and
  * what was present then is in doubt.

@@ -4,8 +4,8 @@
  *
  * A host that has a disk completely says so to the one that it came from, and asks again when the answer was
  * lost. There the disk may be deleted by then; that there is no such disk, it would have to take for a host
- * that has just started and does not know its disks yet. And who was lent what is void now must be told
- * whenever he comes.
+ * that has just started and does not know its disks yet. And the holder of a lease that
+ * is void now must be told whenever it comes.
  */
 import { readdir, readFile, rm, stat } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
@@ -62,7 +62,7 @@ export async function whatDeparted(
   return asked.generation <= generation ? 'moved away' : undefined;
 }
 
-/** Forgets what nobody will ask about any more. */
+/** Forgets what no host will ask about any more. */
 export async function sweepDeparted(exports: string, now = Date.now()): Promise<void> {
   const directory = directoryFor(exports);
   for (const name of await readdir(directory).catch(() => [])) {

@@ -4,8 +4,8 @@
  * has.
  *
  * A record is replaced as a whole (write aside, sync, rename, sync the directory), so that after a loss of
- * power there is either the old one or the new one. Whoever changes a state does so here first, and acts on
- * it only when this has returned.
+ * power there is either the old one or the new one. A change of state is made here first, and acted on
+ * only when this has returned.
  */
 import { randomUUID } from 'node:crypto';
 import { readFile, rm } from 'node:fs/promises';
@@ -51,7 +51,7 @@ const RecordSchema = v.strictObject({
   originTimeout: v.optional(v.union([v.literal('none'), v.pipe(Count, v.minValue(1), v.maxValue(86_400))])),
   /** Origin side, while fenced: the lease that may read. */
   lease: v.nullable(Uuid),
-  /** What the host that made the lease is known by: nobody else speaks for it. null: not known. */
+  /** What the host that made the lease is known by: no other host speaks for it. null: not known. */
   leaseIdentity: v.optional(v.nullable(v.string()), null),
   /**
    * Origin side, from the fence on: who took the disk over (HOST:PORT; empty: it did not tell), and when (ISO
@@ -69,7 +69,7 @@ const RecordSchema = v.strictObject({
   reclaimed: v.optional(v.nullable(v.string()), null),
   /** ISO 8601, of the takeover that made this generation; null where there was none. */
   takenOverAt: v.nullable(v.string()),
-  /** A comparison with the origin found differences that nobody has accepted: the origin is not let go. */
+  /** A comparison with the origin found differences that were not accepted: the origin is not let go. */
   differs: v.optional(v.boolean(), false),
   onDemandBytes: Count,
   backgroundBytes: Count,

@@ -2,10 +2,10 @@
  * One process an export: a lock on its state directory, which the kernel releases when the process ends,
  * however it ends.
  *
- * The lock is on a file in the directory, and both may be removed by who has it. A process that opened the
- * file before, and gets its lock after that, has locked what nobody else will find. So who has got a lock
- * looks whether the file is still the one that is found there, and begins again if not; and the file goes
- * last of all that is in the directory, while it is locked.
+ * The lock is on a file in the directory, and both may be removed by the process that has it. A process that
+ * opened the file before, and gets its lock after that, has locked what no other will find. So a process that
+ * has got a lock looks whether the file is still the one that is found there, and begins again if not; and
+ * the file goes last of all that is in the directory, while it is locked.
  */
 import { type FileHandle, open, readdir, rm, rmdir, stat } from 'node:fs/promises';
 import { dirname, join } from 'node:path';

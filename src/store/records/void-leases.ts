@@ -1,6 +1,6 @@
 /**
- * What an administrator's reclaim changes in the record of a disk that has moved away; and which leases are
- * void: no one else is told that what he has is worth nothing.
+ * What an administrator's reclaim changes in the record of a disk that has moved away; and which leases it
+ * makes void. Only the holder of such a lease is told so (XNBD_ERR_VOID).
  */
 import type { ExportRecord } from './record.ts';
 
