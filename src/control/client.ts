@@ -25,6 +25,9 @@ export interface ControlClient {
   readonly closed: Promise<void>;
 }
 
+/** The export is there, and did not answer in time: its process hangs, or has been stopped. */
+export class DoesNotAnswer extends Error {}
+
 /** No export is there: no socket, or one that a dead process left behind. */
 export class NobodyAnswers extends Error {
   readonly code: string;
@@ -49,7 +52,7 @@ export async function exportStatus(path: string, limitMs = CALL_LIMIT_MS): Promi
  * Connects to an export.
  * @param onStatus called with each status, once `watch` has been called; what it throws is logged, and cuts
  * no link
- * @throws NobodyAnswers, or an Error of the system (EACCES)
+ * @throws NobodyAnswers, DoesNotAnswer, or an Error of the system (EACCES)
  */
 export async function connectControl(
   path: string,
@@ -88,7 +91,9 @@ export async function connectControl(
     try {
       return await new Promise((resolve, reject) => {
         timer = setTimeout(() => {
-          reject(new Error(`the export on ${path} did not answer '${method}' within ${limitMs / 1000} s`));
+          reject(
+            new DoesNotAnswer(`the export on ${path} did not answer '${method}' within ${limitMs / 1000} s`),
+          );
         }, limitMs);
         waiting.set(id, { resolve, reject });
         const request: ControlRequest = { ...parameters, id, method };
@@ -119,7 +124,10 @@ function connected(path: string): Promise<Socket> {
     // It stays: an error later is followed by 'close', which is all that counts then.
     socket.on('error', (error: NodeJS.ErrnoException) => {
       const { code } = error;
-      reject(code === 'ENOENT' || code === 'ECONNREFUSED' ? new NobodyAnswers(path, code) : error);
+      if (code === 'ENOENT' || code === 'ECONNREFUSED') reject(new NobodyAnswers(path, code));
+      // So many have connected already that the kernel holds no more of them.
+      else if (code === 'EAGAIN') reject(new DoesNotAnswer(`the export on ${path} takes no connections`));
+      else reject(error);
     });
   });
 }

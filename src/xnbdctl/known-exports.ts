@@ -3,38 +3,69 @@
  * those that do not, the record on disk tells. No daemon is needed for either.
  */
 import { exportPaths, type HostPaths } from '../config/export-paths.ts';
-import { type ControlClient, connectControl, NobodyAnswers } from '../control/client.ts';
+import { type ControlClient, connectControl, DoesNotAnswer, NobodyAnswers } from '../control/client.ts';
 import { type ExportStatus, emptyStatus } from '../control/status.ts';
 import { exportNames } from '../store/records/export-names.ts';
 import { leaseTag } from '../store/records/lease-tag.ts';
-import { type ExportRecord, readRecord, secondsSinceTakeover } from '../store/records/record.ts';
+import {
+  type ExportRecord,
+  readRecord,
+  secondsSinceTakeover,
+  UnreadableRecord,
+} from '../store/records/record.ts';
 
-/** As `ExportStatus`; `pid` is null where no process serves the export now. */
-export type KnownExport = Omit<ExportStatus, 'pid'> & { pid: number | null };
+/** Each export is asked at once with the others: what one has not said by then, its record has to say. */
+export const ANSWER_LIMIT_MS = 2000;
 
-/** In the order of their names. @throws Error when a control socket or a record cannot be read. */
+/**
+ * As `ExportStatus`; `pid` is null where no process has answered. `problem` says, in a line, why this is all
+ * that can be told of it; null where an export has answered, or none runs.
+ */
+export type KnownExport = Omit<ExportStatus, 'pid'> & { pid: number | null; problem: string | null };
+
+/**
+ * In the order of their names; one that cannot be told of has its reason in `problem`.
+ * @throws Error when a directory or a control socket may not be read.
+ */
 export async function knownExports(paths: HostPaths): Promise<KnownExport[]> {
   const names = await exportNames(paths);
-  const found = await Promise.all(names.map((name) => knownExport(paths, name)));
+  const found = await Promise.all(
+    names.map((name) =>
+      knownExport(paths, name).catch((error: unknown) => {
+        if (!(error instanceof UnreadableRecord)) throw error;
+        return { ...emptyStatus, name, pid: null, problem: error.message };
+      }),
+    ),
+  );
   return found.filter((each) => each !== undefined);
 }
 
-/** undefined where this host knows no such export. */
+/** undefined where this host knows no such export. @throws UnreadableRecord; Error as above */
 export async function knownExport(paths: HostPaths, name: string): Promise<KnownExport | undefined> {
   const { ctl, stateDir, socket } = exportPaths(paths, name);
-  const client = await connectIfRunning(ctl);
-  if (client !== undefined) {
-    try {
-      return await client.status();
-    } finally {
-      client.close();
-    }
-  }
+  const status = await statusIfRunning(ctl);
+  if (status !== undefined && status !== 'does not answer') return { ...status, problem: null };
   const record = await readRecord(stateDir);
-  return record === undefined ? undefined : atRest(record, socket);
+  if (record !== undefined) return { ...atRest(record, socket), problem: status ?? null };
+  return status === undefined ? undefined : { ...emptyStatus, name, pid: null, socket, problem: status };
 }
 
-/** @throws NobodyAnswers; Error for anything else, such as a missing permission */
+/** undefined when no process listens. @throws Error for anything else, such as a missing permission. */
+async function statusIfRunning(ctl: string): Promise<ExportStatus | 'does not answer' | undefined> {
+  try {
+    const client = await connectIfRunning(ctl);
+    try {
+      return await client?.status(ANSWER_LIMIT_MS);
+    } finally {
+      client?.close();
+    }
+  } catch (error) {
+    if (error instanceof DoesNotAnswer) return 'does not answer';
+    throw error;
+  }
+}
+
+/** @throws NobodyAnswers, DoesNotAnswer; Error for anything else, such as a missing permission */
 export async function connectRunning(
   path: string,
   onStatus?: (status: ExportStatus) => void,
@@ -42,7 +73,7 @@ export async function connectRunning(
   try {
     return await connectControl(path, onStatus);
   } catch (error) {
-    if (error instanceof NobodyAnswers) throw error;
+    if (error instanceof NobodyAnswers || error instanceof DoesNotAnswer) throw error;
     throw new Error(`control socket ${path}: ${(error as Error).message}; run as root`);
   }
 }
@@ -61,7 +92,7 @@ export async function connectIfRunning(
 }
 
 /** What a record says about an export that no process serves now. */
-function atRest(record: ExportRecord, socket: string): KnownExport {
+function atRest(record: ExportRecord, socket: string): Omit<KnownExport, 'problem'> {
   const { onDemandBytes, backgroundBytes, skippedBytes, sizeBytes } = record;
   // Blocks that the guest wrote whole are not counted in the record: it is this much at least.
   const fetched = Math.min(onDemandBytes + backgroundBytes + skippedBytes, sizeBytes);

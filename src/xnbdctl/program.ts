@@ -7,7 +7,13 @@ import type { OriginTimeout } from '../control/protocol.ts';
 import { exportNames } from '../store/records/export-names.ts';
 import { checkExportName } from '../store/records/record.ts';
 import { deleteLeft } from './delete.ts';
-import { connectRunning, type KnownExport, knownExport, knownExports } from './known-exports.ts';
+import {
+  ANSWER_LIMIT_MS,
+  connectRunning,
+  type KnownExport,
+  knownExport,
+  knownExports,
+} from './known-exports.ts';
 import { listTable, statusDetails, statusTable } from './table.ts';
 import { abandon, setOriginTimeout, takeOver } from './takeover-abandon-timeout.ts';
 import { accept, verify } from './verify.ts';
@@ -185,8 +191,8 @@ async function gather(options: GlobalOptions, name: string | undefined): Promise
   if (options.ctl !== undefined) {
     const client = await connectRunning(options.ctl);
     try {
-      const status = await client.status();
-      if (name === undefined || status.name === name) return [status];
+      const status = await client.status(ANSWER_LIMIT_MS);
+      if (name === undefined || status.name === name) return [{ ...status, problem: null }];
       throw new Error(`${options.ctl} is the socket of ${status.name}, not ${name}`);
     } finally {
       client.close();

@@ -40,6 +40,7 @@ function table(head: string[], colAligns: Align[], rows: string[][]): string {
 
 /** What an administrator should look at, in a word or two; empty when all is well. */
 function trouble(each: KnownExport): string {
+  if (each.problem !== null) return each.problem;
   if (each.pid === null) return 'not running';
   if (!each.originReachable) return unreachable(each);
   if (each.badBytes > 0) return `${formatBytes(each.badBytes)} bad`;
@@ -64,7 +65,7 @@ export function listTable(exports: readonly KnownExport[]): string {
       each.state,
       formatBytes(each.sizeBytes),
       formatShare(each.presentBytes, each.sizeBytes),
-      each.pid === null ? '' : trouble(each),
+      each.pid === null && each.problem === null ? '' : trouble(each),
     ]),
   );
 }
@@ -117,7 +118,7 @@ function compared({ verification }: KnownExport): string | null {
 
 /** Lines that say more than their property, or say it in other words; null: there is nothing to say. */
 const lines: Partial<Record<StatusName, (each: KnownExport) => string | null>> = {
-  state: ({ state, pid }) => (pid === null ? `${state}, not running` : `${state}, pid ${pid}`),
+  state: ({ state, pid, problem }) => `${state}, ${pid === null ? (problem ?? 'not running') : `pid ${pid}`}`,
   uuid: ({ uuid, generation }) => `${uuid}, generation ${generation}`,
   sizeBytes: ({ sizeBytes }) => `${formatBytes(sizeBytes)} (${sizeBytes} bytes)`,
   presentBytes: ({ presentBytes, sizeBytes }) =>

@@ -10,7 +10,7 @@ import { MultiBar, type SingleBar } from 'cli-progress';
 import type { ControlClient } from '../control/client.ts';
 import type { ExportStatus } from '../control/status.ts';
 import { formatShare } from './format.ts';
-import { connectIfRunning, connectRunning } from './known-exports.ts';
+import { ANSWER_LIMIT_MS, connectIfRunning, connectRunning } from './known-exports.ts';
 import { isArriving, type Progress, ProgressMeter, progressLine, progressText } from './progress.ts';
 
 export interface Watched {
@@ -36,9 +36,8 @@ export async function watch(watched: Watched, out: NodeJS.WriteStream, signal?: 
   const view = out.isTTY ? barView(out) : lineView(out);
   try {
     while (signal?.aborted !== true) {
-      for (const path of await watched.paths()) {
-        if (!entries.has(path)) await open(path, entries, view, watched.untilComplete);
-      }
+      const fresh = (await watched.paths()).filter((path) => !entries.has(path));
+      await Promise.all(fresh.map((path) => open(path, entries, view, watched.untilComplete)));
       const shown = [...entries.values()].flatMap(({ latest }) => latest ?? []);
       view.tick(shown);
       if (
@@ -76,7 +75,10 @@ async function open(path: string, entries: Map<string, Entry>, view: View, requi
   const entry: Entry = { client, latest: null, ended: false };
   entries.set(path, entry);
   void client.closed.then(() => (entry.ended = true));
-  await client.watch();
+  const first = client.watch(ANSWER_LIMIT_MS);
+  if (required) await first;
+  // Nobody waits for one that hangs: it is tried again with a later look.
+  else first.catch(() => client.close());
 }
 
 interface View {

@@ -143,12 +143,36 @@ describe('xnbdctl', function () {
     assert.match(other.stderr, /none\.conf/);
   });
 
-  it('takes a broken record for an error, not for no export', async () => {
+  it('a damaged record is one line of trouble among the other disks', async () => {
     await mkdir(join(dir, 'exports', 'vm1-vda'), { recursive: true });
     await writeFile(join(dir, 'exports', 'vm1-vda', 'export.json'), '{');
-    const said = await here('status');
-    assert.equal(said.code, 1);
+    await writeRecord(join(dir, 'exports', 'vm2-vda'), newRecord('vm2-vda', '/images/vm2-vda.img', 8 * MIB));
+    for (const command of ['list', 'status']) {
+      const { code, stdout, stderr } = await here(command);
+      assert.equal(code, 0, stderr);
+      assert.match(stdout, /^vm1-vda +unknown .*vm1-vda\/export\.json .*move the directory .*vm1-vda aside/m);
+      assert.match(stdout, /^vm2-vda +serving +8\.0 MiB/m);
+    }
+    const said = await here('status', 'vm1-vda');
+    assert.deepEqual([said.code, said.stdout], [1, '']);
     assert.match(said.stderr, /vm1-vda\/export\.json/);
+  });
+
+  it('an export that hangs is shown by its record, and keeps no other waiting', async () => {
+    await serve('target', 'a', '--image', await image('a.img'));
+    const hangs = await serve('target', 'b', '--image', await image('b.img'));
+    hangs.kill('SIGSTOP');
+    const [a, b] = await json('list');
+    assert.deepEqual([a!.name, a!.pid, a!.problem], ['a', children[0]!.pid, null]);
+    assert.deepEqual([b!.name, b!.state, b!.sizeBytes, b!.pid], ['b', 'serving', 8 * MIB, null]);
+    assert.match(
+      (await here('list')).stdout,
+      /^a +serving +8\.0 MiB +100 %\nb +serving .* does not answer$/m,
+    );
+    assert.match((await here('status', 'b')).stdout, /^state +serving, does not answer$/m);
+    const watched = await here('watch', 'b');
+    assert.equal(watched.code, 1);
+    assert.match(watched.stderr, /b\.ctl did not answer 'watch' within 2 s/);
   });
 
   it('shows a running export, by configuration and by its socket alone', async () => {

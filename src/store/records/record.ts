@@ -80,6 +80,9 @@ const RecordSchema = v.strictObject({
 
 export type ExportRecord = v.InferOutput<typeof RecordSchema>;
 
+/** What lies where a record should be is none, or cannot be read: one line, with the file and the way out. */
+export class UnreadableRecord extends Error {}
+
 const fileName = 'export.json';
 
 /** A name must be fit for a file name, a socket name, a D-Bus path (escaped) and an NBD string. */
@@ -151,7 +154,7 @@ export function secondsSinceTakeover({ complete, takenOverAt, relocationSeconds 
 }
 
 /** Reads the record in a state directory; undefined when there is none.
- * @throws Error naming the file, when it is not a record. */
+ * @throws UnreadableRecord, when there is something else. */
 export async function readRecord(stateDir: string): Promise<ExportRecord | undefined> {
   const path = join(stateDir, fileName);
   let text: string;
@@ -159,12 +162,12 @@ export async function readRecord(stateDir: string): Promise<ExportRecord | undef
     text = await readFile(path, 'utf8');
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code === 'ENOENT') return undefined;
-    throw error;
+    throw new UnreadableRecord(`${path} cannot be read: ${(error as Error).message}`);
   }
   try {
     return v.parse(RecordSchema, JSON.parse(text));
   } catch (error) {
-    throw new Error(
+    throw new UnreadableRecord(
       `${path} is not the record of an export (${(error as Error).message}); move the directory ${stateDir} aside to begin anew`,
     );
   }
