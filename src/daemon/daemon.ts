@@ -93,9 +93,9 @@ export async function startDaemon({ config, exportProgram, version }: DaemonOpti
   await openAnnouncements(config);
   await domains.load();
   await moves.load();
-  await exports.find((name, record) => isNeeded(host, name, record));
+  const late = await exports.find((name, record) => isNeeded(host, name, record));
   await host.devices.load();
-  await putRight(host);
+  await putRight(host, late);
   await publisher.connect();
   await moves.catchUp((name) => exports.record(name));
   const hooks = await serveHooks({

@@ -2,7 +2,10 @@ import assert from 'node:assert/strict';
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
 import { randomUUID } from 'node:crypto';
 import { once } from 'node:events';
+import { writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
 import { killExport } from '../../src/daemon/exports/export-process.ts';
+import { newMove, writeMove } from '../../src/daemon/registry/move-file.ts';
 import { type TestDomain, TestHost } from '../lab/host/test-host.ts';
 import { waitFor } from '../lab/wait-for.ts';
 
@@ -102,5 +105,33 @@ describe('the daemon dies and comes back', function () {
     await host.start();
     assert.equal(await host.state('vm2-vda'), undefined);
     assert.equal((await host.record('vm2-vda'))?.state, 'retired');
+  });
+
+  it('neither an export that hangs nor a damaged record keeps it from its hooks', async () => {
+    const other: TestDomain = { name: 'vm2', uuid: randomUUID(), disks: ['vm2-vda'] };
+    await host.addDisk('vm2-vda');
+    await host.addDisk('vm3-vda');
+    await host.stop();
+    // A disk that was arriving when its record was damaged.
+    await writeMove(
+      join(host.dir, 'relocations'),
+      await newMove({ name: 'vm3', uuid: randomUUID() }, ['vm3-vda']),
+    );
+    await writeFile(join(host.stateDir('vm3-vda'), 'export.json'), '{');
+    const { pid } = await host.status('vm1-vda');
+    process.kill(pid, 'SIGSTOP');
+    try {
+      await host.start();
+      assert.match(await host.log(), /export vm1-vda does not answer yet: /);
+      assert.match(await host.log(), /vm3-vda\/export\.json is not the record of an export .* move /);
+      await host.succeeds('prepare', other);
+      assert.equal(await host.state('vm2-vda'), 'serving');
+    } finally {
+      process.kill(pid, 'SIGCONT');
+    }
+    // Once by the first daemon, and again by the one that found it hanging.
+    const up = `export vm1-vda is up: serving, pid ${pid}`;
+    await waitFor('it is taken up', async () => (await host.log()).split(up).length === 3);
+    assert.doesNotMatch(await host.log(), /export vm1-vda does not start/);
   });
 });

@@ -6,16 +6,25 @@ import { discard } from './arrival.ts';
 import { finishRename, putBack } from './older-generations.ts';
 import { retire } from './retirement.ts';
 
-/** Looks at every export of the host; what cannot be put right is logged and left as it is. */
-export async function putRight(host: Host): Promise<void> {
+/**
+ * Looks at every export of the host; what cannot be put right is logged and left as it is.
+ * @param late exports that have not answered yet, and when they have: nothing waits for those
+ */
+export async function putRight(host: Host, late: ReadonlyMap<string, Promise<void>>): Promise<void> {
   for (const name of await host.exports.names()) {
-    try {
-      await putExportRight(host, name);
-    } catch (error) {
-      log.error(`what is left of export ${name} could not be put right: ${(error as Error).message}`, {
-        export: name,
-      });
-    }
+    const found = late.get(name);
+    if (found === undefined) await tryToPutRight(host, name);
+    else void found.then(() => tryToPutRight(host, name));
+  }
+}
+
+async function tryToPutRight(host: Host, name: string): Promise<void> {
+  try {
+    await putExportRight(host, name);
+  } catch (error) {
+    log.error(`what is left of export ${name} could not be put right: ${(error as Error).message}`, {
+      export: name,
+    });
   }
 }
 

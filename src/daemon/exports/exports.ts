@@ -10,7 +10,10 @@ import { EventEmitter } from 'node:events';
 import { existsSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { type ExportPaths, exportPaths, type HostPaths } from '../../config/export-paths.ts';
+
+import { DoesNotAnswer } from '../../control/client.ts';
 import type { ControlMethod } from '../../control/methods.ts';
+
 import type { ExportStatus } from '../../control/status.ts';
 import { log } from '../../log/log.ts';
 import { exportNames } from '../../store/records/export-names.ts';
@@ -31,6 +34,8 @@ const firstPauseMs = 200;
 const longestPauseMs = 15_000;
 /** An export that has run this long does not keep ending: when it ends now, it is started at once. */
 const steadyMs = 10_000;
+/** For so long the start of the daemon, and with it the first hook, waits for exports. */
+const findLimitMs = 5000;
 
 export interface ExportsEvents {
   /** A status arrived; the second is what was known until now. */
@@ -96,24 +101,48 @@ export class Exports extends EventEmitter<ExportsEvents> {
     return exportNames(this.#paths);
   }
 
-  /** Takes up every export that runs, and from now on sees to it that those run that are needed. */
-  async find(isNeeded: IsNeeded): Promise<void> {
+  /**
+   * Takes up every export that runs, and from now on sees to it that those run that are needed.
+   * @returns what is not done after five seconds, because an export hangs or starts slowly: each name, and when
+   * it is done with
+   */
+  async find(isNeeded: IsNeeded): Promise<Map<string, Promise<void>>> {
     this.#isNeeded = isNeeded;
-    await Promise.all((await this.names()).map((name) => this.#find(name)));
+    const late = new Map<string, Promise<void>>();
+    for (const name of await this.names()) {
+      const found = this.#find(name).then(() => void late.delete(name));
+      late.set(name, found);
+    }
+    await Promise.race([Promise.all(late.values()), sleep(findLimitMs, undefined, { ref: false })]);
+    for (const name of late.keys())
+      log.warning(`export ${name} does not answer yet: it is taken up when it does`, { export: name });
+    return late;
   }
 
   async #find(name: string): Promise<void> {
     try {
-      if (await this.#watch(name)) return;
+      if (await this.#watchPatiently(name)) return;
       const record = await this.record(name);
       if (record !== undefined && this.#isNeeded(name, record)) await this.ensure(name);
     } catch (error) {
       log.error(`export ${name} could not be taken up: ${(error as Error).message}`, { export: name });
-      void this.#startAgain(name, firstPauseMs);
+      void this.#startAgain(name, firstPauseMs, (error as Error).message);
     }
   }
 
-  /** Watches an export that runs; false when none answers. */
+  /** As `#watch`; one that hangs is waited for, because a second process on its image would be fatal. */
+  async #watchPatiently(name: string): Promise<boolean> {
+    for (let told = false; ; told = true) {
+      try {
+        return await this.#watch(name);
+      } catch (error) {
+        if (!told) log.warning(`export ${name} hangs: ${(error as Error).message}`, { export: name });
+        await sleep(firstPauseMs);
+      }
+    }
+  }
+
+  /** Watches an export that runs; false when there is none. @throws DoesNotAnswer when it hangs. */
   async #watch(name: string): Promise<boolean> {
     const known = this.#entries.get(name);
     if (known?.link !== undefined || this.#closed) return true;
@@ -132,7 +161,8 @@ export class Exports extends EventEmitter<ExportsEvents> {
         },
         gone: () => void this.#gone(name, entry),
       });
-    } catch {
+    } catch (error) {
+      if (error instanceof DoesNotAnswer) throw error;
       return false;
     }
     if (this.#isClosed() || this.#entries.has(name)) {
@@ -251,13 +281,15 @@ export class Exports extends EventEmitter<ExportsEvents> {
     log.warning(`export ${name} (pid ${entry.status?.pid}) is gone`, { export: name });
     // A broken control link is no proof of a dead process, and a second process on one image would be fatal.
     while (entry.status !== undefined && (await exportRuns(entry.status.pid, name))) {
-      if (await this.#watch(name)) return;
+      if (await this.#watchPatiently(name)) return;
       await sleep(firstPauseMs);
     }
     await this.#startAgain(name, entry.pauseMs);
   }
 
-  async #startAgain(name: string, pauseMs: number): Promise<void> {
+  /** @param told what is in the log already of why it does not start */
+  async #startAgain(name: string, pauseMs: number, told = ''): Promise<void> {
+    let said = told;
     if (pauseMs > firstPauseMs) await sleep(pauseMs);
     for (let pause = pauseMs; !this.#closed; pause = Math.min(pause * 2, longestPauseMs)) {
       try {
@@ -272,9 +304,9 @@ export class Exports extends EventEmitter<ExportsEvents> {
         return;
       } catch (error) {
         const message = (error as Error).message;
-        log.error(`export ${name} does not start (next try in ${pause / 1000} s): ${message}`, {
-          export: name,
-        });
+        if (message !== said)
+          log.error(`export ${name} does not start, and is tried again: ${message}`, { export: name });
+        said = message;
         await sleep(pause);
       }
     }

@@ -64,7 +64,11 @@ export class Moves extends EventEmitter<MovesEvents> {
       if (isOver(move)) continue;
       for (const [name, done] of Object.entries(move.disks)) {
         if (done !== null) continue;
-        const found = await record(name);
+        const found = await record(name).catch((error: unknown) => {
+          log.error(`the move of ${move.domain.name} is not followed: ${(error as Error).message}`);
+          return null;
+        });
+        if (found === null) continue;
         if (found !== undefined) this.observe(asObserved(found));
         else if (move.state === 'relocating') this.fail(move, `disk ${name} is not on this host any more`);
       }
