@@ -21,11 +21,18 @@ const PROBED_WELL_MS = 5000;
 
 /** The server has said nothing for too long. */
 export class Stalled extends Error {
-  /** When it was heard last. */
-  readonly since: Date;
+  /** How long ago it was heard last. */
+  readonly seconds: number;
   constructor(seconds: number) {
     super(`nothing has come from it for ${seconds} s, and it does not answer a probe`);
-    this.since = new Date(Date.now() - seconds * 1000);
+    this.seconds = seconds;
+  }
+}
+
+/** The server has closed the connection in order: no reset, and nothing that we had to complain of. */
+export class HungUp extends Error {
+  constructor() {
+    super('the server closed the connection');
   }
 }
 
@@ -83,8 +90,9 @@ export class OriginConnection {
     return (this.offer.flags & TransmissionFlag[flag]) !== 0;
   }
 
-  read(into: Buffer, offset: number, done: Completion): void {
-    this.#request(Command.READ, 0, offset, into.length, { into, done });
+  /** @param flags CommandFlag bits. */
+  read(into: Buffer, offset: number, done: Completion, flags = 0): void {
+    this.#request(Command.READ, flags, offset, into.length, { into, done });
   }
 
   /** `data` stays untouched until completion. @param flags CommandFlag bits. */
@@ -149,7 +157,7 @@ export class OriginConnection {
   #start(): (chunk: Buffer) => void {
     const replies = new ByteDriver(parseReplies(this.offer, this.#requests));
     this.#socket.on('error', (error) => this.#close(error));
-    this.#socket.on('close', () => this.#close(new Error('the server closed the connection')));
+    this.#socket.on('close', () => this.#close(new HungUp()));
     return (chunk) => {
       if (this.#closed) return;
       this.#stallWatch.heard();

@@ -66,6 +66,12 @@ export class BlockRanges implements Iterable<Readonly<BlockRange>> {
     return range !== undefined && range.first <= first && end <= range.end;
   }
 
+  /** A block of [first, end) is in it. */
+  hasAny(first: number, end: number): boolean {
+    const range = this.#ranges[this.#reaching(first + 1)];
+    return range !== undefined && range.first < end;
+  }
+
   /** Adds [first, end). @returns false when that would be a range too many */
   add(first: number, end: number): boolean {
     if (first >= end) return true;

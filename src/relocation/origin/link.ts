@@ -1,11 +1,11 @@
 /**
  * The link to the origin: a connection that comes back.
  *
- * Every operation is remembered until it is answered. When the connection breaks, or falls silent
- * (stall-watch.ts), the link connects again (outage.ts says when, for as long as it takes) and sends what has
- * not been answered once more: all of it may be repeated (reads, block status, and the private commands by
- * design). So above the link a lost connection is only a wait. An error that the origin itself answers is
- * passed on. What comes late on a connection that was given up is not looked at.
+ * Every operation is remembered until it is answered (unanswered.ts). When the connection breaks, or falls
+ * silent (stall-watch.ts), the link connects again (outage.ts says when, for as long as it takes) and sends
+ * what has not been answered once more: all of it may be repeated (reads, block status, and the private
+ * commands by design). So above the link a lost connection is only a wait. An error that the origin itself
+ * answers is passed on. What comes late on a connection that was given up is not looked at.
  *
  * An origin that comes back as another disk (uuid, generation or size) is refused: the link stays down and
  * says so.
@@ -19,8 +19,8 @@ import { Command, Errno } from '../../nbd/constants.ts';
 import { HandshakeError } from '../../nbd/handshake/client-handshake.ts';
 import type { NbdAddress } from '../../nbd/uri.ts';
 import type { TlsParty } from '../../pki/tls.ts';
+import { type BlockRange, blockAt, blockBehind } from '../../store/block-ranges.ts';
 import type { Completion, Extent, ExtentsCompletion } from '../../store/completion.ts';
-import { Countdown } from '../../store/countdown.ts';
 import {
   attachRequest,
   checkExpected,
@@ -31,6 +31,8 @@ import {
   type OriginIdentity,
 } from './identity.ts';
 import { Outage } from './outage.ts';
+import { readRange, roundUp } from './read-range.ts';
+import { Operation, Unanswered } from './unanswered.ts';
 
 export interface OriginLinkOptions {
   address: NbdAddress;
@@ -49,16 +51,16 @@ export interface OriginLinkOptions {
 
 /** What the patience with a silent origin grows to: its silence is 5 s and so many times 5 s long then. */
 const MOST_PATIENCE = 64;
+/** Until an origin that hung up on a request is dialled again: it is there. */
+const HUNG_UP_RETRY_MS = 50;
 /** The longest range of a compact request that whole blocks of any server fill. */
 const COMPACT_LENGTH = 2 ** 32 - 65536;
 
-/** An operation that the origin has not answered yet. */
-interface Operation {
-  send(connection: OriginConnection): void;
-  /** For when the link is closed with the operation unanswered. */
-  fail(errno: number): void;
-  /** Nothing waits for it any more: it need not be sent again. */
-  unwanted: () => boolean;
+interface SubmitOptions {
+  /** An origin that stops has not answered, and the operation is sent again when it is back; the default. */
+  patient?: boolean;
+  unwanted?: () => boolean;
+  blocks?: BlockRange | null;
 }
 
 export class OriginLink {
@@ -86,7 +88,7 @@ export class OriginLink {
   readonly #options: OriginLinkOptions;
   readonly #outage: Outage;
   #connection: OriginConnection | null;
-  readonly #unanswered = new Set<Operation>();
+  readonly #unanswered: Unanswered;
   #retryTimer: NodeJS.Timeout | null = null;
   /** How much longer than usual the origin may be silent. */
   #patience = 1;
@@ -104,7 +106,15 @@ export class OriginLink {
     this.#connection = connection;
     this.identity = identity;
     this.lends = identity.uuid !== null;
-    if (connection !== null) this.#watch(connection);
+    this.#unanswered = new Unanswered(this.lends);
+    this.#unanswered.onKiller = () =>
+      log.warning(
+        `origin ${describeOrigin(options.address)} hangs up on a read instead of answering an error: what it hangs up on is tried alone, twice, and is an error then`,
+      );
+    if (connection !== null) {
+      this.#watch(connection);
+      this.#unanswered.connected(connection);
+    }
   }
 
   /** @throws Error, one line, when the origin cannot be reached, refuses, or is another than `known`. */
@@ -139,32 +149,17 @@ export class OriginLink {
    * origin is away.
    */
   read(into: Buffer, offset: number, done: Completion, unwanted?: () => boolean): void {
-    const send = (connection: OriginConnection, answered: Completion): void => {
-      const { minimumBlock, maximumPayload } = connection.offer;
-      const before = offset % minimumBlock;
-      const length = Math.min(
-        roundUp(before + into.length, minimumBlock),
-        this.identity.sizeBytes - offset + before,
-      );
-      // An origin with larger blocks than ours is asked for whole ones of its own.
-      const whole = length === into.length ? into : Buffer.allocUnsafeSlow(length);
-      const limit = maximumPayload - (maximumPayload % minimumBlock);
-      const parts = new Countdown(Math.ceil(length / limit), {
-        complete: (errno) => {
-          if (errno === 0 && whole !== into) whole.copy(into, 0, before);
-          answered.complete(errno);
-        },
-      });
-      for (let at = 0; at < length; at += limit)
-        connection.read(whole.subarray(at, at + limit), offset - before + at, parts);
-    };
-    this.#submit(send, done, { ...(unwanted && { unwanted }) });
+    const blocks = { first: blockAt(offset), end: blockBehind(offset + into.length) };
+    this.#submit(
+      (connection, answered) => readRange(connection, into, offset, this.identity.sizeBytes, answered),
+      done,
+      { blocks, ...(unwanted && { unwanted }) },
+    );
   }
 
   /** While the origin is away: drops what nothing waits for any more. */
   dropUnwanted(): void {
-    if (this.#connection !== null) return;
-    for (const operation of [...this.#unanswered]) if (operation.unwanted()) operation.fail(Errno.ESHUTDOWN);
+    this.#unanswered.dropUnwanted();
   }
 
   /** Allocation at the origin, of as much as it will tell at once; ENOTSUP where it does not tell. */
@@ -241,35 +236,34 @@ export class OriginLink {
     if (this.#retryTimer !== null) clearTimeout(this.#retryTimer);
     this.#connection?.disconnect();
     this.#connection = null;
-    for (const operation of [...this.#unanswered]) operation.fail(Errno.ESHUTDOWN);
+    this.#unanswered.failAll();
   }
 
-  /** `patient`: an origin that stops has not answered, and the operation is sent again when it is back. */
   #submit(
     send: (connection: OriginConnection, answered: Completion) => void,
     done: Completion,
-    { patient = true, unwanted = () => false }: { patient?: boolean; unwanted?: () => boolean } = {},
+    { patient = true, unwanted = () => false, blocks = null }: SubmitOptions = {},
   ): void {
     // A reply may come while the link closes.
-    const settle = (errno: number) => {
-      if (this.#unanswered.delete(operation)) done.complete(errno);
+    const settle = (errno: number, answered = false) => {
+      if (this.#unanswered.end(operation, answered)) done.complete(errno);
     };
     const answered: Completion = {
       complete: (errno) => {
         // The origin is stopping: that is a lost connection and no answer.
         if (errno === Errno.ESHUTDOWN && patient && !this.#closed)
           this.#connection?.destroy(new Error('the origin is being stopped'));
-        else settle(errno);
+        else settle(errno, errno === 0);
       },
     };
-    const operation: Operation = {
+    const operation = new Operation({
       send: (connection) => send(connection, answered),
-      fail: settle,
+      fail: (errno) => settle(errno),
       unwanted,
-    };
+      blocks,
+    });
     this.#unanswered.add(operation);
     if (this.#closed) settle(Errno.ESHUTDOWN);
-    else if (this.#connection !== null) operation.send(this.#connection);
   }
 
   #watch(connection: OriginConnection): void {
@@ -281,9 +275,14 @@ export class OriginLink {
       if (this.#closed) return;
       this.#connection = null;
       this.#silentOnly = reason instanceof Stalled;
-      const delay = this.#outage.begin(reason.message, reason instanceof Stalled ? reason.since : new Date());
-      this.onChange?.();
+      const there = this.#unanswered.lost(reason);
       this.dropUnwanted();
+      if (there) {
+        this.#retry(HUNG_UP_RETRY_MS);
+        return;
+      }
+      const delay = this.#outage.begin(reason.message, reason instanceof Stalled ? reason.seconds : 0);
+      this.onChange?.();
       this.#retry(delay);
     };
   }
@@ -295,6 +294,7 @@ export class OriginLink {
         if (this.#closed) return;
         this.#silentOnly = false;
         const before = this.#outage.reason;
+        this.#unanswered.unreachable();
         const next = this.#outage.failed((error as Error).message);
         if (error instanceof HandshakeError && error.refused) {
           this.refusal = error.message;
@@ -323,7 +323,7 @@ export class OriginLink {
     this.#outage.end(this.#unanswered.size);
     this.#watch(connection);
     this.onChange?.();
-    for (const operation of [...this.#unanswered]) operation.send(connection);
+    this.#unanswered.connected(connection);
   }
 
   #isClosed(): boolean {
@@ -373,8 +373,4 @@ function cutExtents(extents: readonly Extent[], skip: number, length: number): E
     if (from < until) found.push({ length: until - from, flags: extent.flags });
   }
   return found;
-}
-
-function roundUp(value: number, step: number): number {
-  return Math.ceil(value / step) * step;
 }

@@ -17,7 +17,7 @@ const GOOD_MS = 30_000;
 const MOST_REASONS = 5;
 
 export class Outage {
-  /** null: the origin can be reached. */
+  /** For people; null: the origin can be reached. */
   since: Date | null = null;
   /** One line; null while the origin can be reached. */
   reason: string | null = null;
@@ -25,6 +25,7 @@ export class Outage {
   #delay = FIRST_RETRY_MS;
   #said = new Set<string>();
   #saidLost = false;
+  #beganAt = 0;
   #endedAt = Number.NEGATIVE_INFINITY;
 
   /** @param where names the origin in the log. */
@@ -33,15 +34,16 @@ export class Outage {
   }
 
   /**
-   * The origin cannot be reached. @param since what is known to be the beginning. @returns ms until the next
-   * attempt is due
+   * The origin cannot be reached. @param seconds for how long already, as far as is known. @returns ms until
+   * the next attempt is due
    */
-  begin(reason: string, since = new Date()): number {
+  begin(reason: string, seconds = 0): number {
     if (performance.now() - this.#endedAt > GOOD_MS) {
       this.#delay = FIRST_RETRY_MS;
       this.#said.clear();
     }
-    this.since = since;
+    this.since = new Date(Date.now() - seconds * 1000);
+    this.#beganAt = performance.now() - seconds * 1000;
     this.reason = reason;
     this.#saidLost = this.#worthALine(reason);
     if (this.#saidLost)
@@ -51,8 +53,9 @@ export class Outage {
     return this.#nextDelay();
   }
 
-  /** An attempt has failed. @returns ms until the next one is due */
+  /** An attempt has failed, maybe the first thing to go wrong. @returns ms until the next one is due */
   failed(reason: string): number {
+    if (this.since === null) return this.begin(reason);
     this.reason = reason;
     if (this.#worthALine(reason)) log.warning(`origin ${this.#where}: ${reason}`);
     return this.#nextDelay();
@@ -60,11 +63,12 @@ export class Outage {
 
   /** The origin can be reached. @param waiting how many requests waited for that */
   end(waiting: number): void {
-    const seconds = (Date.now() - (this.since?.getTime() ?? Date.now())) / 1000;
+    const seconds = (performance.now() - this.#beganAt) / 1000;
     if (this.#saidLost)
       log.info(
-        `origin ${this.#where} is reachable again, after ${Math.max(0, seconds).toFixed(1)} s; ${waiting} requests are sent again`,
+        `origin ${this.#where} is reachable again, after ${seconds.toFixed(1)} s; ${waiting} requests are sent again`,
       );
+    this.#saidLost = false;
     this.since = null;
     this.reason = null;
     this.#endedAt = performance.now();

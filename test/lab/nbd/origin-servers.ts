@@ -22,10 +22,21 @@ export async function startNbdkit(directory: string, args: string[]): Promise<Or
   return await serverOn(child, socket, `nbd+unix:///?socket=${socket}`);
 }
 
-/** qemu-nbd as it is by default: one client at a time. */
-export async function startQemuNbd(directory: string, image: string): Promise<OriginServer> {
+/** qemu-nbd as it is by default: one client at a time. @param bad bytes whose sectors cannot be read */
+export async function startQemuNbd(
+  directory: string,
+  image: string,
+  bad: readonly number[] = [],
+): Promise<OriginServer> {
   const socket = join(directory, 'qemu.sock');
-  const args = ['--format=raw', '--persistent', '--export-name=disk', `--socket=${socket}`, image];
+  const broken = bad.map((byte, at) =>
+    Object.entries({ event: 'none', iotype: 'read', errno: 5, once: 'off', sector: Math.floor(byte / 512) })
+      .map(([key, value]) => `inject-error.${at}.${key}=${value}`)
+      .join(','),
+  );
+  const options = ['driver=blkdebug', 'image.driver=file', `image.filename=${image}`, ...broken].join(',');
+  const args = ['--persistent', '--export-name=disk', `--socket=${socket}`];
+  args.push(...(bad.length === 0 ? ['--format=raw', image] : ['--image-opts', options]));
   const child = spawn('qemu-nbd', args, { stdio: ['ignore', 'ignore', 'pipe'] });
   return await serverOn(child, socket, `nbd+unix:///disk?socket=${socket}`);
 }
