@@ -4,8 +4,7 @@ import { resolve } from 'node:path';
 import { Command, InvalidArgumentError, Option } from 'commander';
 import { type Address, parseAddress } from '../config/address.ts';
 import { parseAllowedPeers } from '../config/allowed-peers.ts';
-import { parseOriginTimeout } from '../control/origin-timeout.ts';
-import type { OriginTimeout } from '../control/protocol.ts';
+import { type DiskSettingValues, parseSettingArgument } from '../config/settings.ts';
 import { type ServeOptions, serve, serveUntilStopped } from '../export/serve.ts';
 import { openTarget } from '../export/target.ts';
 import { configureLog, log } from '../log/log.ts';
@@ -32,7 +31,8 @@ interface ProxyArguments extends CommonArguments {
   takeover: 'first-write' | 'now';
   verify?: true;
   holder?: string;
-  originTimeout: OriginTimeout;
+  originTimeout?: Partial<DiskSettingValues>;
+  set?: Partial<DiskSettingValues>;
   tlsDir?: string;
   tlsCa?: string;
   tlsCrl?: string;
@@ -87,33 +87,32 @@ withCommonOptions(program.command('proxy'))
     'where this host is found, told to the origin (default: the host name)',
     parseHolder,
   )
+  .option('--set <key=value>', 'a setting, as in [relocation] of xnbd.conf; any number', parseSetting)
   .option(
     '--origin-timeout <seconds>',
-    'how long a request may wait for the origin before it gets EIO; none: for ever',
-    parseTimeout,
-    'none',
+    'the same as --set origin-timeout=SECONDS; none: requests wait for ever',
+    (text) => parseSetting(`origin-timeout=${text}`),
   )
   .addOption(
     new Option('--takeover <when>', 'when the origin is fenced and blocks are kept')
       .choices(['first-write', 'now'])
       .default('first-write'),
   )
-  .option('--verify', 'compare the disk with its origin before that is let go')
+  .option('--verify', 'the same as --set verify=on')
   .action(async (name: string, args: ProxyArguments) => {
     const options = serveOptions(args, false);
-    const { origin, image, originTimeout, allowOldstyle = false, verify = false } = args;
+    const { origin, image, allowOldstyle = false, verify = false } = args;
     const served = await openServedProxy({
       name,
       image,
       origin,
       allowOldstyle,
-      verify,
+      settings: { ...(verify && { verify }), ...args.originTimeout, ...args.set },
       waitForGuest: args.sourceGone === 'told',
       ...(args.originUuid !== undefined && {
         expected: { uuid: args.originUuid, generation: args.originGeneration ?? 0 },
       }),
       holder: args.holder ?? hostname().replaceAll(/[^A-Za-z0-9_.-]/g, ''),
-      originTimeout: typeof originTimeout === 'number' ? originTimeout : null,
       stateDir: stateDirectory(args),
       tls: await tlsParty(args),
     });
@@ -193,10 +192,9 @@ function parseHolder(text: string): string {
   throw new InvalidArgumentError('it must be HOST:PORT, for example b.example:10809');
 }
 
-/** commander takes a null for a parser that failed, and makes it ''. */
-function parseTimeout(text: string): OriginTimeout {
+function parseSetting(word: string, before: Partial<DiskSettingValues> = {}): Partial<DiskSettingValues> {
   try {
-    return parseOriginTimeout(text);
+    return { ...before, ...parseSettingArgument(word) };
   } catch (error) {
     throw new InvalidArgumentError((error as Error).message);
   }

@@ -10,6 +10,7 @@ import * as v from 'valibot';
 import { type Address, parseAddress } from './address.ts';
 import { parseAllowedPeers } from './allowed-peers.ts';
 import { checkLines, type Fault, type Located } from './ini-lines.ts';
+import { type RelocationSettings, relocationRows, type Setting } from './settings.ts';
 
 export const defaultConfigPath = '/etc/xnbd/xnbd.conf';
 
@@ -44,24 +45,17 @@ const AllowedPeers = v.pipe(
 );
 const oneOf = <const Words extends readonly [string, ...string[]]>(words: Words) =>
   v.picklist(words, `allowed is ${words.join(' or ')}`);
-const Seconds = v.pipe(
-  v.string(),
-  v.regex(/^\d{1,5}$/, 'allowed is a number of seconds from 1 to 86400'),
-  v.transform(Number),
-  v.minValue(1, 'allowed is a number of seconds from 1 to 86400'),
-  v.maxValue(86_400, 'allowed is a number of seconds from 1 to 86400'),
-);
-
-/** null: for ever. */
-const OriginTimeout = v.pipe(
-  v.string(),
-  v.regex(/^(none|[1-9]\d{0,4})$/, 'allowed is none or a number of seconds from 1 to 86400'),
-  v.transform((text) => (text === 'none' ? null : Number(text))),
-  v.check(
-    (seconds) => seconds === null || seconds <= 86_400,
-    'allowed is none or a number of seconds from 1 to 86400',
-  ),
-);
+/** One setting of relocations. */
+const SettingText = (setting: Setting<unknown>) =>
+  v.pipe(
+    v.string(),
+    v.rawTransform(({ dataset, addIssue, NEVER }) => {
+      const value = setting.parse(dataset.value);
+      if (value !== undefined) return value;
+      addIssue({ message: `allowed is ${setting.allowed}` });
+      return NEVER;
+    }),
+  );
 
 const Schema = v.strictObject({
   paths: v.optional(
@@ -82,12 +76,11 @@ const Schema = v.strictObject({
     {},
   ),
   relocation: v.optional(
-    v.strictObject({
-      'prepare-timeout': v.optional(Seconds, '60'),
-      retired: v.optional(oneOf(['delete', 'keep']), 'keep'),
-      'origin-timeout': v.optional(OriginTimeout, 'none'),
-      verify: v.optional(oneOf(['off', 'on']), 'off'),
-    }),
+    v.strictObject(
+      Object.fromEntries(
+        relocationRows.map(([name, row]) => [name, v.optional(SettingText(row), row.default)]),
+      ),
+    ),
     {},
   ),
   tls: v.optional(
@@ -152,7 +145,7 @@ const keys: Readonly<Record<string, readonly string[] | null>> = {
   paths: ['images', 'exports', 'run'],
   gateway: ['listen', 'advertise', 'tls'],
   tls: ['ca', 'crl', 'cert', 'key', 'client-cert', 'client-key', 'allow'],
-  relocation: ['prepare-timeout', 'retired', 'origin-timeout', 'verify'],
+  relocation: relocationRows.map(([name]) => name),
   peers: null,
   libvirt: ['dbus'],
   log: ['level'],
@@ -185,16 +178,7 @@ export interface Config {
     /** Names or fingerprints of the certificates of other hosts (src/config/allowed-peers.ts). */
     readonly allow: readonly string[];
   };
-  readonly relocation: {
-    /** How long a lease waits for the `prepare` hook, 1 to 86400. */
-    readonly prepareTimeoutSeconds: number;
-    /** Each disk is compared with its origin before that is let go. */
-    readonly verify: boolean;
-    /** What becomes of an image whose disk has moved away completely. */
-    readonly retired: 'delete' | 'keep';
-    /** How long a guest's request may wait for the origin of its disk, 1 to 86400; null: for ever. */
-    readonly originTimeoutSeconds: number | null;
-  };
+  readonly relocation: RelocationSettings;
   /** Gateways to ask for an export by name, in the order of the file. */
   readonly peers: readonly Peer[];
   readonly libvirt: {
@@ -237,12 +221,7 @@ export function parseConfig(text: string, path: string): Config {
       clientKey: tls['client-key'] ?? null,
       allow: tls.allow ?? [],
     },
-    relocation: {
-      prepareTimeoutSeconds: relocation['prepare-timeout'],
-      retired: relocation.retired,
-      originTimeoutSeconds: relocation['origin-timeout'],
-      verify: relocation.verify === 'on',
-    },
+    relocation: relocation as RelocationSettings,
     peers: Object.entries(peers).map(([name, address]) => ({ name, ...address })),
     libvirt,
     log,

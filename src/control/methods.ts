@@ -44,8 +44,11 @@ const controlMethods = {
     help: 'the differences that were found stay, and the origin may be let go',
     bus: 'Accept',
   },
+  set: {
+    help: 'change the setting `"key"` of the disk to `"value"`, as it is written, or "default"; the result is what holds now',
+  },
   'origin-timeout': {
-    help: 'how long a request may wait for the origin: `"timeout"` is seconds (1 to 86400), "none" or "default"',
+    help: '`set` of origin-timeout as earlier releases say it: `"timeout"` is seconds, "none" or "default"',
   },
   stop: { help: 'finish requests, sync, end; nothing is deleted' },
 } as const satisfies Record<string, MethodRow>;

@@ -12,9 +12,6 @@
 import type { ControlMethod, MethodParameters } from './methods.ts';
 import type { ExportStatus } from './status.ts';
 
-/** Seconds from 1 to 86400; 'none': for ever; 'default': as the export was started. */
-export type OriginTimeout = number | 'none' | 'default';
-
 export type ControlRequest = MethodParameters & { readonly id: number; readonly method: ControlMethod };
 
 export type ControlResponse = { id: number; result: unknown } | { id: number; error: string };

@@ -118,6 +118,7 @@ export class ControlServer {
         throw new Error(`no method '${method.slice(0, 40)}': there are ${methodNames.join(', ')}`);
       reply(socket, { id, result: await this.#result(socket, method, parameters) });
       this.#handlers.answered(method);
+      if (method !== 'status' && method !== 'watch') this.changed();
     } catch (error) {
       reply(socket, { id, error: (error as Error).message });
     }

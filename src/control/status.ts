@@ -19,6 +19,7 @@ import {
   smallCount,
   text,
   textOrNull,
+  texts,
   truth,
   type ValueOf,
   word,
@@ -160,6 +161,11 @@ const statusProperties = {
     unit: 'seconds',
     label: 'timeout',
     help: "how long a client's request may wait for the origin before it gets EIO; null: for ever",
+  }),
+  settings: property({
+    kind: texts,
+    label: 'settings',
+    help: 'settings of the disk that are in force, as they are written, by their names',
   }),
   copyPaused: property({
     kind: textOrNull,

@@ -88,6 +88,19 @@ export function truth(empty: boolean): Kind<boolean> {
   };
 }
 
+/** Texts by their names. */
+export const texts: Kind<Record<string, string>> = {
+  empty: {},
+  read: (value) =>
+    typeof value === 'object' && value !== null
+      ? Object.fromEntries(
+          Object.entries(value).filter((entry): entry is [string, string] => isText(entry[1])),
+        )
+      : undefined,
+  signature: 'a{ss}',
+  toBus: (value) => value,
+};
+
 /** Items that are not what they should be are left out. */
 export function listOf<Item>(item: Kind<Item>): Kind<Item[]> {
   const items = (value: unknown[]): Item[] =>

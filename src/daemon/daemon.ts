@@ -5,6 +5,7 @@
 import { dirname, join } from 'node:path';
 import { formatAddress } from '../config/address.ts';
 import type { Config } from '../config/config.ts';
+import { settingArguments } from '../config/settings.ts';
 import { LibvirtClient } from '../libvirt/client.ts';
 import { originArguments } from '../pki/host-party.ts';
 import { makeDirectory } from '../store/directory.ts';
@@ -136,8 +137,7 @@ export async function startDaemon({ config, exportProgram, version }: DaemonOpti
 /** What tells a proxy of this host how to go to an origin. */
 async function argumentsFor({ relocation, gateway, tls }: Config, uri: string): Promise<string[]> {
   return [
-    ...['--origin-timeout', String(relocation.originTimeoutSeconds ?? 'none')],
-    ...(relocation.verify ? ['--verify'] : []),
+    ...settingArguments(relocation),
     ...['--holder', formatAddress(gateway.advertise)],
     ...(await originArguments(uri, tls)),
   ];

@@ -5,11 +5,10 @@
 import { once } from 'node:events';
 import { type Address, formatAddress } from '../config/address.ts';
 import type { ExportMethods } from '../control/methods.ts';
-import { readOriginTimeout } from '../control/origin-timeout.ts';
-import type { OriginTimeout } from '../control/protocol.ts';
 import { ControlServer } from '../control/server.ts';
 import { type ExportStatus, emptyStatus } from '../control/status.ts';
 import { log } from '../log/log.ts';
+import type { DiskSettings } from '../store/records/disk-settings.ts';
 import { leaseTag } from '../store/records/lease-tag.ts';
 import type { RecordKeeper } from '../store/records/record-keeper.ts';
 import type { Disk } from './disk.ts';
@@ -38,8 +37,8 @@ export interface Served extends Pick<LenderOptions, 'baseState' | 'canLend' | 'o
   disk: Disk;
   /** The origin, where there is one, cannot be reached. */
   originAway?(): boolean;
-  /** Control method `origin-timeout`, where there is an origin. */
-  setOriginTimeout?(timeout: OriginTimeout): Promise<void>;
+  /** Where there is, or was, an origin to copy from. */
+  settings?: DiskSettings;
   /** Status fields that this kind of export knows better. */
   describe(): Partial<ExportStatus>;
   /** Control method `takeover`. @throws Error of one line */
@@ -141,6 +140,11 @@ function methodsOf(served: Served, exported: () => Export): Omit<ExportMethods, 
       throw new Error(`${exported().name} has no origin any more: there is nothing to compare it with`);
     return served.verification[method]();
   };
+  const set = (key: string, text: string) => {
+    if (served.settings === undefined)
+      throw new Error(`export ${exported().name} has no origin: its settings are about copying from one`);
+    return served.settings.choose(key, text);
+  };
   return {
     takeover: () => served.takeover(),
     'source-gone': () => ({ told: exported().lender.sourceGone() }),
@@ -158,12 +162,8 @@ function methodsOf(served: Served, exported: () => Export): Omit<ExportMethods, 
     },
     verify: () => compare('verify'),
     accept: () => compare('accept'),
-    'origin-timeout': ({ timeout }) => {
-      const chosen = readOriginTimeout(timeout);
-      if (served.setOriginTimeout === undefined)
-        throw new Error(`export ${exported().name} has no origin: nothing waits for one`);
-      return served.setOriginTimeout(chosen);
-    },
+    set: ({ key, value }) => set(String(key), String(value)),
+    'origin-timeout': ({ timeout }) => set('origin-timeout', String(timeout)),
   };
 }
 
@@ -191,6 +191,7 @@ function status(options: ServeOptions, served: Served, running: Export): ExportS
     movedTo: record.movedTo?.host ?? null,
     movedAt: record.movedTo?.at ?? null,
     writtenBytes: running.writtenBytes,
+    settings: served.settings?.texts ?? {},
     ...served.describe(),
   };
 }

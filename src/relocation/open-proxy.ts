@@ -6,6 +6,7 @@ import { randomUUID } from 'node:crypto';
 import { existsSync } from 'node:fs';
 import { rm, stat } from 'node:fs/promises';
 import { resolve } from 'node:path';
+import type { DiskSettingValues } from '../config/settings.ts';
 import { formatNbdUri, parseNbdUri } from '../nbd/uri.ts';
 import type { TlsParty } from '../pki/tls.ts';
 import { BLOCK_SIZE } from '../store/block-ranges.ts';
@@ -32,16 +33,14 @@ export interface ProxyOptions {
   /** The origin may be a server that speaks oldstyle. */
   allowOldstyle?: boolean;
   stateDir: string;
-  /** The disk is compared with its origin before that is let go. */
-  verify?: boolean;
   /** What the origin has to be when it is met for the first time. */
   expected?: ExpectedOrigin;
   /** HOST:PORT by which the origin is to call us. */
   holder?: string | undefined;
   /** Told from outside when its guest has come: until then a disk that was read keeps its origin. */
   waitForGuest?: boolean;
-  /** How long a client's request may wait for the origin, seconds; null, the default: for ever. */
-  originTimeout?: number | null;
+  /** Those that the export is started with. */
+  settings?: Partial<DiskSettingValues>;
   /** For an nbds origin. */
   tls?: TlsParty | undefined;
 }

@@ -20,6 +20,7 @@ import { LeaseVoid } from '../nbd/handshake/client-handshake.ts';
 import { removeDurably } from '../store/directory.ts';
 import type { Image } from '../store/image/image.ts';
 import { PresentMap } from '../store/maps/present-map.ts';
+import type { DiskSettings } from '../store/records/disk-settings.ts';
 import { type ExportRecord, secondsSinceTakeover } from '../store/records/record.ts';
 import type { RecordKeeper } from '../store/records/record-keeper.ts';
 import { type Counters, DiskCopy, sumOf } from './disk-copy.ts';
@@ -47,17 +48,11 @@ export interface RelocationOptions {
   image: Image;
   /** The origin; null when the record has none any more. */
   link: OriginLink | null;
-  /** The disk is compared with its origin before that is let go. */
-  verify: boolean;
+  settings: DiskSettings;
   /**
    * A hypervisor that has read here may wait for a guest that never comes: the daemon tells (`guestRuns`).
    */
   waitForGuest: boolean;
-  /**
-   * How long a client's request may wait for the origin, seconds; null: for ever. What the record says of it
-   * comes first.
-   */
-  originTimeout: number | null;
 }
 
 export class Relocation {
@@ -98,14 +93,14 @@ export class Relocation {
     this.#before = sumOf(this.#record);
     this.#link = link;
     this.#state = new RelocationState(this.#record, link !== null);
-    this.waits = new GuestWaits(options.originTimeout);
-    this.waits.choose(this.#record.originTimeout ?? 'default');
+    this.waits = new GuestWaits(options.settings.value('origin-timeout'));
+    options.settings.follow('origin-timeout', (seconds) => this.waits.limit(seconds));
     this.disk = new ProxyDisk(options.image, this.#record.complete ? null : link, this.waits);
     this.disk.changes.onAcknowledged = () => this.guestRuns();
     this.disk.onFirstChange = () => this.takeOver('the first write of the guest');
     this.verification = new Verification({
       keeper: options.keeper,
-      required: options.verify,
+      required: options.settings.value('verify'),
       changed: () => this.onChange?.(),
       admitted: () => this.#goOn(),
     });

@@ -2,6 +2,7 @@
 import { existsSync } from 'node:fs';
 import { dirname, resolve } from 'node:path';
 import type { Served } from '../export/serve.ts';
+import { DiskSettings } from '../store/records/disk-settings.ts';
 import { checkExportName, readRecord, removeRecord, secondsSinceTakeover } from '../store/records/record.ts';
 import { lockState, removeEmptyStateDirectory } from '../store/records/state-lock.ts';
 import { openProxy, type ProxyOptions } from './open-proxy.ts';
@@ -25,14 +26,14 @@ export async function openServedProxy(options: ProxyOptions): Promise<ServedProx
     await lock.release();
     throw error;
   });
-  const { stateDir, originTimeout = null, verify = false, waitForGuest = false } = options;
+  const { stateDir, waitForGuest = false } = options;
+  const settings = new DiskSettings(keeper, options.settings);
   const relocation = await Relocation.open({
     keeper,
     image,
     link,
     stateDir,
-    originTimeout,
-    verify,
+    settings,
     waitForGuest,
   }).catch(async (error: unknown) => {
     link?.close();
@@ -73,11 +74,7 @@ export async function openServedProxy(options: ProxyOptions): Promise<ServedProx
       return relocation.takeOver("an administrator's or the daemon's word");
     },
     verification: relocation.verification,
-    setOriginTimeout: async (timeout) => {
-      await keeper.update({ originTimeout: timeout === 'default' ? undefined : timeout });
-      relocation.waits.choose(timeout);
-      relocation.onChange?.();
-    },
+    settings,
     abandon: async () => {
       await relocation.abandon();
       await removeState(options.stateDir);

@@ -2,8 +2,7 @@
 import { Command, CommanderError } from 'commander';
 import { defaultConfigPath, loadConfig } from '../config/config.ts';
 import { exportPaths, type HostPaths } from '../config/export-paths.ts';
-import { parseOriginTimeout } from '../control/origin-timeout.ts';
-import type { OriginTimeout } from '../control/protocol.ts';
+import { diskRows, parseDiskSetting } from '../config/settings.ts';
 import { exportNames } from '../store/records/export-names.ts';
 import { checkExportName } from '../store/records/record.ts';
 import { deleteLeft } from './delete.ts';
@@ -15,7 +14,7 @@ import {
   knownExports,
 } from './known-exports.ts';
 import { listTable, statusDetails, statusTable } from './table.ts';
-import { abandon, setOriginTimeout, takeOver } from './takeover-abandon-timeout.ts';
+import { abandon, setOriginTimeout, setSetting, takeOver } from './takeover-abandon-set.ts';
 import { accept, verify } from './verify.ts';
 import { watch } from './watch.ts';
 
@@ -130,15 +129,7 @@ function program(): Command {
       else await verify(path, name, process.stdout);
     });
 
-  xnbdctl
-    .command('origin-timeout <name> <seconds>')
-    .description(
-      'how long its requests may wait for the origin before they get EIO: SECONDS, none or default',
-    )
-    .action(async (name: string, seconds: string) => {
-      const timeout = readTimeout(seconds);
-      process.stdout.write(`${await setOriginTimeout(await controlPath(options(), name), name, timeout)}\n`);
-    });
+  addSettingCommands(xnbdctl, options);
 
   xnbdctl
     .command('pki')
@@ -174,6 +165,27 @@ function program(): Command {
       });
   }
   return xnbdctl;
+}
+
+function addSettingCommands(xnbdctl: Command, options: () => GlobalOptions): void {
+  xnbdctl
+    .command('origin-timeout <name> <seconds>')
+    .description(
+      'how long its requests may wait for the origin before they get EIO: SECONDS, none or default',
+    )
+    .action(async (name: string, seconds: string) => {
+      checkSetting('origin-timeout', seconds);
+      process.stdout.write(`${await setOriginTimeout(await controlPath(options(), name), name, seconds)}\n`);
+    });
+
+  xnbdctl
+    .command('set <name> <key> <value>')
+    .description('change a setting of a disk that arrives, now; VALUE default: as its export was started')
+    .addHelpText('after', `\n${changeable()}`)
+    .action(async (name: string, key: string, value: string) => {
+      if (diskRows.some(([known]) => known === key)) checkSetting(key, value);
+      process.stdout.write(`${await setSetting(await controlPath(options(), name), name, key, value)}\n`);
+    });
 }
 
 async function paths(options: GlobalOptions): Promise<HostPaths> {
@@ -219,9 +231,16 @@ async function watched(options: GlobalOptions, names: string[]): Promise<Paramet
   };
 }
 
-function readTimeout(text: string): OriginTimeout {
+/** What may be set, a line each. */
+function changeable(): string {
+  const rows = diskRows.filter((row) => row[1].changeable);
+  return rows.map(([name, { allowed, help }]) => `${name}: ${allowed}\n    ${help}`).join('\n');
+}
+
+function checkSetting(key: string, value: string): void {
+  if (value === 'default') return;
   try {
-    return parseOriginTimeout(text);
+    parseDiskSetting(key, value);
   } catch (error) {
     throw new UsageError((error as Error).message);
   }

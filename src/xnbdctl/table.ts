@@ -129,6 +129,10 @@ const lines: Partial<Record<StatusName, (each: KnownExport) => string | null>> =
       ? null
       : `since ${originUnreachableSince}: ${originUnreachableReason ?? ''}`,
   originTimeoutSeconds: timeout,
+  settings: ({ settings }) => {
+    const words = Object.entries(settings).map(([name, value]) => `${name}=${value}`);
+    return words.length === 0 ? null : words.join(', ');
+  },
   badBytes: bad,
   verification: compared,
   lease: ({ lease }) => (lease === null ? null : `lease ${lease}`),

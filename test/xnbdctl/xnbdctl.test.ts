@@ -235,6 +235,18 @@ describe('xnbdctl', function () {
     const wrong = await here('origin-timeout', 'b', 'soon');
     assert.deepEqual([wrong.code, wrong.stdout], [2, '']);
     assert.match(wrong.stderr, /allowed is a number of seconds from 1 to 86400, or none/);
+    assert.equal((await here('set', 'b', 'origin-timeout', '0060')).stdout, 'b: origin-timeout = 60\n');
+    assert.match((await here('status', 'b')).stdout, /^settings +origin-timeout=60, /m);
+    assert.equal((await here('set', 'b', 'origin-timeout', 'default')).stdout, 'b: origin-timeout = none\n');
+    for (const [key, value, code, stderr] of [
+      ['origin-timeout', 'soon', 2, /origin-timeout = soon: allowed is a number of seconds/],
+      ['verify', 'on', 1, /b: verify cannot be changed while the export runs: set it in \[relocation\]/],
+      ['mood', 'good', 1, /b: no setting 'mood': there are origin-timeout, verify/],
+    ] as const) {
+      const refused = await here('set', 'b', key, value);
+      assert.deepEqual([refused.code, refused.stdout], [code, '']);
+      assert.match(refused.stderr, stderr);
+    }
   });
 
   it('gives up: the origin serves again, and nothing is left', async () => {

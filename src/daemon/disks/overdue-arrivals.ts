@@ -11,7 +11,7 @@ const againMs = 10_000;
 
 /** @returns a function that gives up those which are overdue now, to be called every second or so. */
 export function overdueArrivals(host: Host): () => void {
-  const { prepareTimeoutSeconds } = host.config.relocation;
+  const { 'prepare-timeout': prepareTimeoutSeconds } = host.config.relocation;
   /**
    * Moves with an attempt under way: it may take long, and more attempts in line would keep the domain's
    * hooks waiting.

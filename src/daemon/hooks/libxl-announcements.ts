@@ -36,5 +36,5 @@ export async function sweepAnnouncements(config: Config): Promise<void> {
 
 async function isFresh(config: Config, path: string): Promise<boolean> {
   const found = await stat(path).catch(() => undefined);
-  return found !== undefined && Date.now() - found.mtimeMs < config.relocation.prepareTimeoutSeconds * 1000;
+  return found !== undefined && Date.now() - found.mtimeMs < config.relocation['prepare-timeout'] * 1000;
 }

@@ -8,7 +8,6 @@
  *
  * The limit may be changed at any time, and holds for requests that wait already.
  */
-import type { OriginTimeout } from '../../control/protocol.ts';
 import { log } from '../../log/log.ts';
 
 /** One request that waits. */
@@ -25,7 +24,6 @@ interface Waiting {
 export class GuestWaits {
   /** Told after some have been given up. */
   onExpired: (() => void) | null = null;
-  readonly #default: number | null;
   #seconds: number | null;
   /** The longest waiting first. */
   readonly #waiting = new Set<Waiting>();
@@ -33,9 +31,8 @@ export class GuestWaits {
   /** Requests given up since the log was told; it is told of the first of a series. */
   #expired = 0;
 
-  /** @param seconds the default; null: for ever */
+  /** @param seconds the limit; null: none */
   constructor(seconds: number | null) {
-    this.#default = seconds;
     this.#seconds = seconds;
   }
 
@@ -44,8 +41,9 @@ export class GuestWaits {
     return this.#seconds;
   }
 
-  choose(timeout: OriginTimeout): void {
-    this.#seconds = timeout === 'default' ? this.#default : timeout === 'none' ? null : timeout;
+  /** Changes the limit, for those that wait already, too. */
+  limit(seconds: number | null): void {
+    this.#seconds = seconds;
     this.#arm();
   }
 

@@ -44,11 +44,8 @@ const RecordSchema = v.strictObject({
       lease: Uuid,
     }),
   ),
-  /**
-   * How long a client's request may wait for the origin: seconds, or 'none' for no limit; left out: as the
-   * host says.
-   */
-  originTimeout: v.optional(v.union([v.literal('none'), v.pipe(Count, v.minValue(1), v.maxValue(86_400))])),
+  /** What an administrator chose for this disk, as it is written, by the names of src/config/settings.ts. */
+  settings: v.optional(v.record(v.string(), v.string()), {}),
   /** Origin side, while fenced: the lease that may read. */
   lease: v.nullable(Uuid),
   /** What the host that made the lease is known by: no other host speaks for it. null: not known. */
@@ -132,6 +129,7 @@ export function newRecord(name: string, image: string, sizeBytes: number): Expor
     state: 'serving',
     complete: true,
     origin: null,
+    settings: {},
     lease: null,
     leaseIdentity: null,
     movedTo: null,
@@ -165,12 +163,19 @@ export async function readRecord(stateDir: string): Promise<ExportRecord | undef
     throw new UnreadableRecord(`${path} cannot be read: ${(error as Error).message}`);
   }
   try {
-    return v.parse(RecordSchema, JSON.parse(text));
+    return v.parse(RecordSchema, withSettings(JSON.parse(text)));
   } catch (error) {
     throw new UnreadableRecord(
       `${path} is not the record of an export (${(error as Error).message}); move the directory ${stateDir} aside to begin anew`,
     );
   }
+}
+
+/** Earlier releases had one setting, and `originTimeout` for it: seconds, or 'none'. */
+function withSettings(value: unknown): unknown {
+  if (typeof value !== 'object' || value === null || !('originTimeout' in value)) return value;
+  const { originTimeout, ...record } = value;
+  return { ...record, settings: { 'origin-timeout': String(originTimeout) } };
 }
 
 /** Replaces the record, durably: when this resolves it survives loss of power. */

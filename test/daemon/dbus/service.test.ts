@@ -128,6 +128,7 @@ describe('DBusService', () => {
       BackgroundBytes: 0n,
       SkippedBytes: 0n,
       SecondsSinceTakeover: 1.5,
+      Settings: {},
       Origin: 'nbd://a.example:10809/vm1-vda',
       OriginReachable: true,
       OriginUnreachableSince: '',
