@@ -6,6 +6,7 @@ import assert from 'node:assert/strict';
 import { existsSync, globSync, readFileSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import ts from 'typescript';
+import { writtenDocuments } from '../scripts/docs.ts';
 import { importFault } from '../scripts/lint/imports-point-down.ts';
 
 const COLUMNS = { code: 110, documents: 100 };
@@ -129,6 +130,10 @@ describe('the tree', () => {
           .map((name) => `${path}: ${name}`),
       );
     none(faults);
+  });
+
+  it('has documents that follow from the tables in src/, or: npm run docs', () => {
+    none(writtenDocuments().flatMap(({ path, upToDate }) => (upToDate ? [] : [path])));
   });
 
   it('has each document once in the README', () => {

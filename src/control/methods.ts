@@ -55,7 +55,7 @@ const controlMethods = {
 
 export type ControlMethod = keyof typeof controlMethods;
 
-export const methodNames = Object.keys(controlMethods) as ControlMethod[];
+export const methodRows = Object.entries(controlMethods) as [ControlMethod, MethodRow][];
 
 /** Those that the control server answers by itself. */
 export type StatusMethod = 'status' | 'watch';
@@ -75,9 +75,7 @@ export type BusMethod = {
 
 /** By the name on D-Bus. */
 export const busMethods: ReadonlyMap<string, BusMethod> = new Map(
-  (Object.entries(controlMethods) as [BusMethod, MethodRow][]).flatMap(([method, { bus }]) =>
-    bus === undefined ? [] : [[bus, method]],
-  ),
+  methodRows.flatMap(([method, { bus }]) => (bus === undefined ? [] : [[bus, method as BusMethod]])),
 );
 
 export function isControlMethod(method: string): method is ControlMethod {

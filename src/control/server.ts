@@ -10,7 +10,7 @@ import {
   type ExportMethods,
   isControlMethod,
   type MethodParameters,
-  methodNames,
+  methodRows,
 } from './methods.ts';
 import type { ControlResponse, StatusEvent } from './protocol.ts';
 import type { ExportStatus } from './status.ts';
@@ -115,7 +115,9 @@ export class ControlServer {
     const { id, method, parameters } = request;
     try {
       if (!isControlMethod(method))
-        throw new Error(`no method '${method.slice(0, 40)}': there are ${methodNames.join(', ')}`);
+        throw new Error(
+          `no method '${method.slice(0, 40)}': there are ${methodRows.map(([name]) => name).join(', ')}`,
+        );
       reply(socket, { id, result: await this.#result(socket, method, parameters) });
       this.#handlers.answered(method);
       if (method !== 'status' && method !== 'watch') this.changed();

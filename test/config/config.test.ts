@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import fc from 'fast-check';
 import { formatAddress, parseAddress } from '../../src/config/address.ts';
 import { ConfigError, loadConfig, parseConfig } from '../../src/config/config.ts';
+import { relocationRows } from '../../src/config/settings.ts';
 
 const example = join(import.meta.dirname, '../../etc/xnbd.conf');
 
@@ -222,8 +223,11 @@ level = "info"
     assert.deepEqual(keys, [
       ...['images', 'exports', 'run', 'listen', 'advertise', 'tls'],
       ...['allow', 'ca', 'crl', 'cert', 'key', 'client-cert', 'client-key'],
-      ...['prepare-timeout', 'retired', 'origin-timeout', 'verify', 'site-b', 'dbus', 'level'],
+      ...relocationRows.map(([name]) => name),
+      ...['site-b', 'dbus', 'level'],
     ]);
+    for (const [name, row] of relocationRows)
+      assert.match(uncommented, new RegExp(`^${name} = ${row.default}$`, 'm'), 'it shows another default');
   });
 
   it('takes a number of seconds or none for origin-timeout', () => {

@@ -67,7 +67,7 @@ function readable(
 const camelCase = (name: string): string => name[0]!.toUpperCase() + name.slice(1);
 
 /** The properties of org.xnbd1.Export but for the domain. */
-const exportRows = statusRows.flatMap(([name, { kind, bus }]) =>
+export const exportRows = statusRows.flatMap(([name, { kind, bus }]) =>
   Object.entries(bus ?? { [camelCase(name)]: kind }).map(([onBus, shown]) => ({ name, onBus, shown })),
 );
 
