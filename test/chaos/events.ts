@@ -3,9 +3,9 @@
  * breaks is mended after its time.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
+import { type Running, signalTo } from '../lab/processes.ts';
 import type { Driver } from './moving/driver.ts';
 import type { ChaosHost } from './moving/host.ts';
-import { isRunning, type Running, signalTo } from './moving/processes.ts';
 import { pidOf, type Stay } from './moving/stay.ts';
 import { describeEvent, PHASES, type Phase, type PlannedEvent } from './plan.ts';
 import type { Timeline } from './timeline.ts';
@@ -118,10 +118,10 @@ export class Events {
   }
 
   async #program(event: PlannedEvent, running: Running | null, again: () => Promise<void>): Promise<void> {
-    if (running === null || !isRunning(running)) return this.#missed(event);
+    if (running === null || !running.runs) return this.#missed(event);
     await this.#alone(running, event, async () => {
       if (event.what === 'freeze') return await this.#freeze(running.pid, event.lasts);
-      running.child.kill('SIGKILL');
+      running.process.kill('SIGKILL');
       await running.ended;
       await sleep(event.lasts);
       await again();

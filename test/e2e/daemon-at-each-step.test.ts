@@ -7,7 +7,7 @@
  */
 import assert from 'node:assert/strict';
 import type { Guest } from '../lab/libvirt/guest.ts';
-import type { Running } from '../lab/libvirt/processes.ts';
+import type { Running } from '../lab/processes.ts';
 import { type Gate, installGates, killInHook, shutGate } from '../lab/sites/hook-gate.ts';
 import { memoryFlows, newLinesOf } from '../lab/sites/interrupted-migrations.ts';
 import {

@@ -6,8 +6,8 @@ import { defineGuest } from '../lab/libvirt/guest.ts';
 import { accepts } from '../lab/libvirt/host.ts';
 import { createLab, type Lab } from '../lab/libvirt/lab.ts';
 import { BLOCK_SIZE, createPatternImage, differences } from '../lab/libvirt/pattern.ts';
-import { run } from '../lab/libvirt/processes.ts';
 import { useStage } from '../lab/libvirt/stage.ts';
+import { run } from '../lab/processes.ts';
 import { waitFor } from '../lab/wait-for.ts';
 
 const LAB = join(import.meta.dirname, '../lab/libvirt/lab.ts');

@@ -198,12 +198,15 @@ describe('takeover', function () {
       const guest = await connectClient(proxy.uri);
       await guest.write(3 * BLOCK, blockAt(4));
       blockAt(4).copy(content, 3 * BLOCK);
+      // However long C takes to start, B does not become complete meanwhile.
+      await wan.stall();
       const args = ['--image', join(directory.path, 'c.img'), '--origin', proxy.uri];
       const c = await startExport('proxy', 'disk', join(directory.path, 'c'), args);
       started.push(c);
       await c.call('takeover');
       assert.equal((await proxy.status()).state, 'fenced');
       assert.ok((await proxy.status()).presentBytes < SIZE, 'B is not complete yet');
+      await wan.resume();
       await assert.rejects(guest.write(0, blockAt(1)), NbdError);
       const status = await c.until(({ state, origin: left }) => state === 'serving' && left === null, 30_000);
       assert.equal(status.generation, 3);

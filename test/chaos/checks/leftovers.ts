@@ -4,8 +4,8 @@
  */
 import { readdir } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
+import { processesOf } from '../../lab/processes.ts';
 import type { ChaosHost } from '../moving/host.ts';
-import { processesOf } from '../moving/processes.ts';
 import type { Stay } from '../moving/stay.ts';
 import type { Plan } from '../plan.ts';
 

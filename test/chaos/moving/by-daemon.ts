@@ -8,12 +8,12 @@ import { originMetadata } from '../../../src/libvirt/domain-xml.ts';
 import { newRecord, writeRecord } from '../../../src/store/records/record.ts';
 import type { TestDomain } from '../../lab/host/test-host.ts';
 import { asLibvirtKeepsIt } from '../../lab/host/two-hosts.ts';
+import { signalTo } from '../../lab/processes.ts';
 import { waitFor } from '../../lab/wait-for.ts';
 import type { Plan } from '../plan.ts';
 import type { Timeline } from '../timeline.ts';
 import { type Driver, PATIENCE_MS, Refused } from './driver.ts';
 import type { ChaosHost } from './host.ts';
-import { signalTo } from './processes.ts';
 import { call, pidOf, recordOf, type Stay, statusOf, stayAt } from './stay.ts';
 
 const DISK = 'disk';

@@ -2,12 +2,12 @@
 import { readdir, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { type Running, startProgram, threadsOf } from '../../lab/processes.ts';
 import { waitFor } from '../../lab/wait-for.ts';
 import type { Plan } from '../plan.ts';
 import type { Timeline } from '../timeline.ts';
 import { type Driver, PATIENCE_MS, Refused } from './driver.ts';
 import { type ChaosHost, TLS_NAME } from './host.ts';
-import { isRunning, type Running, startProgram, threadsOf } from './processes.ts';
 import { call, recordOf, type Stay, statusOf, stayAt } from './stay.ts';
 
 interface Kept {
@@ -73,12 +73,12 @@ export class ByHand implements Driver {
       } catch (error) {
         if (recordOf(stay) === undefined) break;
         kept.ending = false;
-        if (!isRunning(kept.running)) void this.#again(stay, kept);
+        if (!kept.running.runs) void this.#again(stay, kept);
         if (count === 100) throw error;
         await sleep(100);
       }
     }
-    await waitFor(`${stay.name} at ${stay.host.name} has ended`, () => !isRunning(kept.running), PATIENCE_MS);
+    await waitFor(`${stay.name} at ${stay.host.name} has ended`, () => !kept.running.runs, PATIENCE_MS);
     const left = [
       ...(await leftOf(stay, stay.host.images)),
       ...(await leftOf(stay, stay.host.exports)),
@@ -95,10 +95,10 @@ export class ByHand implements Driver {
 
   kill(stay: Stay, lasts: number): Promise<boolean> {
     const kept = this.#kept.get(stay);
-    if (kept === undefined || !isRunning(kept.running)) return Promise.resolve(false);
+    if (kept === undefined || !kept.running.runs) return Promise.resolve(false);
     stay.kills += 1;
     kept.pause = lasts;
-    return Promise.resolve(kept.running.child.kill('SIGKILL'));
+    return Promise.resolve(kept.running.process.kill('SIGKILL'));
   }
 
   async retired(stay: Stay): Promise<void> {
@@ -129,8 +129,8 @@ export class ByHand implements Driver {
     await waitFor(
       `${stay.name} at ${stay.host.name} ends when it is told to`,
       async () => {
-        if (isRunning(kept.running)) await call(stay, 'stop').catch(() => undefined);
-        return !isRunning(kept.running) && !kept.starting;
+        if (kept.running.runs) await call(stay, 'stop').catch(() => undefined);
+        return !kept.running.runs && !kept.starting;
       },
       PATIENCE_MS,
     ).catch(async (error: unknown) => {
@@ -154,7 +154,8 @@ export class ByHand implements Driver {
   async #start(stay: Stay, args: string[]): Promise<Running> {
     const running = await startProgram('xnbd-export', args, {
       log: join(stay.host.run, `${stay.name}.log`),
-      isReady: async () => (await statusOf(stay)) !== undefined,
+      built: true,
+      ready: async () => (await statusOf(stay)) !== undefined,
     });
     stay.pid = running.pid;
     return running;

@@ -9,8 +9,8 @@ import { join } from 'node:path';
 import { domainXml, type TestDomain } from '../../lab/host/test-host.ts';
 import { freePort } from '../../lab/net/free-port.ts';
 import { startWan, type Wan } from '../../lab/net/wan.ts';
+import { builtProgram, type Running, startProgram } from '../../lab/processes.ts';
 import type { HostName, Plan } from '../plan.ts';
-import { end, isRunning, program, type Running, startProgram } from './processes.ts';
 
 const HOOK = join(import.meta.dirname, '../../../hooks/qemu');
 const HOOK_LIMIT_MS = 60_000;
@@ -69,20 +69,22 @@ export class ChaosHost {
   async startGateway(): Promise<void> {
     this.gateway = await startProgram('xnbd-gateway', ['--config', join(this.dir, 'xnbd.conf')], {
       log: join(this.dir, 'gateway.log'),
-      isReady: () => accepts({ host: '127.0.0.1', port: this.#port }),
+      built: true,
+      ready: () => accepts({ host: '127.0.0.1', port: this.#port }),
     });
   }
 
   async startDaemon(): Promise<void> {
     this.daemon = await startProgram('xnbdd', ['--config', join(this.dir, 'xnbd.conf')], {
       log: join(this.dir, 'xnbdd.log'),
-      isReady: () => accepts({ path: join(this.run, 'hook.sock') }),
+      built: true,
+      ready: () => accepts({ path: join(this.run, 'hook.sock') }),
       env: { DBUS_SYSTEM_BUS_ADDRESS: `unix:path=${this.dir}/no-bus` },
     });
   }
 
   get daemonRuns(): boolean {
-    return this.daemon !== null && isRunning(this.daemon);
+    return this.daemon?.runs ?? false;
   }
 
   /** Of an export of this host, for the others. */
@@ -98,7 +100,7 @@ export class ChaosHost {
         HOOK,
         [domain.name, op, subop, '-'],
         {
-          env: { ...process.env, XNBD_RUN: this.run, XNBD_HOOK: program('xnbd-hook') },
+          env: { ...process.env, XNBD_RUN: this.run, XNBD_HOOK: builtProgram('xnbd-hook') },
           timeout: HOOK_LIMIT_MS,
         },
         (error, _stdout, stderr) =>
@@ -111,8 +113,8 @@ export class ChaosHost {
 
   /** Ends daemon, gateway and line; exports are whoever's started them. */
   async stop(): Promise<void> {
-    if (this.daemon !== null) await end(this.daemon);
-    await end(this.gateway);
+    if (this.daemon !== null) await this.daemon.end();
+    await this.gateway.end();
     await this.wan.stop();
   }
 }

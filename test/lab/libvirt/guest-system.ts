@@ -6,8 +6,8 @@ import { createHash, randomUUID } from 'node:crypto';
 import { existsSync } from 'node:fs';
 import { copyFile, mkdir, mkdtemp, readdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
+import { run } from '../processes.ts';
 import { cpioArchive } from './cpio.ts';
-import { run } from './processes.ts';
 
 const CACHE = join(import.meta.dirname, '../../../.cache/guest');
 const PROGRAM = join(import.meta.dirname, 'guest');

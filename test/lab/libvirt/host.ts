@@ -11,8 +11,8 @@ import { once } from 'node:events';
 import { chmod, copyFile, mkdir, readFile, writeFile } from 'node:fs/promises';
 import { connect } from 'node:net';
 import { basename, join } from 'node:path';
+import { type Running, type RunOptions, type RunResult, run, start } from '../processes.ts';
 import { waitFor } from '../wait-for.ts';
-import { type Running, type RunOptions, type RunResult, run, start } from './processes.ts';
 import { busConf, hostsFile, libvirtdConf, qemuConf } from './settings.ts';
 
 const ANCHOR = join(import.meta.dirname, 'anchor.sh');
@@ -106,6 +106,7 @@ export class Host {
       log: options.log ?? join(this.dir, `${basename(argv[0]!)}-${++this.#spawned}.log`),
       env: { ...this.#environment, ...options.env },
       cwd: '/',
+      detached: true,
     });
   }
 

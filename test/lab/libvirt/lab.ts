@@ -20,11 +20,11 @@
 import { mkdtemp, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { isInstalled } from '../installed.ts';
+import { run } from '../processes.ts';
 import { giveCapabilities, keepCapabilities } from './capabilities.ts';
 import type { Guest } from './guest.ts';
 import { guestSystem } from './guest-system.ts';
 import { createHost, type Host } from './host.ts';
-import { run } from './processes.ts';
 
 const ADDRESSES = { a: '10.77.0.1', b: '10.77.0.2', c: '10.77.0.3' };
 

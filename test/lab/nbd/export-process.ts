@@ -1,20 +1,16 @@
 /** A real xnbd-export as a child process: started from source, ready when it says so, ended by pid. */
-import { type ChildProcess, spawn } from 'node:child_process';
-import { once } from 'node:events';
-import { join } from 'node:path';
-import { createInterface } from 'node:readline';
+import type { ChildProcess } from 'node:child_process';
 import { exportStatus } from '../../../src/control/client.ts';
 import type { ControlMethod } from '../../../src/control/methods.ts';
 import type { ExportStatus } from '../../../src/control/status.ts';
+import { startProgram } from '../processes.ts';
 import { callExport } from './call-export.ts';
-
-const program = join(import.meta.dirname, '../../../src/bin/xnbd-export.ts');
 
 export interface ExportProcess {
   readonly child: ChildProcess;
   readonly socket: string;
   readonly uri: string;
-  /** Everything that it wrote to stderr. */
+  /** Everything that it has written. */
   log(): string;
   status(): Promise<ExportStatus>;
   call(method: ControlMethod): Promise<unknown>;
@@ -27,7 +23,7 @@ export interface ExportProcess {
 }
 
 /**
- * @param socket path of the NBD socket; the others follow. @throws Error with its stderr when it ends before
+ * @param socket path of the NBD socket; the others follow. @throws Error with what it wrote when it ends before
  * it is ready.
  */
 export async function startExport(
@@ -36,26 +32,17 @@ export async function startExport(
   socket: string,
   args: readonly string[],
 ): Promise<ExportProcess> {
-  const child = spawn(process.execPath, [program, kind, name, '--socket', socket, ...args], {
-    stdio: ['ignore', 'pipe', 'pipe'],
+  const running = await startProgram('xnbd-export', [kind, name, '--socket', socket, ...args], {
+    log: `${socket}.log`,
+    ready: `ready ${name}`,
   });
-  let stderr = '';
-  child.stderr.setEncoding('utf8').on('data', (text: string) => {
-    stderr += text;
-  });
-  const exited = once(child, 'exit');
-  const ready = createInterface(child.stdout)[Symbol.asyncIterator]().next();
-  const first = await Promise.race([ready, exited.then(() => ({ done: true }))]);
-  if (first.done === true) {
-    await exited;
-    throw new Error(stderr.trim());
-  }
+  const child = running.process;
   const ctl = `${socket}.ctl`;
   return {
     child,
     socket,
     uri: `nbd+unix:///${name}?socket=${socket}`,
-    log: () => stderr,
+    log: () => running.said(),
     status: () => exportStatus(ctl),
     call: (method) => callExport(ctl, method),
     until: async (wish, limitMs = 15_000) => {
@@ -64,20 +51,17 @@ export async function startExport(
         const status = await exportStatus(ctl);
         if (wish(status)) return status;
         if (performance.now() > deadline) {
-          throw new Error(`not so within ${limitMs} ms: ${JSON.stringify(status)}\n${stderr}`);
+          throw new Error(`not so within ${limitMs} ms: ${JSON.stringify(status)}\n${running.said()}`);
         }
         await new Promise((resolve) => setTimeout(resolve, 20));
       }
     },
     ended: async () => {
-      if (child.exitCode === null && child.signalCode === null) await exited;
+      await running.ended;
       return child.exitCode;
     },
-    end: async (signal = 'SIGTERM') => {
-      if (child.exitCode === null && child.signalCode === null) {
-        child.kill(signal);
-        await exited;
-      }
+    end: async (signal) => {
+      await running.end(signal, 30_000);
       return child.exitCode;
     },
   };

@@ -14,7 +14,7 @@ import { type DiskReport, defineGuest, type Guest } from '../libvirt/guest.ts';
 import { accepts, type Host } from '../libvirt/host.ts';
 import { createLab, type Lab } from '../libvirt/lab.ts';
 import { createPatternImage, differences } from '../libvirt/pattern.ts';
-import { type Running, run } from '../libvirt/processes.ts';
+import { type Running, run } from '../processes.ts';
 import { waitFor } from '../wait-for.ts';
 
 const top = join(import.meta.dirname, '../../..');
