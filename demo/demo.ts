@@ -55,7 +55,7 @@ function inRange(name: string, text: string, least: number, most: number): numbe
 
 const { keep, libvirt, ...options } = readArguments();
 const dir = await mkdtemp(join(tmpdir(), 'xnbd-demo-'));
-const programs = new Programs();
+const programs = new Programs(dir);
 
 async function cleanUp(): Promise<void> {
   await programs.endAll();

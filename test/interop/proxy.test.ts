@@ -13,8 +13,9 @@ import {
 } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { type ExportProcess, startExport } from '../lab/nbd/export-process.ts';
 import { waitFor } from '../lab/wait-for.ts';
-import { type ExportProcess, needs, run, startExport } from './export-process.ts';
+import { needs, run } from './clients.ts';
 
 const MIB = 1024 * 1024;
 const SIZE = 64 * MIB;
@@ -46,8 +47,8 @@ describe('xnbd-export proxy', function () {
     closeSync(file);
     originUri = `nbd+unix:///disk?socket=${path('a')}`;
     uri = `nbd+unix:///disk?socket=${path('b')}`;
-    await start('target', '--image', path('a.img'), '--socket', path('a'));
-    await start('proxy', '--image', path('b.img'), '--socket', path('b'), '--origin', originUri);
+    await start('target', 'a');
+    await start('proxy', 'b', '--origin', originUri);
   });
 
   afterEach(async () => {
@@ -55,8 +56,9 @@ describe('xnbd-export proxy', function () {
     rmSync(directory, { recursive: true });
   });
 
-  async function start(kind: string, ...args: string[]): Promise<void> {
-    processes.push(await startExport([kind, 'disk', ...args]));
+  async function start(kind: 'target' | 'proxy', site: string, ...args: string[]): Promise<void> {
+    const image = ['--image', path(`${site}.img`)];
+    processes.push(await startExport(kind, 'disk', path(site), [...image, ...args]));
   }
 
   const isHere = () =>

@@ -12,9 +12,10 @@ import {
 } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { type ExportProcess, startExport } from '../lab/nbd/export-process.ts';
 import { RawClient } from '../lab/nbd/raw-client.ts';
 import { waitFor } from '../lab/wait-for.ts';
-import { type ExportProcess, needs, run, startExport } from './export-process.ts';
+import { needs, run } from './clients.ts';
 
 const MIB = 1024 * 1024;
 
@@ -30,7 +31,7 @@ describe('xnbd-export target', function () {
   let server: ExportProcess;
 
   const start = async (...more: string[]) => {
-    server = await startExport(['target', 'vm1', '--image', image, '--socket', socket, ...more]);
+    server = await startExport('target', 'vm1', socket, ['--image', image, ...more]);
   };
 
   beforeEach(() => {
@@ -49,9 +50,9 @@ describe('xnbd-export target', function () {
 
   it('says that it is ready, and stops cleanly on SIGTERM', async () => {
     await start();
-    assert.equal(server.ready, `ready vm1 serving ${socket}`);
-    assert.deepEqual(await server.end(), [0, null]);
-    await waitFor('it says so', () => server.log().includes('export vm1: stopped'));
+    assert.ok(server.log().includes(`ready vm1 serving ${socket}\n`));
+    assert.equal(await server.end(), 0);
+    await waitFor('it says so', () => /vm1.*: stopped\n/.test(server.log()));
     assert.throws(() => statSync(socket), /ENOENT/);
   });
 
@@ -284,25 +285,25 @@ for h in (a, b, c): h.shutdown()
 
   it('wrong arguments get one clear line each', async () => {
     await start();
-    const common = ['--image', image, '--socket'];
     const other = join(directory, 'other.sock');
     const second = join(directory, 'second.img');
     writeFileSync(second, Buffer.alloc(4096));
-    for (const [args, line] of [
-      [['vm1', ...common, other], /cannot open image .*: export 'vm1' \(process \d+\) serves it: stop that/],
-      [['vm2', '--image', second, '--socket', socket], /socket .*vm1\.sock\.ctl is taken/],
+    const ours = ['--image', image];
+    const unused = ['--image', second];
+    for (const [name, at, args, line] of [
+      ['vm1', other, ours, /cannot open image .*: export 'vm1' \(process \d+\) serves it: stop that/],
+      ['vm2', socket, unused, /socket .*vm1\.sock\.ctl is taken/],
       [
-        ['vm3', '--image', second, '--socket', socket, '--state', join(directory, 's3'), '--ctl', other],
+        'vm3',
+        socket,
+        [...unused, '--state', join(directory, 's3'), '--ctl', other],
         /socket .*vm1\.sock is taken/,
       ],
-      [['a/b', ...common, other], /export name 'a\/b' is not usable/],
-      [
-        ['vm4', '--image', join(directory, 'none'), '--socket', other],
-        /cannot open image .*none: no such file/,
-      ],
-      [['vm5', ...common, other, '--listen', 'nowhere'], /it must be HOST:PORT/],
+      ['a/b', other, ours, /export name 'a\/b' is not usable/],
+      ['vm4', other, ['--image', join(directory, 'none')], /cannot open image .*none: no such file/],
+      ['vm5', other, [...ours, '--listen', 'nowhere'], /it must be HOST:PORT/],
     ] as const) {
-      await assert.rejects(startExport(['target', ...args]), (error: Error) => {
+      await assert.rejects(startExport('target', name, at, args), (error: Error) => {
         assert.match(error.message, line);
         assert.equal(error.message.trimEnd().split('\n').length, 1, error.message);
         return true;

@@ -5,8 +5,9 @@ import { delimiter, join } from 'node:path';
 /** Also where administrators' programs are, although the PATH of a user may lack that. */
 const PLACES = [...(process.env['PATH'] ?? '').split(delimiter), '/usr/sbin', '/sbin'];
 
+/** @param program a name, or a path */
 export function isInstalled(program: string): boolean {
-  return PLACES.some((place) => {
+  return (program.includes('/') ? [''] : PLACES).some((place) => {
     try {
       accessSync(join(place, program), constants.X_OK);
       return true;
