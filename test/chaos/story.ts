@@ -219,8 +219,15 @@ class Story {
     await peek.stop();
     this.#done(peek);
     const onward = last ? null : move.onwardAt;
-    const complete = await this.#follow(destination, source, events, onward);
-    if (late !== null) await late.load.stop().then(() => this.#done(late.load));
+    // A disk that a client of its host is connected to is not retired: the late writer leaves in the end.
+    const lateWriterLeaves = once(async () => {
+      if (late === null) return;
+      await late.load.stop();
+      this.#done(late.load);
+    });
+    const hasArrived = () => void lateWriterLeaves().catch((error: unknown) => this.#fault(error as Error));
+    const complete = await this.#follow(destination, source, events, onward, hasArrived);
+    await lateWriterLeaves();
     if (!complete) {
       timeline.note('the disk goes on before it is complete');
       return { stay: destination, guest: next };
@@ -328,8 +335,18 @@ class Story {
     return next;
   }
 
-  /** Until the disk is complete at its destination. @returns false: until it may go on */
-  async #follow(destination: Stay, source: Stay, events: Events, onward: number | null): Promise<boolean> {
+  /**
+   * Until the disk is complete at its destination, and its origin let go.
+   * @param hasArrived called when every block is there
+   * @returns false: until it may go on
+   */
+  async #follow(
+    destination: Stay,
+    source: Stay,
+    events: Events,
+    onward: number | null,
+    hasArrived: () => void,
+  ): Promise<boolean> {
     const sourceComplete = (await statusOf(source))?.origin === null;
     let leaving: Leaving | null = null;
     const deadline = performance.now() + COMPLETE_LIMIT_MS;
@@ -346,6 +363,7 @@ class Story {
         const share = (100 * status.presentBytes) / status.sizeBytes;
         events.reached('relocating', share);
         if (share === 100) events.begin('complete');
+        if (status.state === 'serving') hasArrived();
         if (status.state === 'serving' && status.origin === null) return true;
         if (status.state === 'serving' && isNoExport(status)) {
           unheardSince = Math.min(unheardSince, performance.now());
@@ -381,6 +399,11 @@ class Story {
     this.#result.requests += load.answered;
     this.#loads.delete(load);
   }
+}
+
+function once<T>(act: () => T): () => T {
+  let result: { value: T } | null = null;
+  return () => (result ??= { value: act() }).value;
 }
 
 /** The origin's host answers, and knows no such disk. */

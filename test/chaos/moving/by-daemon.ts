@@ -4,6 +4,7 @@
  */
 import { randomUUID } from 'node:crypto';
 import { readdir, writeFile } from 'node:fs/promises';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { originMetadata } from '../../../src/libvirt/domain-xml.ts';
 import { newRecord, writeRecord } from '../../../src/store/records/record.ts';
 import type { TestDomain } from '../../lab/host/test-host.ts';
@@ -17,11 +18,14 @@ import type { ChaosHost } from './host.ts';
 import { call, pidOf, recordOf, type Stay, statusOf, stayAt } from './stay.ts';
 
 const DISK = 'disk';
+const SAID_EVERY_MS = 500;
 
 export class ByDaemon implements Driver {
   readonly #plan: Plan;
   readonly #timeline: Timeline;
   readonly #domain: TestDomain = { name: 'vm', uuid: randomUUID(), disks: [DISK] };
+  /** The guest is being migrated away from there. */
+  #leaving: Stay | null = null;
 
   constructor(plan: Plan, timeline: Timeline) {
     this.#plan = plan;
@@ -51,14 +55,30 @@ export class ByDaemon implements Driver {
       async () => (await statusOf(stay)) !== undefined,
       PATIENCE_MS,
     );
-    // No libvirt is here that a daemon could ask: its word is said in its place.
-    await call(from, 'source-leaves').catch((error: unknown) =>
-      this.#timeline.note(`the source is not told that its guest leaves: ${(error as Error).message}`),
-    );
+    this.#leaving = from;
+    await this.#sayItLeaves(from);
+    void this.#goOnSaying(from);
     return stay;
   }
 
+  /** No libvirt is here that a daemon could ask: its word is said in its place. */
+  async #sayItLeaves(from: Stay): Promise<void> {
+    await call(from, 'source-leaves').catch((error: unknown) =>
+      this.#timeline.note(`the source is not told that its guest leaves: ${(error as Error).message}`),
+    );
+  }
+
+  /** As a daemon does while the guest leaves: an export that was killed meanwhile has forgotten it. */
+  async #goOnSaying(from: Stay): Promise<void> {
+    for (;;) {
+      await sleep(SAID_EVERY_MS);
+      if (this.#leaving !== from || recordOf(from)?.state !== 'serving') return;
+      if ((await statusOf(from))?.state === 'lent') await this.#sayItLeaves(from);
+    }
+  }
+
   async giveUp(stay: Stay): Promise<void> {
+    this.#leaving = null;
     for (const op of ['stopped', 'release']) await this.#must(stay.host, op, this.#domain);
     await this.#nothingLeft(stay);
   }
@@ -92,6 +112,7 @@ export class ByDaemon implements Driver {
   }
 
   async end(stay: Stay): Promise<void> {
+    this.#leaving = null;
     await this.guestLeft(stay);
     const gone = async () => (await pidOf(stay)) === 0;
     // One that was lent within the last minute is kept for the host that may come back for it.
@@ -100,7 +121,9 @@ export class ByDaemon implements Driver {
   }
 
   /** The daemons start again what has died; they end, too. */
-  abort(): void {}
+  abort(): void {
+    this.#leaving = null;
+  }
 
   async #must(host: ChaosHost, op: string, domain: TestDomain): Promise<void> {
     const { exit, stderr } = await host.hook(op, domain);
