@@ -403,7 +403,10 @@ class Story {
 
 function once<T>(act: () => T): () => T {
   let result: { value: T } | null = null;
-  return () => (result ??= { value: act() }).value;
+  return () => {
+    result ??= { value: act() };
+    return result.value;
+  };
 }
 
 /** The origin's host answers, and knows no such disk. */

@@ -6,7 +6,7 @@ import { newRecord, writeRecord } from '../../src/store/records/record.ts';
 import type { GuestDisk } from '../lab/libvirt/domain-xml.ts';
 import { defineGuest, type Guest } from '../lab/libvirt/guest.ts';
 import { createPatternImage } from '../lab/libvirt/pattern.ts';
-import type { Running } from '../lab/libvirt/processes.ts';
+import type { Running } from '../lab/processes.ts';
 import { logOf } from '../lab/sites/interrupted-migrations.ts';
 import { wrongBytes } from '../lab/sites/sites.ts';
 import { useSites } from '../lab/sites/use-sites.ts';

@@ -42,8 +42,8 @@ export interface Running {
 }
 
 /**
- * Runs a program to its end. It counts as ended when it has exited, even if a child that it left behind still holds its
- * output: what had been printed by a moment later is the result.
+ * Runs a program to its end. It counts as ended when it has exited, even if a child that it left behind still
+ * holds its output: what had been printed by a moment later is the result.
  */
 export async function run(argv: readonly string[], options: RunOptions = {}): Promise<RunResult> {
   const { input = '', timeoutMs = 60_000, check = true } = options;

@@ -1,9 +1,13 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 
-/** How often at first, and how seldom in the end: a moment is caught, and a probe that costs is asked rarely. */
+/**
+ * How often at first, and how seldom in the end: a moment is caught, and a probe that costs is asked rarely.
+ */
 const OFTEN_MS = 2;
 const SELDOM_MS = 50;
-/** A probe that runs a program would take the processor from what it waits for: it rests longer than it works. */
+/**
+ * A probe that runs a program would take the processor from what it waits for: it rests longer than it works.
+ */
 const LONGEST_MS = 1000;
 
 /**

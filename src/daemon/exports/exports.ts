@@ -103,8 +103,8 @@ export class Exports extends EventEmitter<ExportsEvents> {
 
   /**
    * Takes up every export that runs, and from now on sees to it that those run that are needed.
-   * @returns what is not done after five seconds, because an export hangs or starts slowly: each name, and when
-   * it is done with
+   * @returns what is not done after five seconds, because an export hangs or starts slowly: each name, and
+   * when it is done with
    */
   async find(isNeeded: IsNeeded): Promise<Map<string, Promise<void>>> {
     this.#isNeeded = isNeeded;

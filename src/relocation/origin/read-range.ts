@@ -2,9 +2,9 @@
  * One read of the origin, as READs that this server takes: whole blocks of its own, no longer than it allows.
  *
  * Another's server is asked not to fragment the answer (DF), where it offers that. qemu-nbd, which looks for
- * holes in what it reads, has sent the first half of a fragmented answer when it meets a bad sector, and hangs
- * up then; an answer in one piece it refuses with an error, as it should. Ours says so in either form, and
- * may fragment.
+ * holes in what it reads, has sent the first half of a fragmented answer when it meets a bad sector, and
+ * hangs up then; an answer in one piece it refuses with an error, as it should. Ours says so in either form,
+ * and may fragment.
  */
 import type { OriginConnection } from '../../client/connection.ts';
 import { CommandFlag, Errno } from '../../nbd/constants.ts';

@@ -10,10 +10,10 @@
  * is suspect from the beginning, which is how the one bad block is found in it (fetch/salvage.ts) and tried
  * again later.
  *
- * An outage must not be taken for that, because a block that cannot be reached is a wait and no error. So what
- * tells against a request is the orderly end of a connection that the server had accepted. A reset tells
- * against no request that was alone; silence, a server that stops, and an attempt to connect that fails clear all
- * suspects. And none of it holds for an origin of ours, which answers its errors.
+ * An outage must not be taken for that, because a block that cannot be reached is a wait and no error. So
+ * what tells against a request is the orderly end of a connection that the server had accepted. A reset tells
+ * against no request that was alone; silence, a server that stops, and an attempt to connect that fails clear
+ * all suspects. And none of it holds for an origin of ours, which answers its errors.
  */
 import { HungUp, type OriginConnection } from '../../client/connection.ts';
 import { Errno } from '../../nbd/constants.ts';

@@ -23,8 +23,8 @@ export interface ExportProcess {
 }
 
 /**
- * @param socket path of the NBD socket; the others follow. @throws Error with what it wrote when it ends before
- * it is ready.
+ * @param socket path of the NBD socket; the others follow. @throws Error with what it wrote when it ends
+ * before it is ready.
  */
 export async function startExport(
   kind: 'target' | 'proxy',
