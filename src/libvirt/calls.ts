@@ -2,7 +2,7 @@
  * The few calls of libvirt that we make, over libvirt-dbus. Each has a deadline: libvirt blocks calls about a
  * domain while one of its hooks runs.
  */
-import type { Variant } from 'dbus-next';
+import dbus, { type Variant } from 'dbus-next';
 import type { Bus } from '../system/bus.ts';
 import { originKey, originNamespace } from './domain-xml.ts';
 
@@ -144,7 +144,7 @@ export async function hasOutgoingJob(bus: Bus, path: string): Promise<boolean> {
     number,
     Record<string, Variant>,
   ];
-  const operation: unknown = stats['operation']?.value;
+  const operation = bare(stats['operation']);
   return type !== 0 && (operation === undefined || operation === OUTGOING);
 }
 
@@ -152,6 +152,13 @@ export async function hasOutgoingJob(bus: Bus, path: string): Promise<boolean> {
 export async function hasJob(bus: Bus, path: string): Promise<boolean> {
   const [type] = (await domainCall(bus, path, 'GetJobInfo', '', [], shortTimeout)) as [number];
   return type !== 0;
+}
+
+/** The value in a variant; libvirt-dbus 1.4 puts one into another. */
+function bare(variant: Variant | undefined): unknown {
+  let value: unknown = variant;
+  while (value instanceof dbus.Variant) value = value.value;
+  return value;
 }
 
 /** The XML of the domain as it is now. */
