@@ -73,12 +73,15 @@ describe('a migration that fails before the takeover', function () {
     const { a, b } = sites();
     process.kill(a.gateway.pid, 'SIGSTOP');
     try {
-      assert.match(await refused(), /xnbd: a:10809 does not finish the NBD handshake within 10 s/);
+      assert.match(
+        await refused(),
+        /xnbd: disk vm1-vd[ab]: a:10809 does not finish the NBD handshake within 10 s/,
+      );
     } finally {
       process.kill(a.gateway.pid, 'SIGCONT');
     }
     await runsOn(sites(), guest);
-    await logTells(b, /the move of vm1 is given up: a:10809 does not finish/);
+    await logTells(b, /the move of vm1 is given up: disk vm1-vd[ab]: a:10809 does not finish/);
   });
 
   for (const which of ['a', 'b'] as const) {

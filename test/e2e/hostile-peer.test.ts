@@ -13,9 +13,9 @@ const PROXY = [
   'proxy',
   'vm1-vda',
   '--image',
-  '/tmp/stolen.img',
+  '/run/lab/stolen.img',
   '--socket',
-  '/tmp/stolen.sock',
+  '/run/lab/stolen.sock',
 ];
 
 describe('a peer that wants a disk which nobody migrates', function () {

@@ -79,7 +79,7 @@ describe('a destination that cannot take the disks', function () {
     await a.gateway.end();
     assert.match(
       await refused(),
-      /^xnbd: a:10809 cannot be reached: connect ECONNREFUSED \S+; does the origin run, /,
+      /^xnbd: disk vm1-vd[ab]: a:10809 cannot be reached: connect ECONNREFUSED \S+; does the origin run, /,
     );
     await a.startGateway();
   });

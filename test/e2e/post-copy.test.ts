@@ -80,6 +80,8 @@ describe('a migration by post-copy', function () {
     // What is left at a has a part of its memory, and no disk.
     assert.equal(await a.host.virsh('domstate', guest.name), 'paused');
     await assert.rejects(a.host.virsh('resume', guest.name), /error: /);
+    // While it holds the disk, nothing of it is given up.
+    await a.host.virsh('destroy', guest.name);
     await writeFile(b.host.outside('/run/lab/vm2.xml'), xml);
     await b.host.virsh('define', '/run/lab/vm2.xml');
     await guest.start(b.host);
@@ -88,7 +90,6 @@ describe('a migration by post-copy', function () {
     reports.push(await guest.powerOff());
     assert.deepEqual(await wrongBytes(b, guest, ...reports), []);
     await logTells(b, /vm2 has arrived: its disks follow/);
-    await a.host.virsh('destroy', guest.name);
     await assert.rejects(a.host.virsh('start', guest.name), /xnbd: disk vm2-vda of vm2 /);
     await emptied(a);
   });
