@@ -47,9 +47,9 @@ async function ended(paths: HostPaths, name: string): Promise<void> {
   if (client === undefined) return;
   await client.call('stop').finally(() => client.close());
   for (
-    const deadline = Date.now() + END_LIMIT_MS;
+    const deadline = performance.now() + END_LIMIT_MS;
     (await connectIfRunning(ctl)) !== undefined;
     await sleep(50)
   )
-    if (Date.now() > deadline) throw new Error(`${name} does not end`);
+    if (performance.now() > deadline) throw new Error(`${name} does not end`);
 }

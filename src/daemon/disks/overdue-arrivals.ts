@@ -17,10 +17,15 @@ export function overdueArrivals(host: Host): () => void {
    * hooks waiting.
    */
   const underWay = new Set<string>();
+  /**
+   * Since when we have seen moves that wait for `prepare`, by id, ms of `performance.now()`: what the record
+   * says is for people, because clocks are set.
+   */
+  const seenAt = new Map<string, number>();
+  const waits = (move: Move): boolean => move.state === 'preparing' && !move.prepared;
   const isOverdue = (move: Move): boolean =>
-    move.state === 'preparing' &&
-    !move.prepared &&
-    Date.now() - Date.parse(move.leasedAt) > prepareTimeoutSeconds * 1000;
+    waits(move) &&
+    performance.now() - (seenAt.get(move.id) ?? Number.POSITIVE_INFINITY) > prepareTimeoutSeconds * 1000;
 
   const attempt = async (move: Move): Promise<void> => {
     underWay.add(move.id);
@@ -35,7 +40,11 @@ export function overdueArrivals(host: Host): () => void {
   };
 
   return () => {
-    for (const move of host.moves.all()) {
+    const waiting = host.moves.all().filter(waits);
+    const ids = new Set(waiting.map(({ id }) => id));
+    for (const id of seenAt.keys()) if (!ids.has(id)) seenAt.delete(id);
+    for (const move of waiting) {
+      if (!seenAt.has(move.id)) seenAt.set(move.id, performance.now());
       if (!isOverdue(move) || underWay.has(move.id)) continue;
       inTheBackground(`the move of ${move.domain.name} could not be given up`, attempt(move));
     }

@@ -112,7 +112,7 @@ export async function startExport(
     (error: unknown) => gone.abort((error as Error).message),
   );
   child.unref();
-  const deadline = Date.now() + startLimitMs;
+  const deadline = performance.now() + startLimitMs;
   for (;;) {
     const status = await exportStatus(paths.ctl, startLimitMs).catch(() => undefined);
     if (status !== undefined && status.pid === child.pid) return status;
@@ -120,7 +120,7 @@ export async function startExport(
       const said = await lastLine(paths.log, logStart, `${args[1]}: `);
       throw new Error(said ?? `xnbd-export ${args[1]} ${gone.signal.reason}; its log is ${paths.log}`);
     }
-    if (signal?.aborted === true || Date.now() > deadline) {
+    if (signal?.aborted === true || performance.now() > deadline) {
       // Perhaps nothing else keeps us here.
       child.ref();
       child.kill('SIGKILL');

@@ -20,7 +20,7 @@ export class UnusedExports {
   readonly #domains: Domains;
   readonly #exports: Exports;
   readonly #lentAt = new Map<string, number>();
-  /** When an export that is unused is looked at again, in milliseconds since 1970. */
+  /** When an export that is unused is looked at again, ms of `performance.now()`. */
   readonly #dueAt = new Map<string, number>();
 
   constructor(domains: Domains, exports: Exports) {
@@ -30,7 +30,7 @@ export class UnusedExports {
 
   /** The export is lent now. */
   noteLent(name: string): void {
-    this.#lentAt.set(name, Date.now());
+    this.#lentAt.set(name, performance.now());
   }
 
   /** No destination will come for the export any more. */
@@ -41,7 +41,7 @@ export class UnusedExports {
 
   /** The guest has gone to a host that will come for the disk, as soon as it can. */
   awaitNextHost(name: string): void {
-    this.#dueAt.set(name, Date.now() + linkAwayMs);
+    this.#dueAt.set(name, performance.now() + linkAwayMs);
   }
 
   /** Ends an export that serves and has no guest, now or after its time of grace. */
@@ -57,7 +57,7 @@ export class UnusedExports {
       return;
     // A client is connected that no hook told of: do not stop the export under it; look again later.
     if (status.clients > 0) {
-      this.#dueAt.set(name, Date.now() + busyMs);
+      this.#dueAt.set(name, performance.now() + busyMs);
       return;
     }
     await this.#exports.stop(name);
@@ -71,10 +71,10 @@ export class UnusedExports {
 
   /** Ends the exports whose grace is over. Called now and then. */
   async endThoseDue(): Promise<void> {
-    for (const [name, dueAt] of this.#dueAt) if (Date.now() >= dueAt) await this.endIfUnused(name);
+    for (const [name, dueAt] of this.#dueAt) if (performance.now() >= dueAt) await this.endIfUnused(name);
   }
 
   #wasJustLent(name: string): boolean {
-    return Date.now() < (this.#lentAt.get(name) ?? Number.NEGATIVE_INFINITY) + lentGraceMs;
+    return performance.now() < (this.#lentAt.get(name) ?? Number.NEGATIVE_INFINITY) + lentGraceMs;
   }
 }

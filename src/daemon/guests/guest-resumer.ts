@@ -76,7 +76,7 @@ export class GuestResumer {
     const domain = domains.using(status.name);
     if (domain === undefined) return;
     // What happened before this daemon began, it cannot know.
-    const unknown = before === undefined && domains.lastUse(domain.uuid) === 0;
+    const unknown = before === undefined && domains.unusedMs(domain.uuid) === Number.POSITIVE_INFINITY;
     // An export that waited too long for its origin has answered with errors, too.
     const reaches = before?.originReachable === false && status.originReachable;
     if (!this.#lost.delete(status.name) && !unknown && !reaches) return;

@@ -65,7 +65,7 @@ export function watchGuests(host: Host, libvirt: LibvirtClient): GuestWatch {
     const check = async (first: boolean): Promise<void> => {
       checks.delete(domain.uuid);
       if (host.domains.get(domain.uuid) === undefined || !(await isInactive(domain.uuid))) return;
-      if (first || Date.now() - host.domains.lastUse(domain.uuid) < goneMs) {
+      if (first || host.domains.unusedMs(domain.uuid) < goneMs) {
         checks.set(
           domain.uuid,
           setTimeout(() => void check(false), goneMs),

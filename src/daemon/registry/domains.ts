@@ -28,6 +28,7 @@ export function usingDomain(domain: {
 export class Domains {
   readonly #dir: string;
   readonly #byUuid = new Map<string, UsingDomain>();
+  /** ms of `performance.now()`. */
   readonly #usedAt = new Map<string, number>();
 
   constructor(run: string) {
@@ -50,7 +51,7 @@ export class Domains {
 
   /** The domain runs here (or is about to) and has these disks. */
   async use(domain: UsingDomain): Promise<void> {
-    this.#usedAt.set(domain.uuid, Date.now());
+    this.#usedAt.set(domain.uuid, performance.now());
     const known = this.#byUuid.get(domain.uuid);
     if (JSON.stringify(known) === JSON.stringify(domain)) return;
     this.#byUuid.set(domain.uuid, domain);
@@ -70,12 +71,9 @@ export class Domains {
     return this.#byUuid.get(uuid);
   }
 
-  /**
-   * When a hook of the domain told last that it uses its disks, in milliseconds since 1970; 0: before this
-   * daemon.
-   */
-  lastUse(uuid: string): number {
-    return this.#usedAt.get(uuid) ?? 0;
+  /** For how many ms no hook of the domain has told that it uses its disks; Infinity: none of this daemon. */
+  unusedMs(uuid: string): number {
+    return performance.now() - (this.#usedAt.get(uuid) ?? Number.NEGATIVE_INFINITY);
   }
 
   /** The domain that uses an export. */
