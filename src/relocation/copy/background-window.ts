@@ -6,7 +6,8 @@
  * is in flight beyond bandwidth x delay is queue, so the window is steered by delay, as TCP Vegas does: the
  * shortest round trip seen is what the path takes when empty; what the present round trips take more, times
  * the rate, is queue. Below `QUEUE_LOW` the window grows, above `QUEUE_HIGH` it shrinks, once a round trip.
- * At first it doubles until a queue shows.
+ * At first it doubles until a queue shows. A window that was not filled has found nothing out, and does not
+ * grow: what holds the copy back then is something else, and when that ends it must not flood the path.
  *
  * Routes change, so now and then (`PROBE_INTERVAL_MS`) the copy pauses until nothing is in flight and
  * measures the empty path anew.
@@ -35,6 +36,8 @@ export class BackgroundWindow implements Pace {
   #base = Number.POSITIVE_INFINITY;
   #roundShortest = Number.POSITIVE_INFINITY;
   #roundEnd = 0;
+  /** In this round there was more to send than the window let out. */
+  #filled = false;
   #probeAt = Number.POSITIVE_INFINITY;
   #probing = false;
 
@@ -49,11 +52,16 @@ export class BackgroundWindow implements Pace {
 
   get open(): boolean {
     if (this.#probing) return this.#inFlight === 0;
+    return this.#hasRoom;
+  }
+
+  get #hasRoom(): boolean {
     return this.#inFlight + SMALLEST_CHUNK <= this.#limit;
   }
 
   sent(bytes: number): void {
     this.#inFlight += bytes;
+    this.#filled ||= !this.#hasRoom;
   }
 
   answered(bytes: number, elapsed: number, now: number): void {
@@ -82,10 +90,10 @@ export class BackgroundWindow implements Pace {
   #adjust(): void {
     const queue = this.#limit * (1 - this.#base / this.#roundShortest);
     if (this.#doubling && queue < QUEUE_LOW) {
-      this.#limit *= 2;
+      if (this.#filled) this.#limit *= 2;
     } else {
       this.#doubling = false;
-      if (queue < QUEUE_LOW) this.#limit += SMALLEST_CHUNK;
+      if (queue < QUEUE_LOW && this.#filled) this.#limit += SMALLEST_CHUNK;
       else if (queue > QUEUE_HIGH) this.#limit -= Math.max(SMALLEST_CHUNK, (queue - QUEUE_HIGH) / 2);
     }
     this.#limit = Math.min(Math.max(this.#limit, MINIMUM), MAXIMUM);
@@ -94,6 +102,7 @@ export class BackgroundWindow implements Pace {
   #startRound(now: number): void {
     this.#roundEnd = now + this.#roundShortestOrBase();
     this.#roundShortest = Number.POSITIVE_INFINITY;
+    this.#filled = !this.#hasRoom;
   }
 
   #roundShortestOrBase(): number {
