@@ -3,6 +3,7 @@ import type { BadRange } from '../control/status.ts';
 import { log } from '../log/log.ts';
 import type { Image } from '../store/image/image.ts';
 import type { PresentMap } from '../store/maps/present-map.ts';
+import type { DiskSettings } from '../store/records/disk-settings.ts';
 import type { ExportRecord } from '../store/records/record.ts';
 import { BackgroundCopy } from './copy/background-copy.ts';
 import { BackgroundWindow } from './copy/background-window.ts';
@@ -38,6 +39,7 @@ export interface DiskCopyOptions {
   image: Image;
   map: PresentMap;
   locks: BlockLocks;
+  settings: DiskSettings;
   /** Every block is present. May be told again and again. */
   onComplete: () => void;
   /** Something of the status has changed. */

@@ -255,6 +255,7 @@ export class Relocation {
       image,
       map,
       locks: this.#locks,
+      settings: this.#options.settings,
       onComplete: () => this.#goOn(),
       onChange: () => this.onChange?.(),
     });
