@@ -9,9 +9,17 @@ import { join } from 'node:path';
 import { configureLog } from '../../src/log/log.ts';
 import { diskContent } from '../lab/model/content.ts';
 import { Random } from '../lab/model/random.ts';
-import { type CrashPoint, faultOf, lostPower, playCrash, prepare, type Recorded } from './check-state.ts';
+import {
+  type CrashPoint,
+  faultOf,
+  type HostCrash,
+  lostPower,
+  playCrash,
+  prepare,
+  type Recorded,
+} from './check-state.ts';
 import { daemonFault } from './daemon-files.ts';
-import { type Crash, leftBy } from './files/lost-power.ts';
+import { leftBy } from './files/lost-power.ts';
 import { newInode, playing } from './files/recorder.ts';
 import { recordWhile } from './files/recording.ts';
 import { Clock, describeEvent, type Inode, ROOT, type Tree } from './files/trace.ts';
@@ -123,6 +131,8 @@ async function oneDisk(
         return;
       }
     }
+    // What the kernel has forgotten of it is another thing in each of its states.
+    if (recorded.trace.events.some(({ operation }) => operation.kind === 'failed sync')) return;
     crashAndLiveOn(recorded, from, clock.now, random);
   }
 }
@@ -162,9 +172,10 @@ async function record(
   });
 }
 
-function anyCrash(random: () => number): Record<HostName, Crash> {
+function anyCrash(random: () => number): Record<HostName, HostCrash> {
   const chance = random();
-  if (chance < 0.2) return { a: 'kill', b: 'kill' };
+  if (chance < 0.15) return { a: 'kill', b: 'kill' };
+  if (chance < 0.25) return { a: 'kill', b: 'remount' };
   if (chance < 0.65) return { a: 'kill', b: 'power' };
   return { a: 'power', b: chance < 0.8 ? 'kill' : 'power' };
 }

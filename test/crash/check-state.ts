@@ -35,8 +35,13 @@ export interface Recorded {
 
 export interface CrashPoint {
   moment: number;
-  crash: Record<HostName, Crash>;
+  crash: Record<HostName, HostCrash>;
 }
+
+/**
+ * `remount`: the process is killed, and the storage of the host's images goes and comes back within the boot.
+ */
+export type HostCrash = Crash | 'remount';
 
 const READ_LIMIT_MS = 5000;
 
@@ -54,7 +59,11 @@ export function playCrash(recorded: Recorded, { moment, crash }: CrashPoint, ran
 /** By the directory of the host that a file is in; nothing moves from one to the other. */
 function hostsOf({ base, events }: Trace, crash: CrashPoint['crash']): (inode: Inode) => Crash {
   const hosts = new Map<Inode, Crash>();
-  for (const [path, inode] of pathsOf(base)) hosts.set(inode, crash[path.startsWith('a') ? 'a' : 'b']);
+  for (const [path, inode] of pathsOf(base)) {
+    const host = crash[path.startsWith('a') ? 'a' : 'b'];
+    const isImage = path.startsWith('a/images') || path.startsWith('b/images');
+    hosts.set(inode, host !== 'remount' ? host : isImage ? 'power' : 'kill');
+  }
   for (const { operation } of events)
     if (operation.kind === 'make') hosts.set(operation.inode, hosts.get(operation.directory)!);
   return (inode) => hosts.get(inode)!;
@@ -63,11 +72,13 @@ function hostsOf({ base, events }: Trace, crash: CrashPoint['crash']): (inode: I
 export function prepare(recorded: Recorded, tree: Tree, crash: CrashPoint['crash']): void {
   playing.recording = null;
   playing.bootId = crash.b === 'power' ? randomUUID() : recorded.boot;
+  playing.remounts = crash.b === 'remount' ? 1 : 0;
   putDown(tree, recorded.places.root);
 }
 
+/** The hosts whose images have what was synced, and nothing else for certain. */
 export function lostPower({ crash }: CrashPoint): Set<HostName> {
-  return new Set((['a', 'b'] as const).filter((host) => crash[host] === 'power'));
+  return new Set((['a', 'b'] as const).filter((host) => crash[host] !== 'kill'));
 }
 
 /** @returns what is wrong with the state that is put down, one line, or undefined. */

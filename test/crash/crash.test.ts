@@ -37,6 +37,8 @@ describe('the crash checker finds, when planted,', function () {
     ['a flush that skips one connection', /byte /],
     ['a rename without a directory sync', /is gone|comes back|does not start|byte /],
     ['a fence kept only in memory', /the source comes back serving; it was fenced/],
+    ['a failed sync that a restart forgets', /^byte /],
+    ['a page cache that is trusted by the boot alone', /^byte /],
   ];
   for (const [fault, words] of planted) {
     it(fault, async () => {

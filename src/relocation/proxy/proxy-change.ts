@@ -122,8 +122,10 @@ export class ProxyChange implements LocalWaiter {
     });
   }
 
-  #finish(errno: number): void {
+  #finish(outcome: number): void {
     const { map, space } = this.#parts;
+    // A sync may have failed meanwhile: the next process would not find the change.
+    const errno = outcome === 0 && map.failed !== null ? Errno.EIO : outcome;
     if (errno === 0) map.changed(this.#first, this.#end - this.#first);
     else if (errno === Errno.ENOSPC) space.refused();
     this.#gate.leave(errno);

@@ -153,4 +153,13 @@ describe('what a crash leaves', () => {
       [`a${'-'.repeat(15)}`, 'b'.repeat(16), `${'b'.repeat(8)}${'-'.repeat(8)}`].sort(),
     );
   });
+
+  it('a sync that failed: what it should have covered, as anything, whatever is synced later', () => {
+    const failed: Operation = { kind: 'failed sync', inode: FILE };
+    const operations = [write('a', 0, 1), sync(FILE), write('b', 1, 1), failed, write('c', 2, 1), sync(FILE)];
+    const trace = traceOf({ f: [FILE, bytes('-', 3)] }, ...operations);
+    for (const crash of ['kill', 'power'] as const)
+      assert.deepEqual(statesOf(trace, crash, AFTER, sectors), new Set(['a-c', 'abc']));
+    assert.deepEqual(statesOf(trace, 'kill', 7, sectors), new Set(['ab-']), 'not before it has failed');
+  });
 });

@@ -15,6 +15,10 @@
  *   and a name is made anew only where the removal of the earlier one is there, too. A sync of a file says
  *   nothing of its name: that takes a sync of its directory.
  *
+ * **A sync that failed**: what it should have covered is forgotten by the kernel. Whatever happens
+ * afterwards, and be it a mere kill -9, each sector of that may be there or not: its page may stay in memory
+ * for a while, or go.
+ *
  * Which of the many states is left is decided by chance, by a strategy a file: pure strategies (nothing, all,
  * the last call only, all but one) find most faults of order, sectors by lot find the torn ones.
  */
@@ -33,6 +37,8 @@ export interface CrashOptions {
   random: () => number;
   /** Of a call that was under way at kill -9: it is done or not, never in part. */
   whole?: boolean;
+  /** What a failed sync has lost is in memory still. */
+  remembers?: boolean;
 }
 
 /** Does the call happen to this piece of it? Asked once for each sector, in order. */
@@ -60,10 +66,11 @@ export function leftBy(trace: Trace, options: CrashOptions): { tree: Tree; done:
       const events = data.get(operation.inode) ?? [];
       events.push(event);
       data.set(operation.inode, events);
-    } else if (operation.kind !== 'sync') names.push(event);
+    } else if (operation.kind !== 'sync' && operation.kind !== 'failed sync') names.push(event);
   }
   const synced = syncsOf(begun, options.moment);
-  for (const [inode, events] of data) leaveData(tree, inode, events, synced, options, done);
+  const forgotten = options.remembers === true ? new Set<Event>() : forgottenBy(begun, options.moment);
+  for (const [inode, events] of data) leaveData(tree, inode, events, { synced, forgotten }, options, done);
   leaveNames(tree, names, synced, options, done);
   return { tree, done };
 }
@@ -85,11 +92,28 @@ function syncsOf(events: Event[], moment: number): Synced {
   return (inode, event) => event.ended < (latest.get(inode) ?? 0);
 }
 
+/** What failed syncs should have written, and no earlier sync had. */
+function forgottenBy(events: Event[], moment: number): Set<Event> {
+  const forgotten = new Set<Event>();
+  for (const failed of events) {
+    if (failed.operation.kind !== 'failed sync' || failed.ended >= moment) continue;
+    const { inode } = failed.operation;
+    const synced = syncsOf(events, failed.ended);
+    for (const event of events) {
+      const { operation } = event;
+      if (operation.kind !== 'write' && operation.kind !== 'zero') continue;
+      if (operation.inode === inode && event.ended < failed.ended && !synced(inode, event))
+        forgotten.add(event);
+    }
+  }
+  return forgotten;
+}
+
 function leaveData(
   tree: Tree,
   inode: Inode,
   events: Event[],
-  synced: Synced,
+  { synced, forgotten }: { synced: Synced; forgotten: ReadonlySet<Event> },
   options: CrashOptions,
   done: Set<Event>,
 ): void {
@@ -100,15 +124,16 @@ function leaveData(
   const left = new File(node.bytes);
   // What the page cache holds, call by call; what the disk holds is copied from it, sector by sector.
   const cache = new File(Buffer.from(node.bytes));
-  const pending = killed ? [] : events.filter((event) => !synced(inode, event));
+  const isUncertain = (event: Event) => forgotten.has(event) || (!killed && !synced(inode, event));
+  const pending = events.filter(isUncertain);
   const fates = strategy(pending.length, random);
   for (const event of events) {
     const ended = event.ended < moment;
     const operation = event.operation as DataOperation;
     let fate: Fate;
-    if (killed) fate = ended ? always : underWay(options);
-    else if (synced(inode, event)) fate = always;
-    else fate = fates(pending.indexOf(event));
+    if (isUncertain(event)) fate = fates(pending.indexOf(event));
+    else if (killed) fate = ended ? always : underWay(options);
+    else fate = always;
     // A call that was under way may not have reached the page cache, either: then the disk does not have it.
     cache.apply(operation);
     if (left.writeBack(operation, cache, fate)) done.add(event);

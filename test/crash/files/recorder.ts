@@ -37,6 +37,14 @@ export const playing = {
   bootId: 'a0000000-0000-4000-8000-000000000000',
   /** Absolute path to the inode that it had when it was recorded. */
   inodes: new Map<string, Inode>(),
+  /**
+   * The next fdatasync of this file, by its path relative to the root, fails; then it is told to its owner.
+   */
+  failingSync: null as { path: string; failed: () => void } | null,
+  /** How often the storage of the destination's image has gone and come back. */
+  remounts: 0,
+  /** Planted: the name of storage does not change when it comes back. */
+  forgetsRemounts: false,
   /** Planted: a sync of a directory does nothing. */
   forgetsDirectorySyncs: false,
 };
@@ -147,18 +155,34 @@ function replaceCalls(): void {
       done(error, count);
     });
   };
-  patched['fdatasync'] = (fd: number, done: Callback) => void sync(fd).then(() => done(null));
+  patched['fdatasync'] = (fd: number, done: Callback) =>
+    void sync(fd, true).then(
+      () => done(null),
+      (error: unknown) => done(error as NodeJS.ErrnoException),
+    );
   patched['fsync'] = patched['fdatasync'];
 }
 
-async function sync(fd: number): Promise<void> {
+async function sync(fd: number, mayFail = false): Promise<void> {
   const file = open.get(fd);
   if (playing.recording === null || file === undefined) return;
   if (playing.forgetsDirectorySyncs && real.fs.fstatSync(fd).isDirectory()) return;
-  const event = begin({ kind: 'sync', inode: file.inode });
+  const { failingSync } = playing;
+  const fails =
+    mayFail && failingSync !== null && playing.recording.paths.get(failingSync.path) === file.inode;
+  if (fails) playing.failingSync = null;
+  const event = begin({ kind: fails ? 'failed sync' : 'sync', inode: file.inode });
   const time = playing.recording.syncTime();
   await new Promise<void>((resolve) => (time < 1 ? setImmediate(resolve) : setTimeout(resolve, time)));
-  end(event);
+  if (!fails) {
+    end(event);
+    return;
+  }
+  failingSync.failed();
+  // Its owner has heard of it, and done at once what it does: a crash in between is not covered
+  // (docs/safety.md).
+  setImmediate(() => end(event));
+  throw Object.assign(new Error('EIO: i/o error, fdatasync'), { code: 'EIO' });
 }
 
 function replacePromises(): void {
@@ -321,11 +345,28 @@ function replaceKoffi(): void {
     return {
       func: (declaration: string) => {
         const call = library.func(declaration) as Libc & { async: Libc };
+        if (declaration.includes('statx')) return mounting(call);
         if (!declaration.includes('fallocate')) return call;
         return Object.assign((...args: unknown[]) => call(...args), { async: clearing(call.async) });
       },
     };
   }) as unknown as typeof koffi.load;
+}
+
+/** Where struct statx has the mount's id (src/system/syscalls.ts). */
+const STX_MNT_ID = 144;
+
+/** The destination's images have a mount of their own. */
+function mounting(call: Libc): Libc {
+  return (directory, path, flags, mask, result) => {
+    const outcome = call(directory, path, flags, mask, result);
+    if (String(path).includes('/b/images')) {
+      const remounts = playing.forgetsRemounts ? 0 : playing.remounts;
+      const id = (result as Buffer).readBigUInt64LE(STX_MNT_ID);
+      (result as Buffer).writeBigUInt64LE(id + BigInt(remounts) * 2n ** 40n, STX_MNT_ID);
+    }
+    return outcome;
+  };
 }
 
 function clearing(call: Libc): Libc {

@@ -34,5 +34,6 @@ export async function recordWhile(options: RecordingOptions, act: () => Promise<
 
 function everythingDone(trace: Trace): Tree {
   const never = () => 0;
-  return leftBy(trace, { moment: Number.POSITIVE_INFINITY, random: never, crashOf: () => 'kill' }).tree;
+  const moment = Number.POSITIVE_INFINITY;
+  return leftBy(trace, { moment, random: never, crashOf: () => 'kill', remembers: true }).tree;
 }

@@ -14,6 +14,8 @@ export type Operation =
   | { kind: 'size'; inode: Inode; size: number }
   /** fsync or fdatasync, of a file or of a directory. */
   | { kind: 'sync'; inode: Inode }
+  /** A sync that failed: what it should have written the kernel forgets, and no later sync brings it. */
+  | { kind: 'failed sync'; inode: Inode }
   /** A name for something new: a file or directory made. */
   | { kind: 'make'; directory: Inode; name: string; inode: Inode; what: 'file' | 'directory' }
   | { kind: 'remove'; directory: Inode; name: string }
@@ -65,6 +67,8 @@ export function describeEvent({ operation, began, ended }: Event, names: Readonl
       return `${when} zero ${name(operation.inode)} at ${operation.offset}, ${operation.length} bytes`;
     case 'size':
       return `${when} truncate ${name(operation.inode)} to ${operation.size}`;
+    case 'failed sync':
+      return `${when} sync of ${name(operation.inode)} FAILS`;
     case 'sync':
       return `${when} sync ${name(operation.inode)}`;
     case 'make':

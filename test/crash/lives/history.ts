@@ -22,6 +22,8 @@ export interface Change {
   answered: number;
   /** When a loss of power cannot take it any more. */
   durable: number;
+  /** From then on it may be lost, whatever happens: a sync failed. Infinity: it is as durable as it is. */
+  lost: number;
 }
 
 interface Flush {
@@ -47,6 +49,7 @@ export class History {
         asked: -1,
         answered: -1,
         durable: -1,
+        lost: Number.POSITIVE_INFINITY,
       },
     ];
   }
@@ -71,6 +74,7 @@ export class History {
       asked: this.#clock.tick(),
       answered: Number.POSITIVE_INFINITY,
       durable: Number.POSITIVE_INFINITY,
+      lost: Number.POSITIVE_INFINITY,
     };
     this.changes.push(change);
     return (outcome) => {
@@ -89,17 +93,28 @@ export class History {
     return () => {
       const now = this.#clock.tick();
       for (const change of this.changes) {
-        if (change.host === flush.host && change.answered < flush.asked)
+        if (change.host === flush.host && change.answered < flush.asked && change.lost > now)
           change.durable = Math.min(change.durable, now);
       }
     };
+  }
+
+  /**
+   * A sync at this host fails: what it was told is written, and not that it is durable, may be lost from now on.
+   * An answer to what was asked for before may be under way still.
+   */
+  syncFailed(host: HostName): void {
+    const now = this.#clock.tick();
+    for (const change of this.changes)
+      if (change.host === host && change.durable > now) change.lost = Math.min(change.lost, now);
   }
 
   /** The fence has been answered: all that the source's guest was told is durable. */
   fenced(): void {
     const now = this.#clock.tick();
     for (const change of this.changes)
-      if (change.host === 'a' && change.answered < now) change.durable = Math.min(change.durable, now);
+      if (change.host === 'a' && change.answered < now && change.lost > now)
+        change.durable = Math.min(change.durable, now);
   }
 
   /**
@@ -141,7 +156,8 @@ export class History {
 }
 
 function isCertain(change: Change, moment: number, lostPower: ReadonlySet<HostName>): boolean {
-  return (lostPower.has(change.host) ? change.durable : change.answered) < moment;
+  if (lostPower.has(change.host) || change.lost < moment) return change.durable < moment;
+  return change.answered < moment;
 }
 
 function segmentFault(

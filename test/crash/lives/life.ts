@@ -3,10 +3,12 @@
  * destination's guest writes, while syncs take their time and the background copy goes on; processes are
  * stopped and started; some moves are given up.
  */
+import { relative } from 'node:path';
 import { setTimeout as sleep, setImmediate as turn } from 'node:timers/promises';
 import { Errno } from '../../../src/nbd/constants.ts';
 import { bytesOf } from '../../lab/model/content.ts';
 import { callExport } from '../../lab/nbd/call-export.ts';
+import { playing } from '../files/recorder.ts';
 import type { History, HostName } from './history.ts';
 import {
   type ChangeKind,
@@ -60,11 +62,23 @@ class Life {
     await this.#openSource();
     const { marks } = this.#options;
     if (marks.destination !== 'absent' && marks.destination !== 'abandoning') await this.#openDestination();
-    for (let steps = this.#upTo(40) + 15; steps > 0; steps--) await this.#step();
+    const steps = this.#upTo(40) + 15;
+    const failing = this.#random() < 0.25 ? this.#upTo(steps) : -1;
+    for (let step = 0; step < steps; step++) {
+      if (step === failing) this.#failNextSync();
+      await this.#step();
+    }
+    playing.failingSync = null;
     await this.#settled();
     await this.#closeDestination();
     this.#sourceGuest.leave();
     await closeSource(this.#source);
+  }
+
+  /** The destination's storage loses what it should have written. */
+  #failNextSync(): void {
+    const path = relative(this.#options.places.root, placesOf(this.#options.places).b.image);
+    playing.failingSync = { path, failed: () => this.#options.history.syncFailed('b') };
   }
 
   async #step(): Promise<void> {

@@ -5,6 +5,9 @@
 import type { Served } from '../../../src/export/serve.ts';
 import { ReceiveBuffer } from '../../../src/nbd/receive-buffer.ts';
 import { Image } from '../../../src/store/image/image.ts';
+import { LostWrites } from '../../../src/store/maps/lost-writes.ts';
+import { mapHeader } from '../../../src/store/maps/map-file.ts';
+import { pageCacheOf } from '../../../src/store/maps/page-cache.ts';
 import { type MappedImage, PresentMap } from '../../../src/store/maps/present-map.ts';
 import { playing } from '../files/recorder.ts';
 import type { Plant } from './hosts.ts';
@@ -143,12 +146,32 @@ const fenceInMemory: PlantIn = {
   },
 };
 
+/** A failed sync leaves the next process what it would have without one: `present.live`, with its header. */
+const failedSyncForgotten = patching(LostWrites.prototype, () => ({
+  async replace(_livePath, live, _pages, stateDir, identity) {
+    const head = mapHeader('present map', identity, await pageCacheOf(identity.image, stateDir));
+    await live.write(head, 0, head.length, 0);
+  },
+}));
+
+/**
+ * Boot alone says that the page cache is the same. It is so from the first life on, for those who look at
+ * what is left.
+ */
+const trustedByBoot: PlantIn = {
+  begin: () => {
+    playing.forgetsRemounts = true;
+  },
+};
+
 export const plants = {
   'map written before data': mapWrittenBeforeData,
   'map synced before data': mapSyncedBeforeData,
   'a flush that skips one connection': flushSkipsConnection,
   'a rename without a directory sync': renameWithoutDirectorySync,
   'a fence kept only in memory': fenceInMemory,
+  'a failed sync that a restart forgets': failedSyncForgotten,
+  'a page cache that is trusted by the boot alone': trustedByBoot,
 } satisfies Record<string, PlantIn> as Record<PlantedFault, PlantIn>;
 
 export type PlantedFault =
@@ -156,4 +179,6 @@ export type PlantedFault =
   | 'map synced before data'
   | 'a flush that skips one connection'
   | 'a rename without a directory sync'
-  | 'a fence kept only in memory';
+  | 'a fence kept only in memory'
+  | 'a failed sync that a restart forgets'
+  | 'a page cache that is trusted by the boot alone';
