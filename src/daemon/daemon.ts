@@ -7,6 +7,7 @@ import { formatAddress } from '../config/address.ts';
 import type { Config } from '../config/config.ts';
 import { settingArguments } from '../config/settings.ts';
 import { LibvirtClient } from '../libvirt/client.ts';
+import { isActive } from '../libvirt/has-ended.ts';
 import { originArguments } from '../pki/host-party.ts';
 import { makeDirectory } from '../store/directory.ts';
 import { sweepDeparted } from '../store/records/departed.ts';
@@ -70,6 +71,7 @@ export async function startDaemon({ config, exportProgram, version }: DaemonOpti
     unused,
     devices: new UnixSockets(exports),
     queue: new KeyedQueue(),
+    isActive: (uuid) => isActive(libvirt, uuid),
     writeOriginsSoon: (uuid) => originMetadata.writeSoon(uuid),
   };
   const departing = new DepartingGuests({ domains, exports }, libvirt);

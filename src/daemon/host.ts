@@ -18,6 +18,8 @@ export interface Host {
    * One domain's hooks (key: its uuid), or the removal of one disk (key: `disk NAME`), never twice at a time.
    */
   queue: KeyedQueue;
+  /** Asks libvirt whether a domain runs here; undefined where that cannot be asked. */
+  isActive(domainUuid: string): Promise<boolean | undefined>;
   /** Has the origins of a domain's disks written into its live metadata, soon: never waits for libvirt. */
   writeOriginsSoon(domainUuid: string): void;
 }

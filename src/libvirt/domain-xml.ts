@@ -25,6 +25,8 @@ export interface DomainDisk {
   /** /dev/xnbd/NAME where the domain wants a block device, else null. */
   blockDevice: string | null;
   readOnly: boolean;
+  /** Other domains may use it at the same time: <shareable/>. */
+  shareable: boolean;
 }
 
 export interface Origin {
@@ -97,6 +99,7 @@ function readDisk(element: XmlElement, domain: string, runDir: string): DomainDi
     target,
     blockDevice: element.attributes.type === 'block' ? join(deviceDirectory, name) : null,
     readOnly: find(element, 'readonly') !== undefined,
+    shareable: find(element, 'shareable') !== undefined,
   };
 }
 

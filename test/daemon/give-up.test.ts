@@ -148,7 +148,7 @@ describe('a domain whose move ends badly', function () {
     const domains = new Domains(run);
     await domains.load();
     const vm = { name: 'vm1', uuid: randomUUID(), disks: ['vm1-vda'] };
-    await domains.use({ uuid: vm.uuid, name: vm.name, exports: vm.disks });
+    await domains.use({ uuid: vm.uuid, name: vm.name, exports: vm.disks, shared: [] });
     const paths = { run, images: run, exports: join(run, 'exports') };
     const host = {
       config: { paths },

@@ -1,5 +1,7 @@
 /** Guests that start and end where they are: no disk is served to nobody, and the next start finds every byte. */
 import assert from 'node:assert/strict';
+import { randomUUID } from 'node:crypto';
+import { writeFile } from 'node:fs/promises';
 import type { DiskReport, Guest } from '../lab/libvirt/guest.ts';
 import { installGates, shutGate } from '../lab/sites/hook-gate.ts';
 import { logTells } from '../lab/sites/interrupted-migrations.ts';
@@ -81,6 +83,32 @@ describe('a guest that starts and ends where it is', function () {
     await guest.progress(3);
     reports.push(await guest.powerOff());
     await atRest();
+  });
+
+  it('runs: a domain that was copied from it does not start on its disks, and does when it has ended', async () => {
+    const { a } = sites();
+    await guest.start(a.host);
+    await guest.progress(3);
+    const xml = await a.host.virsh('dumpxml', '--inactive', guest.name);
+    const copied = xml
+      .replace('<name>vm1</name>', '<name>copy</name>')
+      .replace(/<uuid>.*<\/uuid>/, `<uuid>${randomUUID()}</uuid>`)
+      // These belong to the guest itself, not to what it has in common with a copy.
+      .replaceAll(/<(serial|console) [\s\S]*?<\/\1>/g, '');
+    await writeFile(a.host.outside('/run/lab/copy.xml'), copied);
+    await a.host.virsh('define', '/run/lab/copy.xml');
+    await assert.rejects(
+      a.host.virsh('start', 'copy'),
+      /disk vm1-vda of copy is a disk of vm1, which runs here: shut vm1 off first/,
+    );
+    await guest.progress(3);
+    reports.push(await guest.powerOff());
+    await atRest();
+    await a.host.virsh('start', 'copy');
+    assert.deepEqual(await states(a, guest), ['serving', 'serving']);
+    await a.host.virsh('destroy', 'copy');
+    await a.host.virsh('undefine', 'copy');
+    await waitFor('the end of its exports', async () => (await a.processes()).size === 0, 60_000);
   });
 
   it('finds nobody on its sockets: it does not start, and the next time it does', async () => {

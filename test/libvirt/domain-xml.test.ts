@@ -51,6 +51,7 @@ describe('readDomain', () => {
           target: 'vda',
           blockDevice: null,
           readOnly: false,
+          shareable: false,
         },
       ],
       origins: new Map(),
@@ -67,6 +68,7 @@ describe('readDomain', () => {
         target: 'xvda',
         blockDevice: '/dev/xnbd/vm1-xvda',
         readOnly: true,
+        shareable: false,
       },
     ]);
   });

@@ -5,6 +5,7 @@
  */
 import { stateRunning } from '../../libvirt/calls.ts';
 import type { ActiveDomain, DomainEvent, LibvirtClient } from '../../libvirt/client.ts';
+import { isActive } from '../../libvirt/has-ended.ts';
 import { log } from '../../log/log.ts';
 import { release, stopped } from '../hooks/ends.ts';
 import type { Host } from '../host.ts';
@@ -64,7 +65,8 @@ export function watchGuests(host: Host, libvirt: LibvirtClient): GuestWatch {
     if (checks.has(domain.uuid)) return;
     const check = async (first: boolean): Promise<void> => {
       checks.delete(domain.uuid);
-      if (host.domains.get(domain.uuid) === undefined || !(await isInactive(domain.uuid))) return;
+      if (host.domains.get(domain.uuid) === undefined || (await isActive(libvirt, domain.uuid)) !== false)
+        return;
       if (first || host.domains.unusedMs(domain.uuid) < goneMs) {
         checks.set(
           domain.uuid,
@@ -82,14 +84,6 @@ export function watchGuests(host: Host, libvirt: LibvirtClient): GuestWatch {
       });
     };
     void check(true);
-  }
-
-  async function isInactive(uuid: string): Promise<boolean> {
-    try {
-      return !/^[^<]*<domain\b[^>]*\sid=/.test(await libvirt.domainXml(uuid));
-    } catch (error) {
-      return /domain not found|no domain with/i.test((error as Error).message);
-    }
   }
 
   libvirt.on('event', onEvent);

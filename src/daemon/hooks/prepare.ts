@@ -8,6 +8,7 @@ import type { ExportRecord } from '../../store/records/record.ts';
 import { arrive } from '../disks/arrival.ts';
 import type { Host } from '../host.ts';
 import { usingDomain } from '../registry/domains.ts';
+import { claimDisks } from './claim-disks.ts';
 import { takeAnnouncement } from './libxl-announcements.ts';
 import type { HookCall } from './server.ts';
 
@@ -47,8 +48,8 @@ async function start(host: Host, domain: DomainInfo, signal: AbortSignal): Promi
   for (const disk of domain.disks) {
     checkStartable(domain, disk.export, await host.exports.record(disk.export));
   }
+  await claimDisks(host, usingDomain(domain));
   const startedNow = domain.disks.filter((disk) => host.exports.status(disk.export) === undefined);
-  await host.domains.use(usingDomain(domain));
   // All to their end, because an export that came up after another's refusal would stay.
   const started = await Promise.allSettled(
     domain.disks.map(async (disk) => {

@@ -6,12 +6,15 @@
 import { mkdir, readdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import * as v from 'valibot';
+import type { DomainDisk } from '../../libvirt/domain-xml.ts';
 import { log } from '../../log/log.ts';
 
 const DomainSchema = v.object({
   uuid: v.pipe(v.string(), v.uuid()),
   name: v.string(),
   exports: v.array(v.string()),
+  /** Those of them that other domains may use at the same time, <readonly/> or <shareable/> to libvirt. */
+  shared: v.optional(v.array(v.string()), []),
 });
 
 export type UsingDomain = v.InferOutput<typeof DomainSchema>;
@@ -20,9 +23,16 @@ export type UsingDomain = v.InferOutput<typeof DomainSchema>;
 export function usingDomain(domain: {
   uuid: string;
   name: string;
-  disks: { export: string }[];
+  disks: Pick<DomainDisk, 'export' | 'readOnly' | 'shareable'>[];
 }): UsingDomain {
-  return { uuid: domain.uuid, name: domain.name, exports: domain.disks.map((disk) => disk.export) };
+  const { uuid, name, disks } = domain;
+  const shared = disks.filter(({ readOnly, shareable }) => readOnly || shareable);
+  return {
+    uuid,
+    name,
+    exports: disks.map((disk) => disk.export),
+    shared: shared.map((disk) => disk.export),
+  };
 }
 
 export class Domains {
@@ -76,7 +86,20 @@ export class Domains {
     return performance.now() - (this.#usedAt.get(uuid) ?? Number.NEGATIVE_INFINITY);
   }
 
-  /** The domain that uses an export. */
+  /** Another domain that uses a disk of this one, which not both of them share. */
+  rival(domain: UsingDomain): { domain: UsingDomain; disk: string } | undefined {
+    for (const other of this.#byUuid.values()) {
+      if (other.uuid === domain.uuid) continue;
+      const disk = domain.exports.find(
+        (name) =>
+          other.exports.includes(name) && !(domain.shared.includes(name) && other.shared.includes(name)),
+      );
+      if (disk !== undefined) return { domain: other, disk };
+    }
+    return undefined;
+  }
+
+  /** The domain that uses an export; one of them where it is shared. */
   using(exportName: string): UsingDomain | undefined {
     return [...this.#byUuid.values()].find((domain) => domain.exports.includes(exportName));
   }

@@ -33,7 +33,7 @@ describe('a clock that is set', () => {
       const unused = new UnusedExports(domains, exports);
       unused.noteLent('vda');
       unused.awaitNextHost('vdb');
-      await domains.use({ uuid: 'one', name: 'vm', exports: [] });
+      await domains.use({ uuid: 'one', name: 'vm', exports: [], shared: [] });
       Date.now = () => realNow() + byMs;
       await unused.endThoseDue();
       assert.ok(unused.mustStay('vda'));

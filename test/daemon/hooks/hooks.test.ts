@@ -1,5 +1,7 @@
 import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
 import { randomUUID } from 'node:crypto';
+import { once } from 'node:events';
 import { readFile, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { killExport } from '../../../src/daemon/exports/export-process.ts';
@@ -37,6 +39,69 @@ describe('the daemon and the hooks of one host', function () {
     for (const name of vm.disks) assert.equal(await runs(name), false);
     await host.succeeds('prepare', vm);
     assert.equal(await host.state('vm1-vdb'), 'serving');
+  });
+
+  describe('two domains with one disk', () => {
+    let copy: TestDomain;
+
+    beforeEach(async () => {
+      for (const name of vm.disks) await host.addDisk(name);
+      copy = { name: 'vm1-copy', uuid: randomUUID(), disks: ['vm1-vdb'] };
+    });
+
+    const refused = async (): Promise<void> => {
+      const { exit, stderr } = await host.hook('prepare', copy);
+      assert.equal(exit, 1);
+      assert.match(stderr, /disk vm1-vdb of vm1-copy is a disk of vm1, which runs here: shut vm1 off first/);
+    };
+
+    it('the second does not start while the first runs, and starts when that has ended', async () => {
+      await host.succeeds('prepare', vm);
+      await host.succeeds('started', vm);
+      await refused();
+      assert.equal(await host.state('vm1-vdb'), 'serving');
+      await host.succeeds('stopped', vm);
+      await host.succeeds('release', vm);
+      await host.succeeds('prepare', copy);
+      const { exit, stderr } = await host.hook('prepare', vm);
+      assert.equal(exit, 1);
+      assert.match(stderr, /disk vm1-vdb of vm1 is a disk of vm1-copy, which runs here/);
+      assert.equal(await runs('vm1-vda'), false, 'the other disk of the refused domain is served');
+    });
+
+    it('of two that start at once, one does', async () => {
+      const results = await Promise.all([host.hook('prepare', vm), host.hook('prepare', copy)]);
+      assert.deepEqual(results.map(({ exit }) => exit).sort(), [0, 1]);
+    });
+
+    it('both start where both say that they share it, and it stays while one runs', async () => {
+      const shared = (domain: TestDomain, sharing: 'readonly' | 'shareable') => ({ ...domain, sharing });
+      await host.succeeds('prepare', shared(vm, 'readonly'));
+      await refused();
+      await host.succeeds('prepare', shared(copy, 'shareable'));
+      await host.succeeds('stopped', vm);
+      await host.succeeds('release', vm);
+      assert.deepEqual([await runs('vm1-vda'), await runs('vm1-vdb')], [false, true]);
+    });
+
+    it('a domain that ended while no daemon heard of it does not block for ever; its client does', async () => {
+      await host.succeeds('prepare', vm);
+      await host.stop();
+      await host.start();
+      const client = await connectClient(host.localUri('vm1-vdb'));
+      await waitFor('the client', async () => (await host.status('vm1-vdb')).clients === 1);
+      await refused();
+      client.disconnect();
+      await waitFor('its end', async () => (await host.status('vm1-vdb')).clients === 0);
+      // libvirt is not there to be asked; its hypervisor is: a process with the domain's uuid.
+      const qemu = spawn('sh', ['-c', 'read line', 'qemu', '-uuid', vm.uuid], { stdio: ['pipe'] });
+      await refused();
+      qemu.kill();
+      await once(qemu, 'exit');
+      await host.succeeds('prepare', copy);
+      assert.match(await host.log(), /vm1 has ended and no hook told/);
+      await waitFor('the end of its other export', async () => !(await runs('vm1-vda')));
+    });
   });
 
   it('the disk of a guest that has migrated waits for its next host, though no link is there', async () => {

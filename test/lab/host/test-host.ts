@@ -29,19 +29,21 @@ export interface TestDomain {
   name: string;
   uuid: string;
   disks: string[];
+  /** How its disks may be shared with other domains; left out: not at all. */
+  sharing?: 'readonly' | 'shareable';
   /** The element that the source's daemon wrote. */
   origin?: string;
 }
 
 /** A domain as libvirt shows it to a hook. Every disk is on `run`. */
-export function domainXml(run: string, { name, uuid, disks, origin = '' }: TestDomain): string {
+export function domainXml(run: string, { name, uuid, disks, sharing, origin = '' }: TestDomain): string {
   const elements = disks.map(
     (disk, index) => `    <disk type='network' device='disk'>
       <driver name='qemu' type='raw' cache='none'/>
       <source protocol='nbd' name='${disk}'>
         <host transport='unix' socket='${run}/${disk}.sock'/>
       </source>
-      <target dev='vd${'abcdefgh'[index]}' bus='virtio'/>
+      <target dev='vd${'abcdefgh'[index]}' bus='virtio'/>${sharing === undefined ? '' : `<${sharing}/>`}
     </disk>
 `,
   );
