@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import { spawn, spawnSync } from 'node:child_process';
+import { randomUUID } from 'node:crypto';
 import { readdir, readFile, utimes, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { connectControl } from '../../../src/control/client.ts';
@@ -159,6 +160,43 @@ describe('a domain moves from host A to host B', function () {
       assert.deepEqual(await b.left(), []);
     } finally {
       vast.kill();
+    }
+  });
+
+  it('no room: a disk that is still arriving keeps what it has yet to fetch', async function () {
+    if (spawnSync('nbdkit', ['--version']).error !== undefined) {
+      console.log('      skipped: nbdkit is missing (apt install nbdkit)');
+      this.skip();
+    }
+    const port = await freePort();
+    await begin(`[peers]\nslow = 127.0.0.1:${port}\n`);
+    const images = join(b.dir, 'images');
+    if (spawnSync('mount', ['-t', 'tmpfs', '-o', 'size=100m', 'tmpfs', images]).status !== 0) {
+      console.log('      skipped: no file system can be mounted (run as root)');
+      this.skip();
+    }
+    const filters = ['--filter=noextents', '--filter=rate'];
+    const slow = spawn('nbdkit', ['-f', '-p', `${port}`, ...filters, 'memory', '60M', 'rate=8M'], {
+      stdio: 'ignore',
+    });
+    try {
+      await waitFor('nbdkit listens', async () => !(await isFree(port)));
+      const first = { ...vm, disks: ['vm1-vda'] };
+      await b.succeeds('migrate', first);
+      await b.succeeds('prepare', first);
+      await ctl(b, 'vm1-vda', 'takeover');
+      await waitFor('a block is here', async () => (await b.status('vm1-vda')).presentBytes > 0);
+      const refused = await b.hook('migrate', { name: 'vm2', uuid: randomUUID(), disks: ['vm2-vda'] });
+      assert.equal(refused.exit, 1);
+      const said = /no room for the disks of vm2: 62914560 bytes .*, \d+ free, of which (\d+) are for disks/;
+      const kept = Number(said.exec(refused.stderr)?.[1]);
+      assert.ok(kept > 40 * MIB && kept < 60 * MIB, refused.stderr);
+      assert.equal(await b.state('vm1-vda'), 'relocating');
+    } finally {
+      slow.kill();
+      await b.stop('SIGKILL');
+      await killExport((await b.status('vm1-vda')).pid, 'vm1-vda');
+      spawnSync('umount', [images]);
     }
   });
 
