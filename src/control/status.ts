@@ -162,6 +162,11 @@ const statusProperties = {
     label: 'timeout',
     help: "how long a client's request may wait for the origin before it gets EIO; null: for ever",
   }),
+  requestsWaiting: property({
+    kind: smallCount,
+    label: 'waiting',
+    help: 'requests of clients that wait for the origin now',
+  }),
   settings: property({
     kind: texts,
     label: 'settings',

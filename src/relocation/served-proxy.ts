@@ -61,6 +61,7 @@ export async function openServedProxy(options: ProxyOptions): Promise<ServedProx
       originUnreachableReason: relocation.link?.unreachableReason ?? null,
       originDataBytes: relocation.originDataBytes,
       originTimeoutSeconds: relocation.waits.seconds,
+      requestsWaiting: relocation.waits.count,
       copyPaused: relocation.copy?.paused ?? null,
       badBytes: relocation.copy?.badBytes ?? 0,
       badRanges: relocation.copy?.badRanges ?? [],

@@ -214,9 +214,11 @@ describe('origin-timeout', function () {
       read.catch(() => undefined);
       write.catch(() => undefined);
       assert.equal(await Promise.race([read.then(() => 'came'), sleep(1500, 'waits')]), 'waits');
+      assert.equal((await proxy.status()).requestsWaiting, 2);
       await setTimeoutTo(1);
       await assert.rejects(read, isEio);
       await assert.rejects(write, isEio);
+      assert.equal((await proxy.status()).requestsWaiting, 0);
       assertSameBytes(await guest.read(0, BLOCK), content.subarray(0, BLOCK));
       assert.equal(
         proxy

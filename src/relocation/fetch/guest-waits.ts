@@ -41,6 +41,11 @@ export class GuestWaits {
     return this.#seconds;
   }
 
+  /** Requests that wait now. */
+  get count(): number {
+    return this.#waiting.size;
+  }
+
   /** Changes the limit, for those that wait already, too. */
   limit(seconds: number | null): void {
     this.#seconds = seconds;
