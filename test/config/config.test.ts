@@ -30,11 +30,19 @@ describe('configuration', () => {
         tls: 'required',
       },
       tls: { ca: null, crl: null, cert: null, key: null, clientCert: null, clientKey: null, allow: [] },
-      relocation: { 'prepare-timeout': 60, retired: 'keep', 'origin-timeout': null, verify: false },
+      relocation: Object.fromEntries(relocationRows.map(([name, row]) => [name, row.parse(row.default)])),
       peers: [],
       libvirt: { dbus: 'system' },
       log: { level: 'info' },
     });
+  });
+
+  it('of relocations: the defaults that there always were', () => {
+    const { relocation } = parseConfig('', 'x.conf');
+    assert.deepEqual(
+      [relocation['prepare-timeout'], relocation.retired, relocation['origin-timeout'], relocation.verify],
+      [60, 'keep', null, false],
+    );
   });
 
   it('reads every key, comments, and white space of all kinds', () => {
@@ -86,6 +94,7 @@ describe('configuration', () => {
         allow: ['b.example', 'Site B', `sha256:${'ab'.repeat(31)}cd`],
       },
       relocation: {
+        ...parseConfig('', 'x.conf').relocation,
         'prepare-timeout': 86_400,
         retired: 'delete',
         'origin-timeout': 30,

@@ -4,6 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import {
   type DiskSettingValues,
+  diskRows,
   parseSettingArgument,
   settingArguments,
 } from '../../../src/config/settings.ts';
@@ -26,7 +27,12 @@ describe('the settings of a disk', () => {
     new DiskSettings(new RecordKeeper(stateDir, (await readRecord(stateDir))!), given);
 
   it('are the defaults, unless the export was started with others', async () => {
-    assert.deepEqual((await open()).texts, { 'origin-timeout': 'none', verify: 'off' });
+    const { texts } = await open();
+    assert.deepEqual(
+      Object.keys(texts),
+      diskRows.map(([name]) => name),
+    );
+    assert.deepEqual([texts['origin-timeout'], texts['verify']], ['none', 'off']);
     const settings = await open({ 'origin-timeout': null, verify: true });
     assert.deepEqual([settings.value('origin-timeout'), settings.value('verify')], [null, true]);
   });
@@ -48,7 +54,7 @@ describe('the settings of a disk', () => {
     const settings = await open();
     const before = await readFile(join(stateDir, 'export.json'), 'utf8');
     for (const [key, text, reason] of [
-      ['mood', 'good', /no setting 'mood': there are origin-timeout, verify/],
+      ['mood', 'good', /no setting 'mood': there are origin-timeout, /],
       ['toString', 'x', /no setting 'toString'/],
       ['verify', 'on', /verify cannot be changed while the export runs/],
       ['origin-timeout', '0', /origin-timeout = 0: allowed is a number of seconds from 1 to 86400, or none/],
@@ -78,10 +84,16 @@ describe('the settings of a disk', () => {
     assert.deepEqual((await readRecord(stateDir))!.settings, { mood: 'good', 'origin-timeout': '5' });
   });
 
-  it('travel on a command line', () => {
-    const values: DiskSettingValues = { 'origin-timeout': 60, verify: true };
+  it('travel on a command line', async () => {
+    const given: Partial<DiskSettingValues> = { 'origin-timeout': 60, verify: true };
+    const settings = await open(given);
+    const values = Object.fromEntries(
+      diskRows.map(([name]) => [name, settings.value(name)]),
+    ) as unknown as DiskSettingValues;
     const words = settingArguments(values);
-    assert.deepEqual(words, ['--set', 'origin-timeout=60', '--set', 'verify=on']);
+    assert.equal(words.length, 2 * diskRows.length);
+    for (const word of ['origin-timeout=60', 'verify=on'])
+      assert.equal(words[words.indexOf(word) - 1], '--set', word);
     const read = words.filter((word) => word !== '--set').map(parseSettingArgument);
     assert.deepEqual(Object.assign({}, ...read), values);
     assert.throws(() => parseSettingArgument('verify'), /allowed is KEY=VALUE/);
