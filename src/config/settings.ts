@@ -85,6 +85,12 @@ const diskSettings = {
     changeable: true,
     help: 'how long a request may wait for an origin that is away before it gets EIO; none: for ever',
   }),
+  'copy-rate': diskSetting({
+    ...orNone(wholeNumber('Mbit/s', 1, 1_000_000)),
+    default: 'none',
+    changeable: true,
+    help: 'the most that the background copy of a disk may take of the path; requests of its guest are not held back',
+  }),
   verify: diskSetting({
     ...offOrOn,
     default: 'off',

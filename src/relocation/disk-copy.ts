@@ -7,6 +7,7 @@ import type { DiskSettings } from '../store/records/disk-settings.ts';
 import type { ExportRecord } from '../store/records/record.ts';
 import { BackgroundCopy } from './copy/background-copy.ts';
 import { BackgroundWindow } from './copy/background-window.ts';
+import { RateLimit } from './copy/rate-limit.ts';
 import { BadBlocks } from './fetch/bad-blocks.ts';
 import type { BlockLocks } from './fetch/block-locks.ts';
 import { Fetcher } from './fetch/fetcher.ts';
@@ -60,7 +61,7 @@ export class DiskCopy {
   #checkpointError: string | null = null;
   #closing: Promise<void> | null = null;
 
-  constructor({ link, image, map, locks, onComplete, onChange }: DiskCopyOptions) {
+  constructor({ link, image, map, locks, settings, onComplete, onChange }: DiskCopyOptions) {
     this.map = map;
     this.#onComplete = onComplete;
     this.#bad = new BadBlocks(map);
@@ -81,11 +82,12 @@ export class DiskCopy {
     });
     const parts = { image, map, locks, space: this.#space, bad: this.#bad };
     this.#fetcher = new Fetcher({ ...parts, source: link });
-    this.#background = new BackgroundCopy({
-      ...parts,
-      link,
-      fetcher: this.#fetcher,
-      pace: new BackgroundWindow(),
+    const pace = new RateLimit(new BackgroundWindow());
+    pace.limit(settings.value('copy-rate'));
+    this.#background = new BackgroundCopy({ ...parts, link, fetcher: this.#fetcher, pace });
+    settings.follow('copy-rate', (megabits) => {
+      pace.limit(megabits);
+      this.#background.proceed();
     });
     map.onMarked = () => this.#tellIfComplete();
     const allocation = new OriginAllocation(link, map.sizeBytes);
