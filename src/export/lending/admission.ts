@@ -8,7 +8,9 @@ import type { Refusal } from '../../nbd/handshake/server-handshake.ts';
 import type { ExportRecord } from '../../store/records/record.ts';
 import { isVoid } from '../../store/records/void-leases.ts';
 import type { Lease } from './lease.ts';
-import type { LendState } from './lender.ts';
+
+/** `reclaimed`: our own origin has taken the disk back, by an administrator's word; what is here is void. */
+export type LendState = 'serving' | 'lent' | 'fencing' | 'fenced' | 'retired' | 'reclaimed';
 
 /** @param identity what the asking host is known by. @returns why it may not attach, or undefined */
 export function whyNotAttached(

@@ -30,13 +30,10 @@ import { leaseTag } from '../../store/records/lease-tag.ts';
 import type { ExportRecord } from '../../store/records/record.ts';
 import type { RecordChange } from '../../store/records/record-keeper.ts';
 import { takenBack, voidedWith } from '../../store/records/void-leases.ts';
-import { type Access, accessFault, whyNotAttached } from './admission.ts';
+import { type Access, accessFault, type LendState, whyNotAttached } from './admission.ts';
 import { Lease, type LeaseLink } from './lease.ts';
 import { SourceWatch } from './source-watch.ts';
 import { TakeoverGuard } from './takeover-guard.ts';
-
-/** `reclaimed`: our own origin has taken the disk back, by an administrator's word; what is here is void. */
-export type LendState = 'serving' | 'lent' | 'fencing' | 'fenced' | 'retired' | 'reclaimed';
 
 export interface LenderOptions {
   /** Read here, changed through `persist` alone. */
