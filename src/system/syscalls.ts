@@ -75,6 +75,7 @@ const setsockoptFn = libc.func(
 const exitFn = libc.func('void _exit(int status)') as (status: number) => void;
 
 const RWF_NOWAIT = 8;
+const RANDOM = 1;
 const WILLNEED = 3;
 const WILLNEED_BYTES = 1024 * 1024;
 const MSG_DONTWAIT = 0x40;
@@ -158,6 +159,11 @@ export function readNow(fd: number, into: Buffer, offset: number): number {
  */
 export function willNeedNow(fd: number, offset: number, length: number): void {
   fadviseFn(fd, offset, length, WILLNEED);
+}
+
+/** posix_fadvise(2), POSIX_FADV_RANDOM: nothing is read ahead. */
+export function readsAtRandom(fd: number): void {
+  fadviseFn(fd, 0, 0, RANDOM);
 }
 
 /** Where a buffer that is never moved (its own ArrayBuffer) lies in memory. */

@@ -2,7 +2,9 @@
 const MOST_BITS = 2 ** 32;
 /** Bytes of bits that are stored, or looked for, at once. */
 export const PAGE = 4096;
-const ZEROS = Buffer.alloc(PAGE);
+/** What is zeros is skipped in steps of this. */
+const STRIDE = 16 * PAGE;
+const ZEROS = Buffer.alloc(STRIDE);
 
 /**
  * A set of small whole numbers as bits, with the searches that a proxy needs: the next one that is set, the
@@ -130,10 +132,16 @@ export class Bitmap {
   /** The pages of `bytes` in which any bit is set, by number, in order. */
   *pages(): Generator<number> {
     if (this.#count === 0) return;
-    for (let from = 0; from < this.bytes.length; from += PAGE) {
-      const to = Math.min(from + PAGE, this.bytes.length);
-      if (ZEROS.compare(this.bytes, from, to, 0, to - from) !== 0) yield from / PAGE;
+    for (let from = 0; from < this.bytes.length; from += STRIDE) {
+      const end = Math.min(from + STRIDE, this.bytes.length);
+      if (this.#isZero(from, end)) continue;
+      for (let at = from; at < end; at += PAGE)
+        if (!this.#isZero(at, Math.min(at + PAGE, end))) yield at / PAGE;
     }
+  }
+
+  #isZero(from: number, to: number): boolean {
+    return ZEROS.compare(this.bytes, from, to, 0, to - from) === 0;
   }
 
   /** Searches whole words; `flip` turns a search for clear bits into one for set bits. */

@@ -12,7 +12,15 @@
  */
 import { writeSync } from 'node:fs';
 import { type FileHandle, open, rename, rm } from 'node:fs/promises';
-import { errnoName, FallocateMode, fallocate, lseek, Seek, SystemErrno } from '../../system/syscalls.ts';
+import {
+  errnoName,
+  FallocateMode,
+  fallocate,
+  lseek,
+  readsAtRandom,
+  Seek,
+  SystemErrno,
+} from '../../system/syscalls.ts';
 import { type Bitmap, PAGE } from './bitmap.ts';
 import type { PageCache } from './page-cache.ts';
 
@@ -167,13 +175,17 @@ export async function loadBits(
   gained: (page: number) => void = () => undefined,
 ): Promise<void> {
   const piece = Buffer.alloc(PIECE);
+  // What is read ahead of a hole is data to SEEK_DATA.
+  readsAtRandom(file.fd);
   const end = HEADER_LENGTH + into.bytes.length;
   for (let at = HEADER_LENGTH; at < end; ) {
     const data = lseek(file.fd, at, Seek.DATA);
     if (data === -SystemErrno.ENXIO) return;
     // A file system that knows no holes says so, and all of it is read.
     if (data > at) at = data - ((data - HEADER_LENGTH) % PAGE);
-    const { bytesRead } = await file.read(piece, 0, Math.min(PIECE, end - at), at);
+    const hole = lseek(file.fd, at, Seek.HOLE);
+    const until = hole > at ? Math.min(Math.ceil(hole / PAGE) * PAGE, end) : end;
+    const { bytesRead } = await file.read(piece, 0, Math.min(PIECE, until - at), at);
     if (bytesRead === 0) return;
     for (let from = 0; from < bytesRead; from += PAGE) {
       const position = at - HEADER_LENGTH + from;

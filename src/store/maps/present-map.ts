@@ -139,10 +139,7 @@ export class PresentMap {
     const map = new PresentMap({ stateDir, identity, image, bits, written, durable, live }, dirty);
     map.lost = lost;
     if (lost !== undefined && lost.line !== null) log.error(`${stateDir}: ${lost.line}`);
-    for (let at = unsynced.nextSet(0), end: number; at < map.blocks; at = unsynced.nextSet(end)) {
-      end = unsynced.nextClear(at);
-      map.changed(at, end - at);
-    }
+    map.#unsynced.addAll(unsynced);
     return map;
   }
 

@@ -29,6 +29,11 @@ export class UnsyncedBlocks {
     if (this.#current.bits.set(first, count) > 0) addPages(this.#current.pages, first, count);
   }
 
+  /** All of these blocks, as `add`. */
+  addAll(blocks: Bitmap): void {
+    for (const page of this.#current.bits.add(blocks)) this.#current.pages.add(page);
+  }
+
   /** A sync begins; it ends with `synced`, or fails. */
   syncs(): void {
     [this.#current, this.#syncing] = [this.#syncing, this.#current];
