@@ -9,15 +9,18 @@ import * as v from 'valibot';
 import type { DomainDisk } from '../../libvirt/domain-xml.ts';
 import { log } from '../../log/log.ts';
 
-const DomainSchema = v.object({
+const entries = {
   uuid: v.pipe(v.string(), v.uuid()),
   name: v.string(),
   exports: v.array(v.string()),
   /** Those of them that other domains may use at the same time, <readonly/> or <shareable/> to libvirt. */
   shared: v.optional(v.array(v.string()), []),
-});
+};
 
-export type UsingDomain = v.InferOutput<typeof DomainSchema>;
+/** Keys of another release stay. */
+const DomainSchema = v.looseObject(entries);
+
+export type UsingDomain = v.InferOutput<v.ObjectSchema<typeof entries, undefined>>;
 
 /** What a hook's XML says, as far as it is kept. */
 export function usingDomain(domain: {
@@ -63,10 +66,11 @@ export class Domains {
   async use(domain: UsingDomain): Promise<void> {
     this.#usedAt.set(domain.uuid, performance.now());
     const known = this.#byUuid.get(domain.uuid);
-    if (JSON.stringify(known) === JSON.stringify(domain)) return;
-    this.#byUuid.set(domain.uuid, domain);
+    const now = { ...known, ...domain };
+    if (JSON.stringify(known) === JSON.stringify(now)) return;
+    this.#byUuid.set(domain.uuid, now);
     const path = this.#path(domain.uuid);
-    await writeFile(`${path}.new`, JSON.stringify(domain), { mode: 0o600 });
+    await writeFile(`${path}.new`, JSON.stringify(now), { mode: 0o600 });
     await rename(`${path}.new`, path);
   }
 

@@ -26,7 +26,7 @@ const CountersSchema = v.object({
   secondsSinceTakeover: Count,
 });
 
-const FileSchema = v.object({
+const entries = {
   version: v.literal(1),
   id: Uuid,
   domain: v.object({ name: v.string(), uuid: Uuid }),
@@ -43,9 +43,12 @@ const FileSchema = v.object({
   leasedAt: v.string(),
   /** Of this boot of the host: no arrival outlives a reboot before its takeover. */
   boot: v.string(),
-});
+};
 
-type File = v.InferOutput<typeof FileSchema>;
+/** Keys of another release stay. */
+const FileSchema = v.looseObject(entries);
+
+type File = v.InferOutput<v.ObjectSchema<typeof entries, undefined>>;
 
 export type Move = Omit<File, 'announced'> & { signalled: boolean };
 

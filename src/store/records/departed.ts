@@ -19,7 +19,7 @@ import type { ExportRecord } from './record.ts';
  */
 const KEPT_MS = 30 * 24 * 3600 * 1000;
 
-const DepartedSchema = v.strictObject({
+const DepartedSchema = v.looseObject({
   /** The last generation that was here and has moved away; -1: none. */
   generation: v.pipe(v.number(), v.safeInteger(), v.minValue(-1)),
   voidLeases: v.array(v.string()),
@@ -43,6 +43,7 @@ export async function rememberDeparted(
   const before = await readDeparted(directory, uuid);
   const ended = state === 'reclaimed' && lease !== null ? [lease] : [];
   const departed: Departed = {
+    ...before,
     generation: state === 'retired' ? Math.max(generation, before.generation) : before.generation,
     voidLeases: [...new Set([...before.voidLeases, ...voidLeases, ...ended])],
   };

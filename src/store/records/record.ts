@@ -16,8 +16,14 @@ import { makeDirectory, replaceFile } from '../directory.ts';
 const Uuid = v.pipe(v.string(), v.uuid());
 const Count = v.pipe(v.number(), v.safeInteger(), v.minValue(0));
 
-const RecordSchema = v.strictObject({
-  version: v.literal(1),
+const VERSION = 1;
+
+/**
+ * Keys that are not known here are another release's: they stay, also when the record is written again. A
+ * release that must not be ignored writes another version.
+ */
+const entries = {
+  version: v.literal(VERSION),
   name: v.string(),
   /** The disk's identity, the same on every host that it moves to. */
   uuid: Uuid,
@@ -33,7 +39,7 @@ const RecordSchema = v.strictObject({
   complete: v.boolean(),
   /** Where a proxy fetches from; kept after completion until the origin has been told to retire. */
   origin: v.nullable(
-    v.strictObject({
+    v.looseObject({
       uri: v.string(),
       /** Identity that the origin gave at the first attach; null for a plain NBD server. */
       uuid: v.nullable(Uuid),
@@ -54,7 +60,7 @@ const RecordSchema = v.strictObject({
    * Origin side, from the fence on: who took the disk over (HOST:PORT; empty: it did not tell), and when (ISO
    * 8601).
    */
-  movedTo: v.optional(v.nullable(v.strictObject({ host: v.string(), at: v.string() })), null),
+  movedTo: v.optional(v.nullable(v.looseObject({ host: v.string(), at: v.string() })), null),
   /**
    * Grows with each start of a guest on the disk here: an arrival that belongs to an earlier one is void.
    * From 1 on: 0 is 'any' to an origin.
@@ -73,9 +79,12 @@ const RecordSchema = v.strictObject({
   skippedBytes: Count,
   /** Of a completed relocation; 0 before. */
   relocationSeconds: v.pipe(v.number(), v.minValue(0)),
-});
+};
 
-export type ExportRecord = v.InferOutput<typeof RecordSchema>;
+const RecordSchema = v.looseObject(entries);
+
+/** What is known here of it. */
+export type ExportRecord = v.InferOutput<v.ObjectSchema<typeof entries, undefined>>;
 
 /** What lies where a record should be is none, or cannot be read: one line, with the file and the way out. */
 export class UnreadableRecord extends Error {}
@@ -162,11 +171,25 @@ export async function readRecord(stateDir: string): Promise<ExportRecord | undef
     if ((error as NodeJS.ErrnoException).code === 'ENOENT') return undefined;
     throw new UnreadableRecord(`${path} cannot be read: ${(error as Error).message}`);
   }
+  let version: unknown;
   try {
-    return v.parse(RecordSchema, withSettings(JSON.parse(text)));
+    const found: unknown = JSON.parse(text);
+    if (typeof found === 'object' && found !== null && 'version' in found) ({ version } = found);
+    return v.parse(RecordSchema, withSettings(found));
   } catch (error) {
+    if (typeof version === 'number' && version !== VERSION) {
+      throw new UnreadableRecord(
+        `${path} is of version ${version}, and this release of xNBD reads version ${VERSION}: ` +
+          'a newer one wrote it; install that, and leave the file as it is',
+      );
+    }
+    const wayOut =
+      version === VERSION
+        ? 'if a newer xNBD wrote it, install that; else restore it from a backup'
+        : 'restore it from a backup';
     throw new UnreadableRecord(
-      `${path} is not the record of an export (${(error as Error).message}); move the directory ${stateDir} aside to begin anew`,
+      `${path} is not the record of an export (${(error as Error).message}): ${wayOut}, or, if every block of the disk ` +
+        `is on this host (it never moved, or has arrived completely), move the directory ${stateDir} aside to begin anew`,
     );
   }
 }
