@@ -1,9 +1,12 @@
 /** The requests under way on one connection, by cookie, and what the server's replies do to them. */
-import { log } from '../log/log.ts';
+import { Recurring } from '../log/recurring.ts';
 import { Errno } from '../nbd/constants.ts';
 import type { Extent } from '../nbd/extent.ts';
 import { ReplyError, type ReplyReceiver } from '../nbd/transmission/reply-parser.ts';
 import type { Completion, ExtentsCompletion } from '../store/completion.ts';
+
+/** Errors with words, of all connections: each read of a bad sector brings one. */
+const answers = new Recurring('warning');
 
 /** What waits for a request's answer, and, for one that brings data, where the data go. */
 export interface Awaiting {
@@ -112,7 +115,7 @@ export class RequestTable implements ReplyReceiver {
 
   failed(cookie: bigint, errno: number, message: string): void {
     this.#find(cookie).errno = errno;
-    if (message !== '') log.warning(`the server answers error ${errno}: ${message}`);
+    if (message !== '') answers.met(`the server answers error ${errno}: ${message}`, { kind: `${errno}` });
   }
 
   finished(cookie: bigint): void {

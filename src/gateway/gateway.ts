@@ -1,12 +1,17 @@
 /** The front door of a host: one port, every export by name. One bad visitor never disturbs the others. */
 import type { Address } from '../config/address.ts';
 import { log } from '../log/log.ts';
+import { Recurring } from '../log/recurring.ts';
 import { type TlsParty, TlsRefused } from '../pki/tls.ts';
 import { DOOR, Doorkeeper, type DoorOptions } from './doorkeeper.ts';
 import { joinStreams } from './join-streams.ts';
 import { StreamEnded } from './read-exactly.ts';
 import type { Transport, Visitor } from './transport.ts';
 import { type Named, receive } from './visit.ts';
+
+/** By source: each of its visits comes from another port. */
+const turnedAway = new Recurring('warning');
+const shownOut = new Recurring('info');
 
 export interface GatewayOptions {
   /** Directory of the sockets `NAME.sock`. */
@@ -38,11 +43,6 @@ export async function startGateway(options: GatewayOptions): Promise<Gateway> {
   const doorkeeper = new Doorkeeper(door);
   const visits = new Map<Visitor, Promise<void>>();
   let open = true;
-
-  const showOut = (visitor: Visitor, why: string): void => {
-    log.info(`${visitor.who} is shown out: ${why}`);
-    visitor.stream.destroy();
-  };
 
   const greet = async (visitor: Visitor): Promise<void> => {
     const plain = visitor.stream;
@@ -86,7 +86,7 @@ export async function startGateway(options: GatewayOptions): Promise<Gateway> {
     }
     const over = greet(visitor)
       .catch((error: unknown) => {
-        if (!(error instanceof StreamEnded)) log.warning(`${visitor.who}: ${(error as Error).message}`);
+        if (!(error instanceof StreamEnded)) tell(visitor, (error as Error).message);
         if (error instanceof TlsRefused) return;
         // What was answered still goes out.
         visitor.stream.destroySoon();
@@ -109,4 +109,13 @@ export async function startGateway(options: GatewayOptions): Promise<Gateway> {
       clearTimeout(timer);
     },
   };
+}
+
+function showOut({ who, address, stream }: Visitor, why: string): void {
+  shownOut.met(`${who} is shown out: ${why}`, { kind: `${address}: ${why}` });
+  stream.destroy();
+}
+
+function tell({ who, address }: Visitor, fault: string): void {
+  turnedAway.met(`${who}: ${fault}`, { kind: `${address}: ${fault}` });
 }

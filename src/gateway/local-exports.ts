@@ -5,7 +5,7 @@
 import { existsSync } from 'node:fs';
 import { connect, type Socket } from 'node:net';
 import { join } from 'node:path';
-import { log } from '../log/log.ts';
+import { Recurring } from '../log/recurring.ts';
 import type { AttachRequest } from '../nbd/handshake/attach.ts';
 import { decodeGreeting, GREETING_LENGTH } from '../nbd/handshake/option-framing.ts';
 import { printable } from '../nbd/printable.ts';
@@ -17,6 +17,8 @@ import { readExactly, StreamEnded } from './read-exactly.ts';
 
 const SUFFIX = '.sock';
 const GREETING_LIMIT_MS = 2000;
+
+const unreadable = new Recurring('warning');
 
 /** There is no such export here. */
 export class UnknownExport extends Error {}
@@ -112,7 +114,7 @@ async function notRunning(
       return new RetiredExport(`export '${name}' is retired: its disk has moved to another host`);
     return new SleepingExport(`export '${name}' does not run now; it is ${record.state}`);
   } catch (error) {
-    log.warning(`the record of export ${name} cannot be read: ${(error as Error).message}`);
+    unreadable.met(`the record of export ${name} cannot be read: ${(error as Error).message}`);
     return new SleepingExport(`export '${name}' does not run now`);
   }
 }

@@ -6,6 +6,7 @@
 import { createServer, type Socket } from 'node:net';
 import { type Address, formatAddress } from '../config/address.ts';
 import { log } from '../log/log.ts';
+import { Recurring } from '../log/recurring.ts';
 
 export interface Visitor {
   /** Another one, around the first, once the visit is secure. */
@@ -36,6 +37,8 @@ const MAX_CONNECTIONS = 1000;
  */
 const KEEPALIVE_MS = 15_000;
 
+const drops = new Recurring('warning');
+
 /**
  * Plain TCP: every client that reaches the port is let in.
  * @throws Error naming the address, when it cannot be listened on.
@@ -58,7 +61,9 @@ export async function listenPlain(at: Address, visit: (visitor: Visitor) => void
   });
   server.maxConnections = MAX_CONNECTIONS;
   server.on('drop', (from) =>
-    log.warning(`${from?.remoteAddress} turned away: ${MAX_CONNECTIONS} connections are open`),
+    drops.met(`${from?.remoteAddress} turned away: ${MAX_CONNECTIONS} connections are open`, {
+      kind: 'full',
+    }),
   );
   await new Promise<void>((resolve, reject) => {
     server.once('error', (error: NodeJS.ErrnoException) => {

@@ -12,7 +12,7 @@
  * Where TLS is required, secure-visit.ts comes before all of this.
  */
 import type { Socket } from 'node:net';
-import { log } from '../log/log.ts';
+import { Recurring } from '../log/recurring.ts';
 import {
   HandshakeFlag,
   NBD_MAX_STRING,
@@ -50,6 +50,8 @@ import type { Visitor } from './transport.ts';
 
 /** An honest client needs a handful. */
 const MAX_OPTIONS = 64;
+
+const refusals = new Recurring('warning');
 
 interface Agreed {
   clientFlags: number;
@@ -134,7 +136,7 @@ async function answer(
         const attaches = option === Option.XNBD_ATTACH;
         return reply(attaches ? OptionReply.XNBD_ERR_RETIRED : OptionReply.ERR_POLICY, error.message);
       }
-      log.warning((error as Error).message, { export: name });
+      refusals.met((error as Error).message, { fields: { export: name } });
       return reply(OptionReply.ERR_PLATFORM, (error as Error).message);
     }
   }

@@ -22,6 +22,7 @@
  * has kept nothing.
  */
 import { log } from '../../log/log.ts';
+import { Recurring } from '../../log/recurring.ts';
 import { Errno, OptionReply } from '../../nbd/constants.ts';
 import type { Attached, AttachRequest } from '../../nbd/handshake/attach.ts';
 import type { Refusal } from '../../nbd/handshake/server-handshake.ts';
@@ -34,6 +35,10 @@ import { type Access, accessFault, type LendState, whyNotAttached } from './admi
 import { Lease, type LeaseLink } from './lease.ts';
 import { SourceWatch } from './source-watch.ts';
 import { TakeoverGuard } from './takeover-guard.ts';
+
+/** A proxy that is refused asks again, for as long as it takes. */
+const refusals = new Recurring('warning');
+const troubles = new Recurring('error');
 
 export interface LenderOptions {
   /** Read here, changed through `persist` alone. */
@@ -126,7 +131,11 @@ export class Lender {
       identity,
     );
     if (refusal !== undefined) {
-      log.warning(`${link.peer?.who ?? 'a client of this host'} may not attach: ${refusal.text}`);
+      const who = link.peer?.who ?? 'a client of this host';
+      // It comes again every few seconds, each time from another port.
+      refusals.met(`${who} may not attach: ${refusal.text}`, {
+        kind: `${link.peer?.identity ?? ''}: ${refusal.text}`,
+      });
       return refusal;
     }
     if (this.#lease === null) {
@@ -169,7 +178,7 @@ export class Lender {
       const errno = await this.#quiesced();
       if (errno !== 0) {
         const gone = lease.links === 0;
-        log.error(`not fenced: ${gone ? 'the lease holder is gone' : `flush failed (${errno})`}`);
+        troubles.met(`not fenced: ${gone ? 'the lease holder is gone' : `flush failed (${errno})`}`);
         this.#unfence();
         return errno;
       }
@@ -202,7 +211,7 @@ export class Lender {
       if (!this.#holds(link) || this.state !== 'fenced') return Errno.EINVAL;
       const { localClients } = this.#options;
       if (link.peer !== null && localClients() > 0) {
-        log.warning(
+        refusals.met(
           `not retired while a client of this host is connected: end the guest that has moved away`,
         );
         return Errno.EIO;
@@ -332,7 +341,7 @@ export class Lender {
 
   /** The disk may or may not say `fenced` now: it must not, because no holder was told. */
   async #fenceNotWritten(error: Error): Promise<number> {
-    log.error(`not fenced, its record cannot be written: ${error.message}`);
+    troubles.met(`not fenced, its record cannot be written: ${error.message}`);
     await this.#persist(this.#unfenced);
     this.#unfence();
     return Errno.EIO;
@@ -356,7 +365,7 @@ export class Lender {
       await this.#options.persist(change);
       return 0;
     } catch (error) {
-      log.error(`its record cannot be written: ${(error as Error).message}`);
+      troubles.met(`its record cannot be written: ${(error as Error).message}`);
       return Errno.EIO;
     }
   }

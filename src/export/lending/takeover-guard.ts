@@ -5,9 +5,11 @@
  * gone, or when libvirt says that the guest is being migrated away. One that comes before that word waits for
  * it, because the word and the first write of the destination's guest take different ways.
  */
-import { log } from '../../log/log.ts';
+import { Recurring } from '../../log/recurring.ts';
 import { Errno } from '../../nbd/constants.ts';
 import type { LeaseLink } from './lease.ts';
+
+const refusals = new Recurring('error');
 
 /** The source's hooks come 1.5 to 3 s after its guest has paused, and its daemon may have to start first. */
 const LIMIT_MS = 30_000;
@@ -47,8 +49,9 @@ export class TakeoverGuard {
     const errno = await promise;
     clearTimeout(timer);
     if (errno === Errno.EPERM)
-      log.error(
+      refusals.met(
         `${link.peer.who} wants to take the disk over, and its guest runs on here: libvirt tells of no migration; refused`,
+        { kind: link.peer.identity },
       );
     return errno;
   }

@@ -1,7 +1,7 @@
 /** The doors of an export: a unix socket, perhaps a TCP port. Each connection becomes a session. */
 import { createServer, type Server, Socket, type SocketConstructorOpts } from 'node:net';
 import type { Address } from '../../config/address.ts';
-import { log } from '../../log/log.ts';
+import { Recurring } from '../../log/recurring.ts';
 import { giveToQemu } from '../../system/socket-group.ts';
 import { listenOnUnixSocket } from '../../system/unix-socket.ts';
 import type { Export } from '../export.ts';
@@ -10,6 +10,8 @@ import { Session } from './session.ts';
 /** No client needs so many; one that opens more is hostile or broken. */
 const MAX_CONNECTIONS = 256;
 const KEEPALIVE_MS = 15_000;
+
+const drops = new Recurring('warning');
 
 export class Listener {
   readonly #export: Export;
@@ -60,7 +62,7 @@ export class Listener {
 
   #accept(accepted: Socket): void {
     if (this.#sessions.size >= MAX_CONNECTIONS && !this.#dropOldestHandshake()) {
-      log.warning(`more than ${MAX_CONNECTIONS} connections; a new one is dropped`);
+      drops.met(`more than ${MAX_CONNECTIONS} connections; a new one is dropped`);
       accepted.destroy();
       return;
     }

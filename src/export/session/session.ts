@@ -9,6 +9,7 @@
  */
 import type { Socket } from 'node:net';
 import { log } from '../../log/log.ts';
+import { Recurring } from '../../log/recurring.ts';
 import { Command, CommandFlag, Errno, NBD_MAX_PAYLOAD } from '../../nbd/constants.ts';
 import type { Peer } from '../../nbd/handshake/peer.ts';
 import type { ServerHandshake } from '../../nbd/handshake/server-handshake.ts';
@@ -37,6 +38,10 @@ const TURN_WEIGHT = 64;
 const ANTICIPATION_MS = 1;
 /** Faulty requests that are logged, a connection. */
 const LOGGED_FAULTS = 5;
+
+const drops = new Recurring('warning');
+const faults = new Recurring('warning');
+const failures = new Recurring('error');
 
 export class Session implements Client, RequestOwner, BodyOwner {
   attached = false;
@@ -103,7 +108,7 @@ export class Session implements Client, RequestOwner, BodyOwner {
     this.#descriptor = descriptorOf(socket);
     this.#writer = new ReplyWriter(socket, () => this.#eased());
     this.#handshakeTimer = setTimeout(() => {
-      log.warning('a client did not finish its handshake in time; dropped');
+      drops.met('a client did not finish its handshake in time; dropped');
       socket.destroy();
     }, HANDSHAKE_LIMIT_MS);
     socket.on('error', () => undefined);
@@ -183,7 +188,7 @@ export class Session implements Client, RequestOwner, BodyOwner {
     !this.#paused && this.#input.length > 0 && this.#takenBefore + this.#taken === taken;
 
   #drop(why: string): void {
-    log.warning(`${why}; connection dropped`);
+    drops.met(`${why}; connection dropped`);
     this.#socket.destroy();
   }
 
@@ -246,7 +251,7 @@ export class Session implements Client, RequestOwner, BodyOwner {
       this.#submit(request, payload);
     } catch (error) {
       const what = commandName(request.type);
-      log.error(`${what} failed: ${String((error as Error).stack)}`);
+      failures.met(`${what} failed: ${String((error as Error).stack)}`);
       this.#body.abandon(request);
       request.complete(Errno.EIO);
     }
@@ -321,7 +326,7 @@ export class Session implements Client, RequestOwner, BodyOwner {
     result.then(
       (errno) => request.complete(errno),
       (error: unknown) => {
-        log.error(`${commandName(request.type)} failed: ${String(error)}`);
+        failures.met(`${commandName(request.type)} failed: ${String(error)}`);
         request.complete(Errno.EIO);
       },
     );
@@ -393,6 +398,7 @@ export class Session implements Client, RequestOwner, BodyOwner {
 
   #logFault(text: string): void {
     this.#faults += 1;
-    if (this.#faults <= LOGGED_FAULTS) log.warning(`client's ${text}`);
+    // Each connection has a few of its own; one that comes again and again has no more.
+    if (this.#faults <= LOGGED_FAULTS) faults.met(`client's ${text}`);
   }
 }

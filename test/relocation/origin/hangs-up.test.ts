@@ -90,6 +90,7 @@ describe('an origin that hangs up on what it cannot read', function () {
     origin = await startQemuNbd(directory.path, path('a.img'), BAD);
     await takeOver();
     await allButTheBad();
+    assert.equal(linesWith('the server answers error 5').length, 1, proxy.log());
     for (const bad of badBlocks) {
       const data = bytesOf(bad, BLOCK);
       await guest.write(bad, data);
