@@ -2,6 +2,7 @@ import { strict as assert } from 'node:assert';
 import { spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import {
+  copyFileSync,
   existsSync,
   mkdtempSync,
   readFileSync,
@@ -100,7 +101,10 @@ describe('xnbd-export target', function () {
     const ours = shown(await run('nbdinfo', '--json', uri));
     const nbdkit = await run('nbdkit', '-U', '-', 'file', image, '--run', 'nbdinfo --json "$uri"');
     const qemuSocket = join(directory, 'q.sock');
-    const qemu = spawn('qemu-nbd', ['-f', 'raw', '-k', qemuSocket, image]);
+    // Not the same one: its locks are ours.
+    const copy = join(directory, 'copy.img');
+    copyFileSync(image, copy);
+    const qemu = spawn('qemu-nbd', ['-f', 'raw', '-k', qemuSocket, copy]);
     try {
       await waitFor('qemu-nbd listens', () => existsSync(qemuSocket));
       for (const json of [nbdkit, await run('nbdinfo', '--json', `nbd+unix:///?socket=${qemuSocket}`)]) {
