@@ -111,7 +111,7 @@ async function printLogs(
   for (const host of new Set(hosts)) {
     for (const log of [
       'xnbdd.log',
-      'gateway.log',
+      'xnbd-gateway.log',
       'run/disk.log',
       'run/disk1.log',
       'run/disk2.log',

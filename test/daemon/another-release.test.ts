@@ -94,7 +94,7 @@ describe('exports of another release', function () {
     await two.become(b, 'serving');
     const { pid } = await b.status('vm1-vda');
     await b.stop('SIGKILL');
-    await b.start();
+    await b.startDaemon();
     const ups = async (name: string): Promise<number> =>
       (await b.log()).split(`export ${name} is up`).length - 1;
     for (const name of two.vm.disks) await waitFor(`${name} is up`, async () => (await ups(name)) >= 2);

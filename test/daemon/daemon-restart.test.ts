@@ -6,7 +6,8 @@ import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { killExport } from '../../src/daemon/exports/export-process.ts';
 import { newMove, writeMove } from '../../src/daemon/registry/move-file.ts';
-import { type TestDomain, TestHost } from '../lab/host/test-host.ts';
+import type { TestDomain } from '../lab/host/test-domain.ts';
+import { TestHost } from '../lab/host/test-host.ts';
 import { waitFor } from '../lab/wait-for.ts';
 
 describe('the daemon dies and comes back', function () {
@@ -24,7 +25,7 @@ describe('the daemon dies and comes back', function () {
     vm = { name: 'vm1', uuid: randomUUID(), disks: ['vm1-vda'] };
     host = await TestHost.make();
     await host.addDisk('vm1-vda');
-    await host.start();
+    await host.startDaemon();
     await host.succeeds('prepare', vm);
   });
   afterEach(async () => {
@@ -59,7 +60,7 @@ describe('the daemon dies and comes back', function () {
     await round();
     await host.stop('SIGKILL');
     await round();
-    await host.start();
+    await host.startDaemon();
     await round();
     assert.doesNotMatch(said, /verification failed|error/i);
     assert.equal((await host.status('vm1-vda')).pid, pid, 'it is another process');
@@ -81,28 +82,28 @@ describe('the daemon dies and comes back', function () {
     await host.stop('SIGKILL');
     const { pid } = await host.status('vm1-vda');
     await killExport(pid, 'vm1-vda');
-    await host.start();
+    await host.startDaemon();
     assert.equal(await host.state('vm1-vda'), 'serving');
   });
 
   it('an export that nobody uses is not started', async () => {
     await host.succeeds('release', vm);
     await host.stop();
-    await host.start();
+    await host.startDaemon();
     assert.equal(await host.state('vm1-vda'), undefined);
   });
 
   it('origins that another host still reads are served again after a reboot', async () => {
     await host.addDisk('vm2-vda', { state: 'fenced', lease: randomUUID() });
     await host.stop();
-    await host.start();
+    await host.startDaemon();
     assert.equal(await host.state('vm2-vda'), 'fenced');
   });
 
   it('a retired disk is not served, and its image is kept where the configuration says nothing else', async () => {
     await host.addDisk('vm2-vda', { state: 'retired' });
     await host.stop();
-    await host.start();
+    await host.startDaemon();
     assert.equal(await host.state('vm2-vda'), undefined);
     assert.equal((await host.record('vm2-vda'))?.state, 'retired');
   });
@@ -121,7 +122,7 @@ describe('the daemon dies and comes back', function () {
     const { pid } = await host.status('vm1-vda');
     process.kill(pid, 'SIGSTOP');
     try {
-      await host.start();
+      await host.startDaemon();
       assert.match(await host.log(), /export vm1-vda does not answer yet: /);
       assert.match(await host.log(), /vm3-vda\/export\.json is not the record of an export .* move /);
       await host.succeeds('prepare', other);

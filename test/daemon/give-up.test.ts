@@ -15,7 +15,7 @@ import { KeyedQueue } from '../../src/daemon/keyed-queue.ts';
 import { Domains } from '../../src/daemon/registry/domains.ts';
 import { Moves } from '../../src/daemon/registry/moves.ts';
 import { Command } from '../../src/nbd/constants.ts';
-import { domainXml } from '../lab/host/test-host.ts';
+import { domainXml } from '../lab/host/test-domain.ts';
 import { TwoHosts } from '../lab/host/two-hosts.ts';
 import { callExport } from '../lab/nbd/call-export.ts';
 import { connectClient } from '../lab/nbd/client.ts';
@@ -44,7 +44,7 @@ describe('a domain whose move ends badly', function () {
     await rm(inTheWay, { recursive: true });
     const moves = join(b.dir, 'relocations');
     for (const file of await readdir(moves)) await rm(join(moves, file));
-    await b.start();
+    await b.startDaemon();
     await waitFor('B has nothing left', async () => (await b.left()).length === 0);
     await two.become(a, 'serving');
   });
@@ -120,7 +120,7 @@ describe('a domain whose move ends badly', function () {
     );
     await a.stop('SIGKILL');
     assert.notEqual((await refused).exit, 0);
-    await a.start();
+    await a.startDaemon();
     for (const pid of pids) process.kill(pid, 'SIGCONT');
     await two.become(b, 'serving');
     for (const [at, name] of vm.disks.entries()) {

@@ -101,12 +101,12 @@ describe('what the daemon tells on D-Bus of an arrival', function () {
     await two.leave();
     await two.become(two.b, 'serving');
     assert.deepEqual(names(), []);
-    await two.b.start();
+    await two.b.startDaemon();
     await waitFor('the end is told', () => names().includes('RelocationCompleted'));
     await two.b.stop('SIGKILL');
-    await two.b.start();
+    await two.b.startDaemon();
     await two.b.stop();
-    await two.b.start();
+    await two.b.startDaemon();
     assert.deepEqual(
       names().filter((name) => name === 'RelocationCompleted'),
       ['RelocationCompleted'],

@@ -59,7 +59,7 @@ describe('two hosts that require TLS', function () {
         `[tls]\nca = ${dir}/pki/ca-cert.pem\ncert = ${dir}/pki/server-cert.pem\nkey = ${dir}/pki/server-key.pem\n${tls}\n` +
         `[libvirt]\ndbus = unix:path=${dir}/no-libvirt\n[peers]\n${peers}\n`,
     );
-    await host.start();
+    await host.startDaemon();
   }
 
   const origin = (scheme: string) => (name: string) => `${scheme}://127.0.0.1:${wire.port}/${name}`;

@@ -3,7 +3,8 @@ import { execFile } from 'node:child_process';
 import { chmod, mkdir, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { domainXml, exists } from '../lab/host/test-host.ts';
+import { domainXml } from '../lab/host/test-domain.ts';
+import { exists } from '../lab/host/test-host.ts';
 
 const uuid = '11111111-2222-4333-8444-555555555555';
 const plainXml = `<domain type='kvm'>

@@ -35,7 +35,10 @@ export async function checkFreeSpace(
   }
 }
 
-/** What is still to be fetched at most: absent blocks, of those the ones with data, as far as the origin tells. */
+/**
+ * What is still to be fetched at most: absent blocks, of those the ones with data, as far as the origin
+ * tells.
+ */
 function missingBytes(status: ExportStatus): number {
   const { sizeBytes, presentBytes, originDataBytes, onDemandBytes, backgroundBytes } = status;
   const absent = Math.max(0, sizeBytes - presentBytes);

@@ -7,7 +7,7 @@ import { readdir, writeFile } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { originMetadata } from '../../../src/libvirt/domain-xml.ts';
 import { newRecord, writeRecord } from '../../../src/store/records/record.ts';
-import type { TestDomain } from '../../lab/host/test-host.ts';
+import type { TestDomain } from '../../lab/host/test-domain.ts';
 import { asLibvirtKeepsIt } from '../../lab/host/two-hosts.ts';
 import { signalTo } from '../../lab/processes.ts';
 import { waitFor } from '../../lab/wait-for.ts';

@@ -5,7 +5,8 @@ import { readdir, readFile, utimes, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { connectControl } from '../../../src/control/client.ts';
 import { killExport } from '../../../src/daemon/exports/export-process.ts';
-import { MIB, type TestDomain, type TestHost } from '../../lab/host/test-host.ts';
+import type { TestDomain } from '../../lab/host/test-domain.ts';
+import { MIB, type TestHost } from '../../lab/host/test-host.ts';
 import { TwoHosts } from '../../lab/host/two-hosts.ts';
 import { freePort, isFree } from '../../lab/net/free-port.ts';
 import { waitFor } from '../../lab/wait-for.ts';
@@ -260,11 +261,11 @@ describe('a domain moves from host A to host B', function () {
     await become(b, 'serving');
     await killExport((await b.status('vm1-vda')).pid, 'vm1-vda');
     assert.equal((await relocations(b))[0]?.state, 'preparing');
-    await b.start();
+    await b.startDaemon();
     await waitFor('it is told', async () => (await relocations(b))[0]?.state === 'completed');
     assert.deepEqual(await states(b), both('serving'), await b.log());
     await b.stop();
-    await b.start();
+    await b.startDaemon();
     assert.equal((await relocations(b)).length, 1);
   });
 

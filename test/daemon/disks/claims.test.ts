@@ -1,7 +1,7 @@
 /** What an arriving domain's metadata claims of its disks, and what becomes of claims that are not so. */
 import assert from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
-import type { TestDomain } from '../../lab/host/test-host.ts';
+import type { TestDomain } from '../../lab/host/test-domain.ts';
 import { TwoHosts } from '../../lab/host/two-hosts.ts';
 
 describe('what the metadata of an arriving domain claims', function () {

@@ -37,7 +37,7 @@ describe('a domain that does not tell where its disks are', function () {
         `[gateway]\nadvertise = 127.0.0.1:${advertise}\ntls = off\n[libvirt]\ndbus = unix:path=${b.dir}/no-libvirt\n` +
         `[peers]\nnobody = 127.0.0.1:1\na = 127.0.0.1:${gateway.address.port}\n`,
     );
-    await b.start();
+    await b.startDaemon();
   }
 
   it('is found at the gateway of the peer that serves them', async () => {

@@ -1,12 +1,6 @@
-/**
- * One xNBD host in a directory of its own: a real daemon, the real hook scripts, and libvirt's part played by
- * hand.
- */
+/** A host of a test of the daemon: its own disks, and a front door of its own in this process. */
 import assert from 'node:assert/strict';
-import { type ChildProcess, execFile, spawn } from 'node:child_process';
-import { once } from 'node:events';
-import { createWriteStream } from 'node:fs';
-import { chmod, mkdir, mkdtemp, readdir, readFile, rm, stat, truncate, writeFile } from 'node:fs/promises';
+import { mkdtemp, readdir, readFile, rm, stat, truncate, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { formatAddress } from '../../../src/config/address.ts';
@@ -15,55 +9,10 @@ import { exportRuns, killExport } from '../../../src/daemon/exports/export-proce
 import { type Gateway, startGateway } from '../../../src/gateway/gateway.ts';
 import { listenPlain } from '../../../src/gateway/transport.ts';
 import { type ExportRecord, newRecord, readRecord, writeRecord } from '../../../src/store/records/record.ts';
+import type { TestDomain } from './test-domain.ts';
+import { type HookOptions, XnbdHost } from './xnbd-host.ts';
 
-const top = join(import.meta.dirname, '../../..');
 export const MIB = 1024 * 1024;
-
-export interface HookResult {
-  exit: number;
-  stdout: string;
-  stderr: string;
-}
-
-export interface TestDomain {
-  name: string;
-  uuid: string;
-  disks: string[];
-  /** How its disks may be shared with other domains; left out: not at all. */
-  sharing?: 'readonly' | 'shareable';
-  /** The element that the source's daemon wrote. */
-  origin?: string;
-}
-
-/** A domain as libvirt shows it to a hook. Every disk is on `run`. */
-export function domainXml(run: string, { name, uuid, disks, sharing, origin = '' }: TestDomain): string {
-  const elements = disks.map(
-    (disk, index) => `    <disk type='network' device='disk'>
-      <driver name='qemu' type='raw' cache='none'/>
-      <source protocol='nbd' name='${disk}'>
-        <host transport='unix' socket='${run}/${disk}.sock'/>
-      </source>
-      <target dev='vd${'abcdefgh'[index]}' bus='virtio'/>${sharing === undefined ? '' : `<${sharing}/>`}
-    </disk>
-`,
-  );
-  return `<domain type='qemu' id='1'>
-  <name>${name}</name>
-  <uuid>${uuid}</uuid>
-  <metadata>${origin}</metadata>
-  <memory unit='KiB'>131072</memory>
-  <devices>
-${elements.join('')}  </devices>
-</domain>
-`;
-}
-
-export interface HookOptions {
-  driver?: 'qemu' | 'libxl';
-  xml?: string;
-  /** The fourth argument. */
-  extra?: string;
-}
 
 export interface TestHostOptions {
   /** Lines of xnbd.conf after [paths]. */
@@ -73,107 +22,34 @@ export interface TestHostOptions {
   exportProgram?: string;
 }
 
-export class TestHost {
-  readonly dir: string;
-  readonly run: string;
-  readonly #busAddress: string;
-  readonly #exportProgram: string | undefined;
+export class TestHost extends XnbdHost {
   /** In this process: hosts reach each other's exports through it, in the clear. */
-  #gateway: Gateway | undefined;
-  #daemon: ChildProcess | undefined;
-
-  private constructor(dir: string, options: TestHostOptions) {
-    this.dir = dir;
-    this.run = join(dir, 'run');
-    this.#busAddress = options.busAddress ?? `unix:path=${dir}/no-bus`;
-    this.#exportProgram = options.exportProgram;
-  }
+  #front: Gateway | undefined;
 
   static async make(options: TestHostOptions = {}): Promise<TestHost> {
-    const host = new TestHost(await mkdtemp(join(tmpdir(), 'xh-')), options);
-    const { dir } = host;
-    host.#gateway = await startGateway({
+    const host = new TestHost(await mkdtemp(join(tmpdir(), 'xh-')), false, {
+      ...(options.busAddress !== undefined && { DBUS_SYSTEM_BUS_ADDRESS: options.busAddress }),
+      ...(options.exportProgram !== undefined && { XNBD_EXPORT: options.exportProgram }),
+    });
+    host.#front = await startGateway({
       run: host.run,
-      records: join(dir, 'exports'),
+      records: host.exports,
       tls: null,
       listen: (visit) => listenPlain({ host: '127.0.0.1', port: 0 }, visit),
     });
-    for (const part of ['images', 'exports', 'run']) await mkdir(join(dir, part));
-    await writeFile(
-      join(dir, 'xnbd.conf'),
-      `[paths]\nimages = ${dir}/images\nexports = ${dir}/exports\nrun = ${dir}/run\n` +
-        `[libvirt]\ndbus = unix:path=${dir}/no-libvirt\n[log]\nlevel = debug\n` +
-        `[gateway]\ntls = off\nadvertise = ${formatAddress(host.#gateway.address)}\n${options.config ?? ''}`,
-    );
-    const hook = join(dir, 'xnbd-hook');
-    await writeFile(hook, `#!/bin/sh\nexec '${process.execPath}' '${top}/src/bin/xnbd-hook.ts' "$@"\n`);
-    await chmod(hook, 0o755);
+    const advertise = formatAddress(host.#front.address);
+    await host.furnish(`[gateway]\ntls = off\nadvertise = ${advertise}\n${options.config ?? ''}`);
     return host;
   }
 
-  get daemonPid(): number {
-    return this.#daemon?.pid ?? 0;
-  }
-
-  /** Starts the daemon, and waits until it is ready. */
-  async start(): Promise<void> {
-    const daemon = this.spawnDaemon();
-    this.#daemon = daemon;
-    let said = '';
-    const log = createWriteStream(join(this.dir, 'xnbdd.log'), { flags: 'a' });
-    daemon.stderr!.pipe(log);
-    await new Promise<void>((resolve, reject) => {
-      daemon.stderr!.on('data', (chunk: Buffer) => {
-        said += chunk.toString();
-        if (said.includes('ready: hooks on')) resolve();
-      });
-      daemon.once('exit', () => reject(new Error(`xnbdd ended: ${said}`)));
-    });
-  }
-
-  spawnDaemon(): ChildProcess {
-    return spawn(process.execPath, [join(top, 'src/bin/xnbdd.ts'), '--config', join(this.dir, 'xnbd.conf')], {
-      stdio: ['ignore', 'ignore', 'pipe'],
-      env: {
-        ...process.env,
-        DBUS_SYSTEM_BUS_ADDRESS: this.#busAddress,
-        ...(this.#exportProgram !== undefined && { XNBD_EXPORT: this.#exportProgram }),
-      },
-    });
-  }
-
+  /** Ends the daemon, if it runs. */
   async stop(signal: NodeJS.Signals = 'SIGTERM'): Promise<void> {
-    const daemon = this.#daemon;
-    if (daemon === undefined || daemon.exitCode !== null || daemon.signalCode !== null) return;
-    daemon.kill(signal);
-    await once(daemon, 'exit');
+    await this.daemon?.end(signal, 30_000);
   }
 
-  /** What the daemon has said so far. */
+  /** What the daemon has said so far, and those before it. */
   async log(): Promise<string> {
     return readFile(join(this.dir, 'xnbdd.log'), 'utf8').catch(() => '');
-  }
-
-  /** Calls the hook script as libvirt does, and waits for the end of its output as libvirt does. */
-  hook(op: string, domain: TestDomain, options: HookOptions = {}): Promise<HookResult> {
-    const script = join(top, 'hooks', options.driver ?? 'qemu');
-    const xml = options.xml ?? domainXml(this.run, domain);
-    const subop = op === 'stopped' || op === 'release' ? 'end' : 'begin';
-    return new Promise((resolve) => {
-      const child = execFile(
-        script,
-        [domain.name, op, subop, options.extra ?? '-'],
-        {
-          env: { ...process.env, XNBD_RUN: this.run, XNBD_HOOK: join(this.dir, 'xnbd-hook') },
-          timeout: 60_000,
-        },
-        (error, stdout, stderr) => {
-          resolve({ exit: error === null ? 0 : Number(error.code ?? -1), stdout, stderr });
-        },
-      );
-      child.stdin!.on('error', () => undefined);
-      child.stdin!.end(xml);
-    });
   }
 
   /** As `hook`, and it must succeed in silence. */
@@ -221,7 +97,7 @@ export class TestHost {
 
   /** For another host: at the gateway. */
   uri(name: string): string {
-    return `nbd://${formatAddress(this.#gateway!.address)}/${name}`;
+    return `nbd://${formatAddress(this.#front!.address)}/${name}`;
   }
 
   /** Paths below images/ and exports/: what is left on this host. */
@@ -240,7 +116,7 @@ export class TestHost {
       const status = await this.status(name).catch(() => undefined);
       if (status !== undefined && (await exportRuns(status.pid, name))) await killExport(status.pid, name);
     }
-    await this.#gateway?.close(0);
+    await this.#front?.close(0);
     await rm(this.dir, { recursive: true, force: true });
   }
 }

@@ -6,7 +6,8 @@ import { open } from 'node:fs/promises';
 import { join } from 'node:path';
 import { originMetadata, originNamespace } from '../../../src/libvirt/domain-xml.ts';
 import { waitFor } from '../wait-for.ts';
-import { MIB, type TestDomain, TestHost, type TestHostOptions } from './test-host.ts';
+import type { TestDomain } from './test-domain.ts';
+import { MIB, TestHost, type TestHostOptions } from './test-host.ts';
 
 export class TwoHosts {
   readonly a: TestHost;
@@ -27,7 +28,7 @@ export class TwoHosts {
       await TestHost.make(busAddress === undefined ? others : { ...others, busAddress }),
     );
     const { a, b, vm } = two;
-    await Promise.all([a.start(), b.start()]);
+    await Promise.all([a.startDaemon(), b.startDaemon()]);
     for (const name of vm.disks) {
       await a.addDisk(name);
       const image = await open(join(a.dir, 'images', `${name}.img`), 'r+');
