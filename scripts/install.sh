@@ -22,8 +22,17 @@ lib=/usr/lib/xnbd
 rm -rf "$root$lib.new"
 mkdir -p "$root$lib.new/dist/bin" "$root$lib.new/node_modules/@koromix" "$root/usr/bin"
 cp package.json LICENSE "$root$lib.new/"
-cp -r node_modules/node node_modules/koffi node_modules/node-unix-socket* "$root$lib.new/node_modules/"
-cp -r node_modules/@koromix/koffi-linux-* "$root$lib.new/node_modules/@koromix/"
+# Of each package what a program loads: no sources, no headers, and Node once (its package has a second one inside).
+mkdir -p "$root$lib.new/node_modules/node/bin"
+cp node_modules/node/bin/node "$root$lib.new/node_modules/node/bin/"
+cp node_modules/node/node_modules/node-linux-*/LICENSE "$root$lib.new/node_modules/node/"
+for package in node_modules/koffi node_modules/node-unix-socket* node_modules/@koromix/koffi-linux-*; do
+  find "$package" -type f \( -name '*.js' -o -name '*.cjs' -o -name '*.node' -o -name package.json -o -iname 'license*' \) |
+    while read -r file; do
+      mkdir -p "$root$lib.new/${file%/*}"
+      cp "$file" "$root$lib.new/$file"
+    done
+done
 for program in xnbdd xnbd-export xnbd-gateway xnbdctl xnbd-hook; do
   cp "dist/bin/$program" "$root$lib.new/dist/bin/"
   rm -f "$root/usr/bin/$program"
@@ -48,8 +57,7 @@ else
   put 600 etc/xnbd.conf /etc/xnbd/xnbd.conf
 fi
 mkdir -p "$root/var/lib/xnbd/images" "$root/var/lib/xnbd/exports"
-chmod 711 "$root/var/lib/xnbd" "$root/var/lib/xnbd/images"
-chmod 700 "$root/var/lib/xnbd/exports"
+chmod 711 "$root/var/lib/xnbd" "$root/var/lib/xnbd/images" "$root/var/lib/xnbd/exports"
 
 echo 'Next: edit /etc/xnbd/xnbd.conf; systemctl daemon-reload; systemctl enable --now xnbdd xnbd-gateway.'
 echo 'If libvirt had no hook until now, restart it once (guests run on): it looks for hooks when it starts.'

@@ -2,6 +2,7 @@
 import { hostname } from 'node:os';
 import { resolve } from 'node:path';
 import { Command, InvalidArgumentError, Option } from 'commander';
+import packageJson from '../../package.json' with { type: 'json' };
 import { type Address, parseAddress } from '../config/address.ts';
 import { parseAllowedPeers } from '../config/allowed-peers.ts';
 import { type DiskSettingValues, parseSettingArgument } from '../config/settings.ts';
@@ -13,6 +14,7 @@ import { certificatesIn } from '../pki/certificate-files.ts';
 import { Credentials } from '../pki/credentials.ts';
 import type { TlsParty } from '../pki/tls.ts';
 import { openServedProxy } from '../relocation/served-proxy.ts';
+import { nameProcess } from '../system/process-name.ts';
 import { exitNow } from '../system/syscalls.ts';
 
 interface CommonArguments {
@@ -48,8 +50,11 @@ interface ProxyArguments extends CommonArguments {
 // pool is first used.
 process.env['UV_THREADPOOL_SIZE'] ??= '16';
 
+nameProcess('xnbd-export');
+
 const program = new Command('xnbd-export')
   .description('serve one disk over NBD')
+  .version(packageJson.version)
   .hook('preAction', (_program, command) => configureLog({ disk: command.args[0]! }));
 
 withCommonOptions(program.command('target'))

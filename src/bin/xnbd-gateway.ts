@@ -1,12 +1,14 @@
 /** `xnbd-gateway [--config FILE]`: the one port of a host that faces the network. */
 import { parseArgs } from 'node:util';
+import packageJson from '../../package.json' with { type: 'json' };
 import { formatAddress } from '../config/address.ts';
 import { loadConfig } from '../config/config.ts';
+import { awaitCertificates } from '../gateway/await-certificates.ts';
 import { startGateway } from '../gateway/gateway.ts';
 import { listenPlain } from '../gateway/transport.ts';
 import { log } from '../log/log.ts';
 import { startResidentLog } from '../log/resident.ts';
-import { serverParty } from '../pki/host-party.ts';
+import { nameProcess } from '../system/process-name.ts';
 import { exitNow } from '../system/syscalls.ts';
 
 /** systemd gives 90 seconds; links of relocations that break come back by themselves. */
@@ -19,26 +21,31 @@ function usage(reason: string): never {
 
 function readArguments(): string | undefined {
   try {
-    return parseArgs({ options: { config: { type: 'string' } } }).values.config;
+    const { config, version } = parseArgs({
+      options: { config: { type: 'string' }, version: { type: 'boolean' } },
+    }).values;
+    if (version === true) {
+      process.stdout.write(`${packageJson.version}\n`);
+      process.exit(0);
+    }
+    return config;
   } catch (error) {
     return usage((error as Error).message);
   }
 }
 
+nameProcess('xnbd-gateway');
 const configPath = readArguments();
 try {
-  const config = await loadConfig(configPath);
-  const tls = config.gateway.tls === 'off' ? null : await serverParty(config.tls);
-  const endLog = startResidentLog({ identifier: 'xnbd-gateway', level: config.log.level });
+  const { level } = (await loadConfig(configPath)).log;
+  const endLog = startResidentLog({ identifier: 'xnbd-gateway', level });
+  const { config, tls } = await awaitCertificates(() => loadConfig(configPath));
   const gateway = await startGateway({
     run: config.paths.run,
     records: config.paths.exports,
     tls,
     listen: (visit) => listenPlain(config.gateway.listen, visit),
   });
-  log.info(
-    `listening on ${formatAddress(gateway.address)}, exports of ${config.paths.run}, ${tls === null ? 'in the clear' : 'TLS'}`,
-  );
   const end = (): void => {
     void gateway.close(GRACE_MS).then(() => {
       log.info('ended');
@@ -48,6 +55,9 @@ try {
   };
   process.once('SIGTERM', end);
   process.once('SIGINT', end);
+  log.info(
+    `listening on ${formatAddress(gateway.address)}, exports of ${config.paths.run}, ${tls === null ? 'in the clear' : 'TLS'}`,
+  );
 } catch (error) {
   process.stderr.write(`xnbd-gateway: ${(error as Error).message}\n`);
   process.exit(1);

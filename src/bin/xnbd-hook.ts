@@ -11,6 +11,7 @@
 import { connect } from 'node:net';
 import process from 'node:process';
 import { text } from 'node:stream/consumers';
+import packageJson from '../../package.json' with { type: 'json' };
 
 interface Answer {
   exit: number;
@@ -23,6 +24,10 @@ const patienceMs = 30_000;
 const neverFails = new Set(['stopped', 'release', 'reconnect']);
 const needsDaemon = new Set(['prepare', 'migrate']);
 
+if (process.argv[2] === '--version') {
+  process.stdout.write(`${packageJson.version}\n`);
+  process.exit(0);
+}
 const [driver, guest, op, subop, extra, ...options] = process.argv.slice(2);
 if (driver === undefined || guest === undefined || op === undefined) {
   process.stderr.write('usage: xnbd-hook DRIVER GUEST OP SUBOP EXTRA [--socket PATH]\n');

@@ -9,6 +9,7 @@ import { startDaemon } from '../daemon/daemon.ts';
 import { exportProgram } from '../daemon/exports/export-process.ts';
 import { log } from '../log/log.ts';
 import { startResidentLog } from '../log/resident.ts';
+import { nameProcess } from '../system/process-name.ts';
 import { tellServiceManager } from '../system/service-manager.ts';
 import { exitNow } from '../system/syscalls.ts';
 
@@ -19,13 +20,24 @@ function usage(reason: string): never {
 
 function readArguments() {
   try {
-    return parseArgs({ options: { config: { type: 'string' }, 'export-program': { type: 'string' } } })
-      .values;
+    const { values } = parseArgs({
+      options: {
+        config: { type: 'string' },
+        'export-program': { type: 'string' },
+        version: { type: 'boolean' },
+      },
+    });
+    if (values.version === true) {
+      process.stdout.write(`${packageJson.version}\n`);
+      process.exit(0);
+    }
+    return values;
   } catch (error) {
     return usage((error as Error).message);
   }
 }
 
+nameProcess('xnbdd');
 const options = readArguments();
 try {
   const config = await loadConfig(options.config);

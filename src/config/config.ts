@@ -260,9 +260,8 @@ export async function loadConfig(path?: string): Promise<Config> {
   } catch (error) {
     const { code } = error as NodeJS.ErrnoException;
     if (code === 'ENOENT' && path === undefined) return parseConfig('', named);
-    throw new ConfigError(
-      `configuration ${named} cannot be read (${code}): create it, or name another with --config`,
-    );
+    const wayOut = code === 'ENOENT' ? 'create it, or name another with --config' : 'run as root';
+    throw new ConfigError(`configuration ${named} cannot be read (${code}): ${wayOut}`);
   }
   return parseConfig(bytes.toString('utf8'), named);
 }

@@ -2,6 +2,7 @@
  * The daemon, wired. It keeps nothing that it cannot find again (records, run directory, files of moves), so
  * it may die and come back at any time. What follows from what its parts report is in follow-up.ts.
  */
+import { chmod } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { formatAddress } from '../config/address.ts';
 import type { Config } from '../config/config.ts';
@@ -56,6 +57,8 @@ export async function startDaemon({ config, exportProgram, version }: DaemonOpti
   for (const dir of [paths.images, paths.exports, paths.run, movesDir]) {
     await makeDirectory(dir, dir === paths.run ? 0o755 : 0o700);
   }
+  // Those who may not see what is there are to be told so, not that nothing is: what is in it is root's.
+  await chmod(paths.exports, 0o711);
 
   const domains = new Domains(paths.run);
   const moves = new Moves(movesDir);

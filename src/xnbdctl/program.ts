@@ -1,5 +1,6 @@
 /** The commands of `xnbdctl`: what may be written, and what is then done. */
 import { Command, CommanderError } from 'commander';
+import packageJson from '../../package.json' with { type: 'json' };
 import { defaultConfigPath, loadConfig } from '../config/config.ts';
 import { exportPaths, type HostPaths } from '../config/export-paths.ts';
 import { diskRows, parseDiskSetting } from '../config/settings.ts';
@@ -45,6 +46,7 @@ export async function runXnbdctl(argv: readonly string[]): Promise<number> {
 function program(): Command {
   const xnbdctl = new Command('xnbdctl')
     .description('Shows and steers the xNBD disks of this host.')
+    .version(packageJson.version)
     .option('--config <file>', `configuration (default: ${defaultConfigPath})`)
     .option('--ctl <path>', 'control socket of one export, without configuration')
     .showHelpAfterError('(xnbdctl --help shows what may be written)')

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { execFile, spawn } from 'node:child_process';
 import { randomUUID } from 'node:crypto';
 import { once } from 'node:events';
-import { mkdtemp, open, readFile, rm, writeFile } from 'node:fs/promises';
+import { mkdtemp, open, readFile, rename, rm, symlink, writeFile } from 'node:fs/promises';
 import { connect, createServer, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -23,6 +23,7 @@ import {
 } from '../../src/nbd/handshake/option-framing.ts';
 import { rememberDeparted, sweepDeparted } from '../../src/store/records/departed.ts';
 import { newRecord, writeRecord } from '../../src/store/records/record.ts';
+import { TestCa } from '../lab/host/certificates.ts';
 import { installed } from '../lab/installed.ts';
 import { connectClient } from '../lab/nbd/client.ts';
 import { startExport } from '../lab/nbd/export-process.ts';
@@ -514,19 +515,53 @@ describe('gateway', () => {
   describe('xnbd-gateway', () => {
     const program = new URL('../../src/bin/xnbd-gateway.ts', import.meta.url).pathname;
 
-    it('refuses to start in the clear unless told so', async () => {
+    it('waits for its certificates, their key and a name to let in, and then serves', async function () {
+      if (!installed('openssl')) this.skip();
+      port = await freePort();
+      const config = join(dir, 'xnbd.conf');
+      const lines = (allow: string) =>
+        `[paths]\nrun = ${dir}\n[gateway]\nlisten = 127.0.0.1:${port}\n[tls]\nca = ${dir}/a/ca-cert.pem\n` +
+        `cert = ${dir}/a/server-cert.pem\nkey = ${dir}/a/server-key.pem\n${allow}`;
+      await writeFile(config, lines(''));
+      const child = spawn(process.execPath, [program, '--config', config], {
+        stdio: ['ignore', 'ignore', 'pipe'],
+      });
+      const exit = once(child, 'exit');
+      cleanUp.push(() => child.kill('SIGKILL'));
+      let said = '';
+      child.stderr.on('data', (data) => (said += String(data)));
+      const says = async (what: RegExp): Promise<void> => {
+        while (!what.test(said)) await once(child.stderr, 'data');
+      };
+      await says(/nobody is let in yet: \S+ca-cert\.pem cannot be read \(ENOENT\)/);
+      assert.equal((await readFile(`/proc/${child.pid}/comm`, 'utf8')).trim(), 'xnbd-gateway');
+      const ca = await TestCa.make(join(dir, 'ca'));
+      const made = await ca.issue(join(dir, 'made'), 'a.example');
+      const key = join(made, 'server-key.pem');
+      await rename(key, `${key}.later`);
+      await symlink(made, join(dir, 'a'));
+      await says(/nobody is let in yet: \S+server-key\.pem cannot be read/);
+      await rename(`${key}.later`, key);
+      await says(/nobody is let in yet: TLS is required and nobody may come/);
+      // It looks again, and says nothing that it has said.
+      await sleep(2500);
+      await writeFile(config, lines('allow = b.example\n'));
+      await says(/listening on/);
+      assert.equal(said.split('nobody may come').length, 2, said);
+      child.kill('SIGTERM');
+      assert.deepEqual(await exit, [0, null]);
+    });
+
+    it('does not start in the clear unless told so', async () => {
       const config = join(dir, 'xnbd.conf');
       await writeFile(config, `[gateway]\nlisten = 127.0.0.1:1\n[tls]\nca = ${dir}/ca.pem\n`);
-      await assert.rejects(
-        run(process.execPath, [program, '--config', config]),
-        (error: Error & { stderr: string }) => {
-          assert.match(
-            error.stderr,
-            /^xnbd-gateway: \S+\.pem cannot be read \(ENOENT\): xnbdctl pki check says what TLS needs$/m,
-          );
-          return true;
-        },
-      );
+      const child = spawn(process.execPath, [program, '--config', config], {
+        stdio: ['ignore', 'ignore', 'pipe'],
+      });
+      cleanUp.push(() => child.kill('SIGKILL'));
+      const [said] = (await once(child.stderr, 'data')) as [Buffer];
+      assert.match(String(said), /\S+\.pem cannot be read \(ENOENT\): xnbdctl pki check says what TLS needs/);
+      assert.doesNotMatch(String(said), /listening/);
       await assert.rejects(run(process.execPath, [program, '--wrong']), /usage/);
     });
 

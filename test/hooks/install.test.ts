@@ -1,10 +1,11 @@
 /** What scripts/install.sh puts where. */
 import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
-import { lstat, mkdtemp, rm } from 'node:fs/promises';
+import { lstat, mkdtemp, readdir, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
+import packageJson from '../../package.json' with { type: 'json' };
 
 const run = promisify(execFile);
 const top = join(import.meta.dirname, '../..');
@@ -26,6 +27,22 @@ describe('the installation', function () {
       assert.equal(file.mode & 0o777, 0o755);
     });
   }
+
+  it('has Node once, no headers and no sources, and programs that run and say their version', async () => {
+    const files = (await readdir(join(root, 'usr/lib/xnbd'), { recursive: true })).sort();
+    assert.deepEqual(
+      files.filter((file) => /\.(h|hh|hpp|c|cc|cpp|ts|map)$/.test(file)),
+      [],
+    );
+    assert.deepEqual(
+      files.filter((file) => /(^|\/)node$/.test(file)),
+      ['node_modules/node', 'node_modules/node/bin/node'],
+    );
+    for (const program of ['xnbdd', 'xnbd-export', 'xnbd-gateway', 'xnbdctl', 'xnbd-hook']) {
+      const { stdout } = await run(join(root, 'usr/lib/xnbd/dist/bin', program), ['--version']);
+      assert.equal(stdout, `${packageJson.version}\n`, program);
+    }
+  });
 
   for (const driver of ['qemu', 'libxl']) {
     it(`has a hook for ${driver} that says to xnbd-hook which driver called it`, async () => {

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { type ChildProcess, execFile, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdir, mkdtemp, rm, truncate, writeFile } from 'node:fs/promises';
+import { chmod, mkdir, mkdtemp, rm, truncate, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
@@ -141,6 +141,30 @@ describe('xnbdctl', function () {
     const other = await xnbdctl('--config', join(dir, 'none.conf'), 'list');
     assert.equal(other.code, 1);
     assert.match(other.stderr, /none\.conf/);
+  });
+
+  it('says to a user what may not be read: neither that it is missing, nor that there are no disks', async function () {
+    if (process.getuid!() !== 0) this.skip();
+    const asUser = async (...args: string[]): Promise<string> =>
+      new Promise((resolve) => {
+        execFile(process.execPath, [program('xnbdctl'), ...args], { uid: 65534, gid: 65534 }, (_, __, said) =>
+          resolve(said),
+        );
+      });
+    await chmod(dir, 0o711);
+    await chmod(config, 0o600);
+    assert.match(
+      await asUser('--config', config, 'list'),
+      /xnbd\.conf cannot be read \(EACCES\): run as root$/m,
+    );
+    await chmod(config, 0o644);
+    await writeRecord(join(dir, 'exports', 'vm1-vda'), newRecord('vm1-vda', '/images/vm1-vda.img', 8 * MIB));
+    await chmod(join(dir, 'exports'), 0o711);
+    for (const args of [['list'], ['status', 'vm1-vda']])
+      assert.match(
+        await asUser('--config', config, ...args),
+        /exports.* cannot be read: .*EACCES.*run as root$/m,
+      );
   });
 
   it('a damaged record is one line of trouble among the other disks', async () => {

@@ -169,7 +169,10 @@ export async function readRecord(stateDir: string): Promise<ExportRecord | undef
     text = await readFile(path, 'utf8');
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code === 'ENOENT') return undefined;
-    throw new UnreadableRecord(`${path} cannot be read: ${(error as Error).message}`);
+    const { code, message } = error as NodeJS.ErrnoException;
+    throw new UnreadableRecord(
+      `${path} cannot be read: ${message}${code === 'EACCES' ? '; run as root' : ''}`,
+    );
   }
   let version: unknown;
   try {
