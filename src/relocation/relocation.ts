@@ -295,6 +295,7 @@ export class Relocation {
     }
     this.#error = null;
     this.disk.completed();
+    this.#options.image.overcome();
     log.info(`complete after ${this.#record.relocationSeconds.toFixed(1)} s; letting go of the origin`);
     this.onChange?.();
     await this.#retireOrigin('completing');

@@ -68,7 +68,8 @@ export async function openServedProxy(options: ProxyOptions): Promise<ServedProx
       ...relocation.counters,
       secondsSinceTakeover: secondsSinceTakeover(record),
       verification: relocation.verification.status,
-      error: relocation.error ?? image.trouble,
+      // What a disk that arrives meets in its image the copy tells itself, for as long as it lasts.
+      error: relocation.error ?? (relocation.copy === null ? image.trouble : image.lostSync),
     }),
     takeover: () => {
       relocation.guestRuns();

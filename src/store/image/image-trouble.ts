@@ -56,6 +56,16 @@ export class ImageTrouble {
     return state.count === 1 ? state.line : `${state.line} (${state.count} times)`;
   }
 
+  /** A sync failed, in one line, or null. */
+  get lostSync(): string | null {
+    return [...this.#states].find(([kind]) => kind.startsWith('fdatasync'))?.[1].line ?? null;
+  }
+
+  /** Every block has been read or written since: what failed works again, but for syncs. */
+  overcome(): void {
+    for (const kind of [...this.#states.keys()]) if (!kind.startsWith('fdatasync')) this.#states.delete(kind);
+  }
+
   #lasts(kind: string, { at }: State, now: number): boolean {
     return kind.startsWith('fdatasync') || now - at < QUIET_MS;
   }

@@ -283,6 +283,16 @@ export class Image {
     return this.#trouble.line;
   }
 
+  /** A sync failed, in one line; null: none has. */
+  get lostSync(): string | null {
+    return this.#trouble.lostSync;
+  }
+
+  /** Every block has been read or written since it failed. */
+  overcome(): void {
+    this.#trouble.overcome();
+  }
+
   /** @returns the NBD errno for the client */
   #report(call: Call, position: number, code: string | undefined): number {
     this.#trouble.met(call, position, code);
