@@ -2,7 +2,7 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync } from 'node:fs';
-import { readFile, writeFile } from 'node:fs/promises';
+import { copyFile, readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { exportStatus } from '../src/control/client.ts';
@@ -67,8 +67,11 @@ function targetCommand(program: string, image: string, directory: string): strin
 /** A proxy that has fetched the whole of `image` into a file beside it, and serves that. */
 export const completedProxy: Starter = async (name, image, directory) => {
   const originSocket = join(directory, 'origin.sock');
-  const originArgs = ['--image', image, '--socket', originSocket, '--state', join(directory, 'origin')];
-  const origin = await foreground('origin', image, originSocket, [bundle, 'target', 'disk', ...originArgs]);
+  // The image may be served already, and has one server.
+  const first = `${image}.origin`;
+  await copyFile(image, first);
+  const originArgs = ['--image', first, '--socket', originSocket, '--state', join(directory, 'origin')];
+  const origin = await foreground('origin', first, originSocket, [bundle, 'target', 'disk', ...originArgs]);
   const copy = `${image}.proxy`;
   const socket = join(directory, 'nbd.sock');
   const uri = `nbd+unix:///disk?socket=${originSocket}`;
@@ -81,6 +84,7 @@ export const completedProxy: Starter = async (name, image, directory) => {
     await sleep(50);
   }
   await origin.stop();
+  await rm(first);
   return proxy;
 };
 
