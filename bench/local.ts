@@ -14,7 +14,7 @@
  */
 import { spawnSync } from 'node:child_process';
 import { existsSync } from 'node:fs';
-import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { copyFile, mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { availableParallelism, cpus, tmpdir } from 'node:os';
 import { dirname, join, resolve } from 'node:path';
 import { parseArgs } from 'node:util';
@@ -156,7 +156,10 @@ async function startAll(parent: string, sizeBytes: number, empty = false): Promi
   for (const [name, start] of chosen) {
     const own = join(directory, name);
     await mkdir(own);
-    running.push(await start(name, image, own));
+    // An image has one server: each serves a copy.
+    const copy = join(own, 'disk.img');
+    await copyFile(image, copy);
+    running.push(await start(name, copy, own));
   }
   return { image };
 }

@@ -91,18 +91,19 @@ describe('copy-rate of a disk', function () {
     started.push(origin);
     const proxy = await startExport('proxy', 'disk', path('b'), [
       ...['--image', path('b.img'), '--origin', origin.uri, '--takeover', 'now'],
-      ...['--set', 'copy-rate=8'],
+      ...['--set', 'copy-rate=2'],
     ]);
     started.push(proxy);
-    await proxy.until(({ backgroundBytes }) => backgroundBytes > MIB / 2);
+    await proxy.until(({ backgroundBytes }) => backgroundBytes > MIB / 8);
     const guest = await connectClient(proxy.uri);
     for (let offset = SIZE / 2; offset < SIZE; offset += MIB)
       assertSameBytes(await guest.read(offset, MIB), content.subarray(offset, offset + MIB));
     guest.disconnect();
     const held = await proxy.status();
-    assert.equal(held.settings['copy-rate'], '8');
+    assert.equal(held.settings['copy-rate'], '2');
     assert.equal(held.onDemandBytes, SIZE / 2, 'the guest was faster than the copy');
-    const allowed = 8 * MBIT * (held.secondsSinceTakeover + 0.1) + MIB / 8;
+    // What it may have sent before, and half a second for a machine that is busy.
+    const allowed = 2 * MBIT * (held.secondsSinceTakeover + 0.5) + MIB / 8;
     assert.ok(held.backgroundBytes <= allowed, `${held.backgroundBytes} of ${allowed}`);
 
     const client = await connectControl(`${proxy.socket}.ctl`);
