@@ -28,15 +28,16 @@ export class Reopening {
     this.#then = then;
   }
 
-  /** To be called when the pace was found closed. */
+  /** To be called when the pace was found closed; it may have opened since, by the clock. */
   await({ open, reopensAt }: Pace): void {
-    if (open || reopensAt === null || this.#timer !== null) return;
+    const at = open ? 0 : reopensAt;
+    if (at === null || this.#timer !== null) return;
     this.#timer = setTimeout(
       () => {
         this.#timer = null;
         this.#then();
       },
-      Math.max(reopensAt - performance.now(), 0),
+      Math.max(at - performance.now(), 0),
     ).unref();
   }
 

@@ -47,8 +47,10 @@ export class RateLimit implements Pace {
 
   get reopensAt(): number | null {
     if (!this.#within.open) return this.#within.reopensAt;
-    const owed = -this.#available();
-    return owed > 0 ? this.#at + owed / this.#rate : null;
+    if (!Number.isFinite(this.#rate)) return null;
+    // Nothing may be owed any more since the bucket was found closed: then it is open now.
+    const owed = Math.max(-this.#available(), 0);
+    return this.#at + owed / this.#rate;
   }
 
   sent(bytes: number): void {

@@ -119,7 +119,8 @@ export class Comparison {
           this.#proceed();
         });
     }
-    if (this.by === 'data' && this.#ended === null && !this.#walked) this.#reopening.await(this.#pace);
+    const wantsMore = this.by === 'data' && this.#ended === null && !this.#walked;
+    if (wantsMore && !this.#pace.open) this.#reopening.await(this.#pace);
     if (this.#underWay > 0) return;
     if (this.#ended !== null) this.#whole.reject(this.#ended);
     else if (this.#walked) this.#whole.resolve(null);
