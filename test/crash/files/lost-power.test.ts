@@ -161,5 +161,9 @@ describe('what a crash leaves', () => {
     for (const crash of ['kill', 'power'] as const)
       assert.deepEqual(statesOf(trace, crash, AFTER, sectors), new Set(['a-c', 'abc']));
     assert.deepEqual(statesOf(trace, 'kill', 7, sectors), new Set(['ab-']), 'not before it has failed');
+    // What was written after it had failed is not what it lost, though its owner is at it still.
+    const early = operations.map((each) => (each === failed ? { ...failed, failedAt: 5 } : each));
+    const later = traceOf({ f: [FILE, bytes('-', 3)] }, ...early);
+    assert.deepEqual(statesOf(later, 'kill', AFTER, sectors), new Set(['abc']));
   });
 });

@@ -97,13 +97,12 @@ function forgottenBy(events: Event[], moment: number): Set<Event> {
   const forgotten = new Set<Event>();
   for (const failed of events) {
     if (failed.operation.kind !== 'failed sync' || failed.ended >= moment) continue;
-    const { inode } = failed.operation;
-    const synced = syncsOf(events, failed.ended);
+    const { inode, failedAt = failed.ended } = failed.operation;
+    const synced = syncsOf(events, failedAt);
     for (const event of events) {
       const { operation } = event;
       if (operation.kind !== 'write' && operation.kind !== 'zero') continue;
-      if (operation.inode === inode && event.ended < failed.ended && !synced(inode, event))
-        forgotten.add(event);
+      if (operation.inode === inode && event.ended < failedAt && !synced(inode, event)) forgotten.add(event);
     }
   }
   return forgotten;

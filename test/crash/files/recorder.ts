@@ -178,6 +178,7 @@ async function sync(fd: number, mayFail = false): Promise<void> {
     end(event);
     return;
   }
+  if (event.operation.kind === 'failed sync') event.operation.failedAt = playing.recording.clock.tick();
   failingSync.failed();
   // Its owner has heard of it, and done at once what it does: a crash in between is not covered
   // (docs/safety.md).

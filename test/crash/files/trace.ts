@@ -14,8 +14,11 @@ export type Operation =
   | { kind: 'size'; inode: Inode; size: number }
   /** fsync or fdatasync, of a file or of a directory. */
   | { kind: 'sync'; inode: Inode }
-  /** A sync that failed: what it should have written the kernel forgets, and no later sync brings it. */
-  | { kind: 'failed sync'; inode: Inode }
+  /**
+   * A sync that failed: what it should have written the kernel forgets, and no later sync brings it. It ends when
+   * its owner has done what it does about it; `failedAt`, by then at the latest, is when it failed.
+   */
+  | { kind: 'failed sync'; inode: Inode; failedAt?: number }
   /** A name for something new: a file or directory made. */
   | { kind: 'make'; directory: Inode; name: string; inode: Inode; what: 'file' | 'directory' }
   | { kind: 'remove'; directory: Inode; name: string }
