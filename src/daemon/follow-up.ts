@@ -13,6 +13,9 @@ import { inTheBackground } from './in-the-background.ts';
 export function followUp(host: Host): void {
   host.exports.on('status', (status, before) => {
     if (status.state === 'lent') host.unused.noteLent(status.name);
+    // Its last client has gone.
+    if (status.state === 'retired' && status.clients === 0 && (before?.clients ?? 0) > 0)
+      inTheBackground(`disk ${status.name} could not be retired`, retire(host, status.name));
     if (status.state === before?.state && status.origin === before.origin) return;
     followState(host, status, before);
     followGeneration(host, status, before);

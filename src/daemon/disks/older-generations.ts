@@ -20,6 +20,11 @@ import { deleteRetired } from './retirement.ts';
 export function setAside(host: Host, record: ExportRecord): Promise<void> {
   return host.queue.run(`disk ${record.name}`, async () => {
     if ((await host.exports.record(record.name)) === undefined) return;
+    const clients = host.exports.status(record.name)?.clients ?? 0;
+    if (clients > 0)
+      throw new Error(
+        `${clients} local clients are connected to the old copy of disk ${record.name}: end them first`,
+      );
     await host.exports.stop(record.name);
     // One that was reclaimed may hold what its guest wrote last: that is the administrator's to delete.
     if (record.state === 'retired' && host.config.relocation.retired === 'delete') {

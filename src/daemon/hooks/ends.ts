@@ -11,6 +11,7 @@
  */
 import { log } from '../../log/log.ts';
 import { discard, giveUp } from '../disks/arrival.ts';
+import { retire } from '../disks/retirement.ts';
 import type { Host } from '../host.ts';
 import type { UsingDomain } from '../registry/domains.ts';
 
@@ -75,6 +76,9 @@ async function endExport(host: Host, name: string, reason: string): Promise<void
       // The guest has written to another of its disks here: this one belongs here, too.
       if (host.moves.ofExport(name)?.state === 'relocating') await host.exports.call(name, 'takeover');
       else await discard(host, name);
+      break;
+    case 'retired':
+      await retire(host, name);
       break;
     case 'reclaimed':
       await host.exports.stop(name);

@@ -8,6 +8,7 @@ import { killExport } from '../../../src/daemon/exports/export-process.ts';
 import type { TestDomain } from '../../lab/host/test-domain.ts';
 import { MIB, type TestHost } from '../../lab/host/test-host.ts';
 import { TwoHosts } from '../../lab/host/two-hosts.ts';
+import { connectClient } from '../../lab/nbd/client.ts';
 import { freePort, isFree } from '../../lab/net/free-port.ts';
 import { waitFor } from '../../lab/wait-for.ts';
 
@@ -81,6 +82,24 @@ describe('a domain moves from host A to host B', function () {
     await become(b, undefined);
     await b.succeeds('prepare', vm);
     assert.deepEqual(await states(b), both('serving'));
+  });
+
+  it('is not deleted at A before its guest there has let go of it, nor while a client has not', async () => {
+    await begin();
+    const client = await connectClient(a.localUri('vm1-vdb'));
+    await b.succeeds('migrate', await travelling());
+    await b.succeeds('prepare', await travelling());
+    await b.succeeds('started', await travelling());
+    await a.succeeds('stopped', vm);
+    await waitFor('it is told why', async () =>
+      /disk vm1-vda .*; it stays for now: vm1 uses it here/.test(await a.log()),
+    );
+    assert.equal(await a.state('vm1-vda'), 'retired');
+    await a.succeeds('release', vm);
+    await waitFor('one is gone', async () => !(await a.left()).includes('vm1-vda.img'));
+    assert.ok((await a.left()).includes('vm1-vdb.img'));
+    client.disconnect();
+    await waitFor('nothing is left at A', async () => (await a.left()).length === 0);
   });
 
   it('moves back: what A had kept of the first stay is set aside, not served', async () => {
