@@ -32,10 +32,7 @@ export function retire(host: Host, name: string): Promise<void> {
 }
 
 /** What uses a disk here, in words; undefined: nothing does. */
-export function userOf(
-  { domains, exports }: Pick<Host, 'domains' | 'exports'>,
-  name: string,
-): string | undefined {
+function userOf({ domains, exports }: Pick<Host, 'domains' | 'exports'>, name: string): string | undefined {
   const domain = domains.using(name);
   if (domain !== undefined) return `${domain.name} uses it here`;
   const clients = exports.status(name)?.clients ?? 0;

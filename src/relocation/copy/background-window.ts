@@ -21,7 +21,10 @@ import type { Pace } from './pace.ts';
 
 const FIRST = 128 * 1024;
 const MAXIMUM = 32 * 1024 * 1024;
-/** Where a line takes longer than CHUNK_MS for that it is as many grains as it takes in that time, one at least. */
+/**
+ * Where a line takes longer than CHUNK_MS for that, it is as many grains as go out in that time, one at
+ * least.
+ */
 const SMALLEST_CHUNK = 64 * 1024;
 const GRAIN = 16 * 1024;
 const CHUNK_MS = 30;
