@@ -35,6 +35,7 @@ interface ProxyArguments extends CommonArguments {
   holder?: string;
   originTimeout?: Partial<DiskSettingValues>;
   set?: Partial<DiskSettingValues>;
+  awaitShare?: true;
   tlsDir?: string;
   tlsCa?: string;
   tlsCrl?: string;
@@ -103,6 +104,7 @@ withCommonOptions(program.command('proxy'))
       .choices(['first-write', 'now'])
       .default('first-write'),
   )
+  .option('--await-share', 'copy nothing in the background before xnbdd has told how much')
   .option('--verify', 'the same as --set verify=on')
   .action(async (name: string, args: ProxyArguments) => {
     const options = serveOptions(args, false);
@@ -113,6 +115,7 @@ withCommonOptions(program.command('proxy'))
       origin,
       allowOldstyle,
       settings: { ...(verify && { verify }), ...args.originTimeout, ...args.set },
+      awaitShare: args.awaitShare ?? false,
       waitForGuest: args.sourceGone === 'told',
       ...(args.originUuid !== undefined && {
         expected: { uuid: args.originUuid, generation: args.originGeneration ?? 0 },

@@ -10,12 +10,19 @@ import * as v from 'valibot';
 import { type Address, parseAddress } from './address.ts';
 import { parseAllowedPeers } from './allowed-peers.ts';
 import { checkLines, type Fault, type Located } from './ini-lines.ts';
-import { type RelocationSettings, relocationRows, type Setting } from './settings.ts';
+import type { RateSchedule } from './rate-schedule.ts';
+import { type RelocationSettings, relocationRows, relocationSettings, type Setting } from './settings.ts';
 
 export const defaultConfigPath = '/etc/xnbd/xnbd.conf';
 
 export interface Peer extends Address {
   readonly name: string;
+}
+
+/** A rate, and those that hold in its place at their times. bit/s; null: none. */
+export interface Cap {
+  readonly rate: number | null;
+  readonly schedule: RateSchedule | null;
 }
 
 const AddressText = v.pipe(
@@ -119,6 +126,11 @@ const Schema = v.strictObject({
     {},
   ),
   peers: v.optional(v.record(v.string(), AddressText), {}),
+  'peer-rate': v.optional(v.record(v.string(), SettingText(relocationSettings.rate)), {}),
+  'peer-rate-schedule': v.optional(
+    v.record(v.string(), SettingText(relocationSettings['rate-schedule'])),
+    {},
+  ),
   libvirt: v.optional(
     v.strictObject({
       dbus: v.optional(
@@ -147,6 +159,8 @@ const keys: Readonly<Record<string, readonly string[] | null>> = {
   tls: ['ca', 'crl', 'cert', 'key', 'client-cert', 'client-key', 'allow'],
   relocation: relocationRows.map(([name]) => name),
   peers: null,
+  'peer-rate': null,
+  'peer-rate-schedule': null,
   libvirt: ['dbus'],
   log: ['level'],
 };
@@ -181,6 +195,8 @@ export interface Config {
   readonly relocation: RelocationSettings;
   /** Gateways to ask for an export by name, in the order of the file. */
   readonly peers: readonly Peer[];
+  /** What all disks that come from a peer take together, by the peer's name. */
+  readonly peerRates: ReadonlyMap<string, Cap>;
   readonly libvirt: {
     /** 'system', or the address of the bus that libvirt-dbus is on. */
     readonly dbus: string;
@@ -198,13 +214,19 @@ export class ConfigError extends Error {
  */
 export function parseConfig(text: string, path: string): Config {
   const { faults, lines, trimmed } = checkLines(text, keys);
-  const result = v.safeParse(Schema, wellFormed(parseIni(trimmed), lines));
+  const sections = wellFormed(parseIni(trimmed), lines);
+  const result = v.safeParse(Schema, sections);
   for (const issue of result.issues ?? []) faults.push(locate(issue, lines));
+  faults.push(...unknownPeers(sections, lines));
   if (faults.length > 0 || !result.success) {
     faults.sort((a, b) => a.line - b.line);
     throw new ConfigError(faults.map(({ line, message }) => `${path}:${line}: ${message}`).join('\n'));
   }
   const { paths, gateway, tls, relocation, peers, libvirt, log } = result.output;
+  const rates = new Map(Object.entries(result.output['peer-rate']) as [string, Cap['rate']][]);
+  const schedules = new Map(
+    Object.entries(result.output['peer-rate-schedule']) as [string, Cap['schedule']][],
+  );
   return {
     paths,
     gateway: {
@@ -223,13 +245,22 @@ export function parseConfig(text: string, path: string): Config {
     },
     relocation: relocation as RelocationSettings,
     peers: Object.entries(peers).map(([name, address]) => ({ name, ...address })),
+    peerRates: new Map(
+      [...rates.keys(), ...schedules.keys()].map((name) => [
+        name,
+        { rate: rates.get(name) ?? null, schedule: schedules.get(name) ?? null },
+      ]),
+    ),
     libvirt,
     log,
   };
 }
 
 /** What the schema can judge although other lines may be faulty. */
-function wellFormed(sections: Record<string, unknown>, lines: Located): Record<string, unknown> {
+function wellFormed(
+  sections: Record<string, unknown>,
+  lines: Located,
+): Record<string, Record<string, unknown>> {
   const result: Record<string, Record<string, unknown>> = {};
   for (const located of lines.keys()) {
     const [section = '', key = ''] = located.split('\n');
@@ -238,6 +269,19 @@ function wellFormed(sections: Record<string, unknown>, lines: Located): Record<s
     result[section] = { ...result[section], [key]: String(entries[key]) };
   }
   return result;
+}
+
+/** A rate for a peer that is not in [peers] would hold for nothing. */
+function unknownPeers(sections: Record<string, Record<string, unknown>>, lines: Located): Fault[] {
+  const peers = Object.keys(sections['peers'] ?? {});
+  return ['peer-rate', 'peer-rate-schedule'].flatMap((section) =>
+    Object.keys(sections[section] ?? {})
+      .filter((name) => !peers.includes(name))
+      .map((name) => ({
+        line: lines.get(`${section}\n${name}`) ?? 1,
+        message: `${name} in [${section}]: allowed are the names in [peers]${peers.length === 0 ? ', which names none' : `: ${peers.join(', ')}`}`,
+      })),
+  );
 }
 
 function locate(issue: v.BaseIssue<unknown>, lines: Located): Fault {

@@ -6,15 +6,9 @@
  * A new one is a row here and the place that uses it: `config.relocation[NAME]` of the host, or `value(NAME)`
  * of the disk's settings (src/store/records/disk-settings.ts).
  */
-
-/** How values are written. */
-interface Notation<Value> {
-  /** @returns undefined for what is not allowed */
-  parse(text: string): Value | undefined;
-  format(value: Value): string;
-  /** What is, as the end of a sentence. */
-  readonly allowed: string;
-}
+import { type Notation, offOrOn, oneOf, orNone, wholeNumber } from './notation.ts';
+import { rate } from './rate.ts';
+import { rateSchedule } from './rate-schedule.ts';
 
 export interface Setting<Value> extends Notation<Value> {
   /** As it is written. */
@@ -34,33 +28,6 @@ type ValuesOf<Table> = {
   readonly [Name in keyof Table]: Table[Name] extends Setting<infer Value> ? Value : never;
 };
 
-const wholeNumber = (unit: string, least: number, most: number): Notation<number> => ({
-  parse: (text) => {
-    const value = /^\d{1,15}$/.test(text) ? Number(text) : Number.NaN;
-    return value >= least && value <= most ? value : undefined;
-  },
-  format: String,
-  allowed: `a number of ${unit} from ${least} to ${most}`,
-});
-
-const orNone = <Value>(notation: Notation<Value>): Notation<Value | null> => ({
-  parse: (text) => (text === 'none' ? null : notation.parse(text)),
-  format: (value) => (value === null ? 'none' : notation.format(value)),
-  allowed: `${notation.allowed}, or none`,
-});
-
-const oneOf = <const Word extends string>(...words: Word[]): Notation<Word> => ({
-  parse: (text) => words.find((word) => word === text),
-  format: (word) => word,
-  allowed: words.join(' or '),
-});
-
-const offOrOn: Notation<boolean> = {
-  parse: (text) => ({ off: false, on: true })[text],
-  format: (value) => (value ? 'on' : 'off'),
-  allowed: 'off or on',
-};
-
 const seconds = wholeNumber('seconds', 1, 86_400);
 const hostSetting = <Value>(row: Setting<Value>): Setting<Value> => row;
 const diskSetting = <Value>(row: DiskSetting<Value>): DiskSetting<Value> => row;
@@ -76,6 +43,21 @@ const hostSettings = {
     default: 'keep',
     help: "what becomes of a disk's image file here once the disk is complete elsewhere",
   }),
+  rate: hostSetting({
+    ...orNone(rate),
+    default: 'none',
+    help: 'the most that all disks which arrive here take of the path, together; requests of guests count, and are not held back; `xnbdctl limit` changes it',
+  }),
+  'rate-schedule': hostSetting({
+    ...orNone(rateSchedule),
+    default: 'none',
+    help: 'rates that hold in place of `rate` at their times, by the local clock; the first that fits',
+  }),
+  'max-arriving': hostSetting({
+    ...orNone(wholeNumber('disks', 1, 10_000)),
+    default: 'none',
+    help: 'how many disks are copied in the background at a time; further ones queue, while their guests are served as ever',
+  }),
 };
 
 const diskSettings = {
@@ -86,10 +68,22 @@ const diskSettings = {
     help: 'how long a request may wait for an origin that is away before it gets EIO; none: for ever',
   }),
   'copy-rate': diskSetting({
-    ...orNone(wholeNumber('Mbit/s', 1, 1_000_000)),
+    ...orNone(rate),
     default: 'none',
     changeable: true,
-    help: 'the most that the background copy of a disk may take of the path; requests of its guest are not held back',
+    help: 'the most that the disk takes of the path; requests of its guest count, and are not held back',
+  }),
+  weight: diskSetting({
+    ...wholeNumber(null, 1, 10_000),
+    default: '100',
+    changeable: true,
+    help: "the disk's part of a rate that several share: one of 200 gets twice what one of 100 gets",
+  }),
+  paused: diskSetting({
+    ...offOrOn,
+    default: 'off',
+    changeable: true,
+    help: 'nothing is copied in the background; what the guest asks for comes as ever',
   }),
   verify: diskSetting({
     ...offOrOn,
@@ -99,7 +93,7 @@ const diskSettings = {
   }),
 };
 
-const relocationSettings = { ...hostSettings, ...diskSettings };
+export const relocationSettings = { ...hostSettings, ...diskSettings };
 
 export type RelocationSettings = ValuesOf<typeof relocationSettings>;
 export type DiskSettingName = keyof typeof diskSettings;

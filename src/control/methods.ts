@@ -47,6 +47,9 @@ const controlMethods = {
   set: {
     help: 'change the setting `"key"` of the disk to `"value"`, as it is written, or "default"; the result is what holds now',
   },
+  share: {
+    help: 'the daemon deals out what the host may fetch: `"rate"` is bit/s, or null for no cap, and `"why"` a line where it is 0; held until the next one',
+  },
   'origin-timeout': {
     help: '`set` of origin-timeout as earlier releases say it: `"timeout"` is seconds, "none" or "default"',
   },

@@ -71,7 +71,7 @@ export interface StatusProperty<Value> {
   /** How it is read, what it is where an export does not tell, its D-Bus type. */
   kind: Kind<Value>;
   /** Of a number that is more than a number. */
-  unit?: 'bytes' | 'seconds';
+  unit?: 'bytes' | 'seconds' | 'bit/s';
   /** Begins its line in `xnbdctl status NAME`; null: it has none, or is part of another's. */
   label: string | null;
   /** One sentence, for documents. */
@@ -172,10 +172,21 @@ const statusProperties = {
     label: 'settings',
     help: 'settings of the disk that are in force, as they are written, by their names',
   }),
+  share: property({
+    kind: countOrNull,
+    unit: 'bit/s',
+    label: 'share',
+    help: 'what the daemon lets the disk have of a rate that several share; null: as much as comes',
+  }),
+  copyHeld: property({
+    kind: truth(false),
+    label: null,
+    help: 'the background copy would go faster if its share, or a setting of the disk, let it',
+  }),
   copyPaused: property({
     kind: textOrNull,
     label: 'paused',
-    help: 'why the background copy pauses (no room), one line',
+    help: 'why the background copy pauses (no room, an administrator, a rate of 0, a queue), one line',
   }),
   badBytes: property({
     kind: count,

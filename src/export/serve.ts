@@ -4,7 +4,7 @@
  */
 import { once } from 'node:events';
 import { type Address, formatAddress } from '../config/address.ts';
-import type { ExportMethods } from '../control/methods.ts';
+import type { ExportMethods, MethodParameters } from '../control/methods.ts';
 import { ControlServer } from '../control/server.ts';
 import { type ExportStatus, emptyStatus } from '../control/status.ts';
 import { log } from '../log/log.ts';
@@ -39,6 +39,8 @@ export interface Served extends Pick<LenderOptions, 'baseState' | 'canLend' | 'o
   originAway?(): boolean;
   /** Where there is, or was, an origin to copy from. */
   settings?: DiskSettings;
+  /** The daemon deals out what the host may fetch: bit/s, null for no cap; and why it is nothing. */
+  tellShare?(share: { rate: number | null; why: string | null }): void;
   /** Status fields that this kind of export knows better. */
   describe(): Partial<ExportStatus>;
   /** Control method `takeover`. @throws Error of one line */
@@ -163,8 +165,16 @@ function methodsOf(served: Served, exported: () => Export): Omit<ExportMethods, 
     verify: () => compare('verify'),
     accept: () => compare('accept'),
     set: ({ key, value }) => set(String(key), String(value)),
+    share: (parameters) => served.tellShare?.(shareIn(parameters)),
     'origin-timeout': ({ timeout }) => set('origin-timeout', String(timeout)),
   };
+}
+
+/** @throws Error of one line */
+function shareIn({ rate, why = null }: MethodParameters): { rate: number | null; why: string | null } {
+  const isRate = rate === null || (typeof rate === 'number' && rate >= 0 && Number.isFinite(rate));
+  if (isRate && (why === null || typeof why === 'string')) return { rate, why };
+  throw new Error('a share has "rate", bit/s or null, and may have "why", a line');
 }
 
 function status(options: ServeOptions, served: Served, running: Export): ExportStatus {

@@ -3,10 +3,10 @@ import type { BadRange } from '../control/status.ts';
 import { log } from '../log/log.ts';
 import type { Image } from '../store/image/image.ts';
 import type { PresentMap } from '../store/maps/present-map.ts';
-import type { DiskSettings } from '../store/records/disk-settings.ts';
 import type { ExportRecord } from '../store/records/record.ts';
 import { BackgroundCopy } from './copy/background-copy.ts';
 import { BackgroundWindow } from './copy/background-window.ts';
+import type { CopyCaps } from './copy/copy-caps.ts';
 import { RateLimit } from './copy/rate-limit.ts';
 import { BadBlocks } from './fetch/bad-blocks.ts';
 import type { BlockLocks } from './fetch/block-locks.ts';
@@ -40,7 +40,7 @@ export interface DiskCopyOptions {
   image: Image;
   map: PresentMap;
   locks: BlockLocks;
-  settings: DiskSettings;
+  caps: CopyCaps;
   /** Every block is present. May be told again and again. */
   onComplete: () => void;
   /** Something of the status has changed. */
@@ -56,12 +56,14 @@ export class DiskCopy {
   readonly #unreadable: UnreadableBlocks;
   readonly #space: ImageSpace;
   readonly #background: BackgroundCopy;
+  readonly #caps: CopyCaps;
+  readonly #limit: RateLimit;
   readonly #checkpointTimer: NodeJS.Timeout;
   readonly #onComplete: () => void;
   #checkpointError: string | null = null;
   #closing: Promise<void> | null = null;
 
-  constructor({ link, image, map, locks, settings, onComplete, onChange }: DiskCopyOptions) {
+  constructor({ link, image, map, locks, caps, onComplete, onChange }: DiskCopyOptions) {
     this.map = map;
     this.#onComplete = onComplete;
     this.#bad = new BadBlocks(map);
@@ -82,13 +84,16 @@ export class DiskCopy {
     });
     const parts = { image, map, locks, space: this.#space, bad: this.#bad };
     this.#fetcher = new Fetcher({ ...parts, source: link });
-    const pace = new RateLimit(new BackgroundWindow());
-    pace.limit(settings.value('copy-rate'));
+    const pace = new RateLimit(new BackgroundWindow(), () => this.#fetcher.onDemandBytes);
+    pace.limit(caps.rate);
     this.#background = new BackgroundCopy({ ...parts, link, fetcher: this.#fetcher, pace });
-    settings.follow('copy-rate', (megabits) => {
-      pace.limit(megabits);
+    caps.onChange = () => {
+      pace.limit(caps.rate);
       this.#background.proceed();
-    });
+      onChange();
+    };
+    this.#caps = caps;
+    this.#limit = pace;
     map.onMarked = () => this.#tellIfComplete();
     const allocation = new OriginAllocation(link, map.sizeBytes);
     this.parts = { map, locks, fetcher: this.#fetcher, allocation, space: this.#space };
@@ -140,7 +145,12 @@ export class DiskCopy {
 
   /** Why the copy pauses, in one line; null while it does not. */
   get paused(): string | null {
-    return this.#space.shortage;
+    return this.#space.shortage ?? this.#caps.paused;
+  }
+
+  /** It would go faster if what people have set let it. */
+  get held(): boolean {
+    return this.#limit.held;
   }
 
   /** Bytes that cannot be copied, or not be read any more. */

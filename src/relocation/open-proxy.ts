@@ -39,6 +39,8 @@ export interface ProxyOptions {
   holder?: string | undefined;
   /** Told from outside when its guest has come: until then a disk that was read keeps its origin. */
   waitForGuest?: boolean;
+  /** Nothing is copied in the background before the daemon has told a share (copy/copy-caps.ts). */
+  awaitShare?: boolean;
   /** Those that the export is started with. */
   settings?: Partial<DiskSettingValues>;
   /** For an nbds origin. */

@@ -23,6 +23,7 @@ import { PresentMap } from '../store/maps/present-map.ts';
 import type { DiskSettings } from '../store/records/disk-settings.ts';
 import { type ExportRecord, secondsSinceTakeover } from '../store/records/record.ts';
 import type { RecordKeeper } from '../store/records/record-keeper.ts';
+import type { CopyCaps } from './copy/copy-caps.ts';
 import { type Counters, DiskCopy, sumOf } from './disk-copy.ts';
 import { BlockLocks } from './fetch/block-locks.ts';
 import { GuestWaits } from './fetch/guest-waits.ts';
@@ -49,6 +50,7 @@ export interface RelocationOptions {
   /** The origin; null when the record has none any more. */
   link: OriginLink | null;
   settings: DiskSettings;
+  caps: CopyCaps;
   /**
    * A hypervisor that has read here may wait for a guest that never comes: the daemon tells (`guestRuns`).
    */
@@ -248,14 +250,14 @@ export class Relocation {
 
   /** From now on blocks are kept. */
   #startCopy(map: PresentMap): void {
-    const { image } = this.#options;
+    const { image, caps } = this.#options;
     const link = this.#link!;
     this.#copy = new DiskCopy({
       link,
       image,
       map,
       locks: this.#locks,
-      settings: this.#options.settings,
+      caps,
       onComplete: () => this.#goOn(),
       onChange: () => this.onChange?.(),
     });

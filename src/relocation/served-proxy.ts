@@ -1,15 +1,26 @@
 /** A proxy as an export serves it: its disk, and what it answers to the lender and on the control socket. */
 import { existsSync } from 'node:fs';
 import { dirname, resolve } from 'node:path';
+import type { ExportStatus } from '../control/status.ts';
 import type { Served } from '../export/serve.ts';
+import type { Image } from '../store/image/image.ts';
 import { DiskSettings } from '../store/records/disk-settings.ts';
 import { checkExportName, readRecord, removeRecord, secondsSinceTakeover } from '../store/records/record.ts';
+import type { RecordKeeper } from '../store/records/record-keeper.ts';
 import { lockState, removeEmptyStateDirectory } from '../store/records/state-lock.ts';
+import { CopyCaps } from './copy/copy-caps.ts';
 import { openProxy, type ProxyOptions } from './open-proxy.ts';
 import { Relocation } from './relocation.ts';
 
 export interface ServedProxy extends Served {
   relocation: Relocation;
+}
+
+interface Described {
+  relocation: Relocation;
+  keeper: RecordKeeper;
+  image: Image;
+  caps: CopyCaps;
 }
 
 /** @throws Error of one line that names the thing and the way out. */
@@ -26,14 +37,16 @@ export async function openServedProxy(options: ProxyOptions): Promise<ServedProx
     await lock.release();
     throw error;
   });
-  const { stateDir, waitForGuest = false } = options;
+  const { stateDir, waitForGuest = false, awaitShare = false } = options;
   const settings = new DiskSettings(keeper, options.settings);
+  const caps = new CopyCaps(settings, awaitShare);
   const relocation = await Relocation.open({
     keeper,
     image,
     link,
     stateDir,
     settings,
+    caps,
     waitForGuest,
   }).catch(async (error: unknown) => {
     link?.close();
@@ -54,29 +67,14 @@ export async function openServedProxy(options: ProxyOptions): Promise<ServedProx
     },
     onRetired: () => void relocation.retire(),
     originAway: () => isAway(relocation),
-    describe: () => ({
-      presentBytes: relocation.presentBytes,
-      originReachable: !isAway(relocation),
-      originUnreachableSince: relocation.link?.unreachableSince?.toISOString() ?? null,
-      originUnreachableReason: relocation.link?.unreachableReason ?? null,
-      originDataBytes: relocation.originDataBytes,
-      originTimeoutSeconds: relocation.waits.seconds,
-      requestsWaiting: relocation.waits.count,
-      copyPaused: relocation.copy?.paused ?? null,
-      badBytes: relocation.copy?.badBytes ?? 0,
-      badRanges: relocation.copy?.badRanges ?? [],
-      ...relocation.counters,
-      secondsSinceTakeover: secondsSinceTakeover(record),
-      verification: relocation.verification.status,
-      // What a disk that arrives meets in its image the copy tells itself, for as long as it lasts.
-      error: relocation.error ?? (relocation.copy === null ? image.trouble : image.lostSync),
-    }),
+    describe: () => describe({ relocation, keeper, image, caps }),
     takeover: () => {
       relocation.guestRuns();
       return relocation.takeOver("an administrator's or the daemon's word");
     },
     verification: relocation.verification,
     settings,
+    tellShare: (share) => caps.tellShare(share),
     abandon: async () => {
       await relocation.abandon();
       await removeState(options.stateDir);
@@ -87,6 +85,29 @@ export async function openServedProxy(options: ProxyOptions): Promise<ServedProx
       await image.close();
       await lock.release();
     },
+  };
+}
+
+/** What a proxy knows of its status. */
+function describe({ relocation, keeper, image, caps }: Described): Partial<ExportStatus> {
+  return {
+    presentBytes: relocation.presentBytes,
+    originReachable: !isAway(relocation),
+    originUnreachableSince: relocation.link?.unreachableSince?.toISOString() ?? null,
+    originUnreachableReason: relocation.link?.unreachableReason ?? null,
+    originDataBytes: relocation.originDataBytes,
+    originTimeoutSeconds: relocation.waits.seconds,
+    requestsWaiting: relocation.waits.count,
+    share: caps.share.rate,
+    copyHeld: relocation.copy?.held ?? false,
+    copyPaused: relocation.copy?.paused ?? null,
+    badBytes: relocation.copy?.badBytes ?? 0,
+    badRanges: relocation.copy?.badRanges ?? [],
+    ...relocation.counters,
+    secondsSinceTakeover: secondsSinceTakeover(keeper.record),
+    verification: relocation.verification.status,
+    // What a disk that arrives meets in its image the copy tells itself, for as long as it lasts.
+    error: relocation.error ?? (relocation.copy === null ? image.trouble : image.lostSync),
   };
 }
 

@@ -24,6 +24,18 @@ export function formatSeconds(seconds: number): string {
   return `${Math.floor(minutes / 60)}:${two(minutes % 60)}:${two(whole % 60)} h`;
 }
 
+/** `29.8 Mbit/s`, `940 kbit/s`: three digits, no more; of bits a second. */
+export function formatRate(bits: number): string {
+  let value = bits;
+  let unit = '';
+  for (const larger of ['k', 'M', 'G']) {
+    if (value < 999.5) break;
+    value /= 1000;
+    unit = larger;
+  }
+  return `${value.toFixed(unit === '' || value >= 99.95 ? 0 : 1)} ${unit}bit/s`;
+}
+
 /** `45.2 %`; 100 % only of the whole. An empty disk is complete. */
 export function formatShare(part: number, whole: number): string {
   if (part >= whole) return '100 %';

@@ -132,6 +132,7 @@ function program(): Command {
     });
 
   addSettingCommands(xnbdctl, options);
+  addLimitCommands(xnbdctl, options);
 
   xnbdctl
     .command('pki')
@@ -167,6 +168,35 @@ function program(): Command {
       });
   }
   return xnbdctl;
+}
+
+function addLimitCommands(xnbdctl: Command, options: () => GlobalOptions): void {
+  const set = async (name: string, key: string, value: string): Promise<void> => {
+    checkSetting(key, value);
+    process.stdout.write(`${await setSetting(await controlPath(options(), name), name, key, value)}\n`);
+  };
+
+  xnbdctl
+    .command('limit <name> <rate>')
+    .description('the most that a disk takes of the path: RATE (such as 20M, bit/s), none or default')
+    .action((name: string, rate: string) => set(name, 'copy-rate', rate));
+
+  xnbdctl
+    .command('weight <name> <weight>')
+    .description(
+      'the part that a disk gets of a rate that several share: 1 to 10000 (100 unless set), or default',
+    )
+    .action((name: string, weight: string) => set(name, 'weight', weight));
+
+  for (const [change, value, description] of [
+    ['pause', 'on', 'copy nothing in the background; what the guest asks for comes as ever'],
+    ['resume', 'default', 'copy in the background again'],
+  ] as const) {
+    xnbdctl
+      .command(`${change} <name>`)
+      .description(description)
+      .action((name: string) => set(name, 'paused', value));
+  }
 }
 
 function addSettingCommands(xnbdctl: Command, options: () => GlobalOptions): void {

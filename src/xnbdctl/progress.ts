@@ -70,7 +70,7 @@ export function progressText({ status, rate, secondsLeft }: Progress): string {
   if (status.state === 'relocating') {
     parts.unshift(`${formatBytes(rate)}/s`, `ETA ${secondsLeft === null ? '-' : formatSeconds(secondsLeft)}`);
   }
-  if (status.copyPaused !== null) parts.push('paused: no room');
+  if (status.copyPaused !== null) parts.push('paused');
   if (status.badBytes > 0) parts.push(`${formatBytes(status.badBytes)} bad`);
   if (!status.originReachable) parts.push(unreachable(status));
   return parts.join('  ');

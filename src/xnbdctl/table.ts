@@ -1,7 +1,7 @@
 /** Exports as tables for people. */
 import Table from 'cli-table3';
 import { type StatusName, type StatusProperty, statusRows } from '../control/status.ts';
-import { formatBytes, formatSeconds, formatShare } from './format.ts';
+import { formatBytes, formatRate, formatSeconds, formatShare } from './format.ts';
 import type { KnownExport } from './known-exports.ts';
 
 /** No lines, two blanks between columns: good to read, and good for awk. */
@@ -44,7 +44,7 @@ function trouble(each: KnownExport): string {
   if (each.pid === null) return 'not running';
   if (!each.originReachable) return unreachable(each);
   if (each.badBytes > 0) return `${formatBytes(each.badBytes)} bad`;
-  if (each.copyPaused !== null) return 'copy paused: no room';
+  if (each.copyPaused !== null) return 'copy paused';
   if (each.verification?.state === 'differs') return 'differs from origin';
   return each.error === null ? '' : 'error';
 }
@@ -146,6 +146,7 @@ function plain(value: unknown, unit: StatusProperty<unknown>['unit']): string | 
   if (value === null) return null;
   if (typeof value !== 'number') return typeof value === 'string' ? value : JSON.stringify(value);
   if (unit === 'bytes') return formatBytes(value);
+  if (unit === 'bit/s') return formatRate(value);
   return unit === 'seconds' ? formatSeconds(value) : String(value);
 }
 

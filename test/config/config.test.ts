@@ -32,6 +32,7 @@ describe('configuration', () => {
       tls: { ca: null, crl: null, cert: null, key: null, clientCert: null, clientKey: null, allow: [] },
       relocation: Object.fromEntries(relocationRows.map(([name, row]) => [name, row.parse(row.default)])),
       peers: [],
+      peerRates: new Map(),
       libvirt: { dbus: 'system' },
       log: { level: 'info' },
     });
@@ -66,12 +67,23 @@ describe('configuration', () => {
       `allow = b.example, Site B ,SHA256:${'Ab:'.repeat(31)}CD`,
       '[relocation]',
       'prepare-timeout = 86400',
+      'rate = 200M',
+      'rate-schedule = Mon-Fri 08:00-18:00 20M, 22:00-06:00 none',
+      'max-arriving = 3',
+      'copy-rate = 1.5G',
+      'weight = 10000',
+      'paused = on',
       'retired = delete',
       'origin-timeout = 30',
       'verify = on',
       '[peers]',
       'zeta = z.example:65535',
       'alpha = 192.0.2.1:10809',
+      '[peer-rate]',
+      'zeta = 50M',
+      'alpha = 0',
+      '[peer-rate-schedule]',
+      'zeta = 00:00-12:00 10M',
       '[libvirt]',
       'dbus = unix:path=/run/x,guid=00',
       '[log]',
@@ -96,6 +108,15 @@ describe('configuration', () => {
       relocation: {
         ...parseConfig('', 'x.conf').relocation,
         'prepare-timeout': 86_400,
+        rate: 200e6,
+        'rate-schedule': [
+          { days: [1, 5], from: 480, to: 1080, rate: 20e6 },
+          { days: null, from: 1320, to: 360, rate: null },
+        ],
+        'max-arriving': 3,
+        'copy-rate': 1.5e9,
+        weight: 10_000,
+        paused: true,
         retired: 'delete',
         'origin-timeout': 30,
         verify: true,
@@ -104,6 +125,10 @@ describe('configuration', () => {
         { name: 'zeta', host: 'z.example', port: 65_535 },
         { name: 'alpha', host: '192.0.2.1', port: 10_809 },
       ],
+      peerRates: new Map([
+        ['zeta', { rate: 50e6, schedule: [{ days: null, from: 0, to: 720, rate: 10e6 }] }],
+        ['alpha', { rate: 0, schedule: null }],
+      ]),
       libvirt: { dbus: 'unix:path=/run/x,guid=00' },
       log: { level: 'debug' },
     });
@@ -141,7 +166,7 @@ level = "info"
       'x.conf:7: listen = [::1]:99999 in [gateway]: allowed is HOST:PORT or [IPV6]:PORT, the port from 1 to 65535',
       'x.conf:8: tls = maybe in [gateway]: allowed is required or off',
       'x.conf:9: section [gateway] again, first in line 6; allowed is one of each',
-      'x.conf:10: unknown section [nope]; allowed are [paths] [gateway] [tls] [relocation] [peers] [libvirt] [log]',
+      'x.conf:10: unknown section [nope]; allowed are [paths] [gateway] [tls] [relocation] [peers] [peer-rate] [peer-rate-schedule] [libvirt] [log]',
       "x.conf:12: '[peers' is no section; allowed is [NAME] alone on its line",
       "x.conf:14: 'a.b' is no name; allowed are letters, digits, '_' and '-', a letter first",
       'x.conf:15: d = nowhere in [peers]: allowed is HOST:PORT or [IPV6]:PORT, the port from 1 to 65535',
@@ -227,16 +252,45 @@ level = "info"
         allow: ['b.example', 'c.example'],
       },
       peers: [{ name: 'site-b', host: 'b.example', port: 10809 }],
+      peerRates: new Map([
+        ['site-b', { rate: 50e6, schedule: [{ days: [1, 5], from: 480, to: 1080, rate: 10e6 }] }],
+      ]),
     });
     const keys = uncommented.match(/^[a-z-]+(?= = )/gm);
     assert.deepEqual(keys, [
       ...['images', 'exports', 'run', 'listen', 'advertise', 'tls'],
       ...['allow', 'ca', 'crl', 'cert', 'key', 'client-cert', 'client-key'],
       ...relocationRows.map(([name]) => name),
-      ...['site-b', 'dbus', 'level'],
+      ...['site-b', 'site-b', 'site-b', 'dbus', 'level'],
     ]);
     for (const [name, row] of relocationRows)
       assert.match(uncommented, new RegExp(`^${name} = ${row.default}$`, 'm'), 'it shows another default');
+  });
+
+  it('names each fault of a rate with its line, and a rate of a peer that it does not know', () => {
+    const text = `[relocation]
+rate = 200
+rate-schedule = 8:00-18:00 20M
+max-arriving = 0
+[peers]
+site-b = b:1
+[peer-rate]
+site-b = 10m
+site-c = 10M
+toString = 1M
+[peer-rate-schedule]
+site-c = 08:00-18:00 20M
+`;
+    const rates = 'a rate in bit/s with its unit k, M or G, such as 200M, or 0 for nothing, or none';
+    assert.deepEqual(faults(text), [
+      `x.conf:2: rate = 200 in [relocation]: allowed is ${rates}`,
+      'x.conf:3: rate-schedule = 8:00-18:00 20M in [relocation]: allowed is a list of [DAY[-DAY]] HH:MM-HH:MM RATE, such as Mon-Fri 08:00-18:00 20M, separated by commas, or none',
+      'x.conf:4: max-arriving = 0 in [relocation]: allowed is a number of disks from 1 to 10000, or none',
+      `x.conf:8: site-b = 10m in [peer-rate]: allowed is ${rates}`,
+      'x.conf:9: site-c in [peer-rate]: allowed are the names in [peers]: site-b',
+      'x.conf:10: toString in [peer-rate]: allowed are the names in [peers]: site-b',
+      'x.conf:12: site-c in [peer-rate-schedule]: allowed are the names in [peers]: site-b',
+    ]);
   });
 
   it('takes a number of seconds or none for origin-timeout', () => {

@@ -3,7 +3,7 @@
  * knows its state; the daemon only hears of it here.
  */
 import { connectControl } from '../../control/client.ts';
-import type { ControlMethod } from '../../control/methods.ts';
+import type { ControlMethod, MethodParameters } from '../../control/methods.ts';
 import type { ExportStatus } from '../../control/status.ts';
 
 /** Shorter than the time that a hook has. */
@@ -14,7 +14,7 @@ export interface ExportLink {
    * @throws Error with the export's own words when it refuses; when it is gone; when it does not answer in
    * time.
    */
-  call(method: ControlMethod): Promise<unknown>;
+  call(method: ControlMethod, parameters?: MethodParameters, limitMs?: number): Promise<unknown>;
   close(): void;
 }
 
@@ -44,5 +44,8 @@ export async function openExportLink(path: string, events: ExportLinkEvents): Pr
   void client.closed.then(() => {
     if (!closing) events.gone();
   });
-  return { call: (method) => client.call(method, callLimitMs), close };
+  return {
+    call: (method, parameters, limitMs = callLimitMs) => client.call(method, limitMs, parameters),
+    close,
+  };
 }

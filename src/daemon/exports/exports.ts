@@ -12,7 +12,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { type ExportPaths, exportPaths, type HostPaths } from '../../config/export-paths.ts';
 
 import { DoesNotAnswer } from '../../control/client.ts';
-import type { ControlMethod } from '../../control/methods.ts';
+import type { ControlMethod, MethodParameters } from '../../control/methods.ts';
 
 import type { ExportStatus } from '../../control/status.ts';
 import { log } from '../../log/log.ts';
@@ -209,10 +209,15 @@ export class Exports extends EventEmitter<ExportsEvents> {
   }
 
   /** Asks a running export. @throws Error with its words when it refuses or does not run. */
-  call(name: string, method: ControlMethod): Promise<unknown> {
+  call(
+    name: string,
+    method: ControlMethod,
+    parameters: MethodParameters = {},
+    limitMs?: number,
+  ): Promise<unknown> {
     const link = this.#entries.get(name)?.link;
     if (link === undefined) return Promise.reject(new Error(`export ${name} does not run`));
-    return link.call(method);
+    return link.call(method, parameters, limitMs);
   }
 
   /** Ends an export's process and keeps everything on disk. Nothing happens when it does not run. */

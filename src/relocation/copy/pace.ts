@@ -19,19 +19,26 @@ export interface Pace {
   failed(bytes: number): void;
 }
 
-/** Calls `then` when a pace opens by itself: at most once, and not within the call. */
+/** Calls `then` when a pace opens by itself; not within the call. */
 export class Reopening {
   readonly #then: () => void;
   #timer: NodeJS.Timeout | null = null;
+  /** When the timer ends, ms of `performance.now()`. */
+  #due = 0;
 
   constructor(then: () => void) {
     this.#then = then;
   }
 
-  /** To be called when the pace was found closed; it may have opened since, by the clock. */
+  /**
+   * To be called when the pace was found closed; it may have opened since, by the clock. Awaited again, the
+   * earlier time counts: a cap that is raised opens sooner.
+   */
   await({ open, reopensAt }: Pace): void {
     const at = open ? 0 : reopensAt;
-    if (at === null || this.#timer !== null) return;
+    if (at === null || (this.#timer !== null && this.#due <= at)) return;
+    this.stop();
+    this.#due = at;
     this.#timer = setTimeout(
       () => {
         this.#timer = null;
