@@ -30,6 +30,8 @@ gcc gcc
 /usr/include/stdlib.h libc6-dev
 xz xz-utils
 mkfs.ext4 e2fsprogs
+x86_64-linux-gnu-strip binutils
+rpmbuild rpm
 '
 
 if [ "${1:-}" = list ]; then

@@ -30,6 +30,7 @@ const groups: readonly { name: string; jobs: number; holds: readonly string[] }[
     holds: ['relocation', 'daemon', 'gateway', 'control', 'xnbdctl', 'hooks'],
   },
   { name: 'long', jobs: 1, holds: ['crash', 'chaos', 'demo', 'fuzz', 'lab'] },
+  { name: 'packaging', jobs: 1, holds: ['packaging'] },
   { name: 'interop', jobs: 1, holds: ['interop'] },
   {
     name: 'e2e',

@@ -59,7 +59,7 @@ export const floors: Readonly<Record<string, readonly (readonly string[])[]>> = 
   test: [
     [
       ...['nbd', 'store', 'log', 'config', 'pki', 'client', 'libvirt', 'control', 'export', 'relocation'],
-      ...['gateway', 'daemon', 'xnbdctl', 'hooks', 'demo', 'tree.test.ts'],
+      ...['gateway', 'daemon', 'xnbdctl', 'hooks', 'packaging', 'demo', 'tree.test.ts'],
       ...['crash', 'chaos', 'fuzz', 'interop', 'e2e'],
     ],
     ['lab'],

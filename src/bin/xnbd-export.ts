@@ -51,9 +51,8 @@ interface ProxyArguments extends CommonArguments {
 // pool is first used.
 process.env['UV_THREADPOOL_SIZE'] ??= '16';
 
-nameProcess('xnbd-export');
-
-const program = new Command('xnbd-export')
+/** Its command line, which manual pages and completion tell, too. */
+export const program = new Command('xnbd-export')
   .description('serve one disk over NBD')
   .version(packageJson.version)
   .hook('preAction', (_program, command) => configureLog({ disk: command.args[0]! }));
@@ -131,15 +130,6 @@ withCommonOptions(program.command('proxy'))
     process.exitCode = await serveUntilStopped(options, served, running);
   });
 
-try {
-  await program.parseAsync();
-} catch (error) {
-  log.error((error as Error).message);
-  process.exitCode = 1;
-}
-// Whatever still keeps the loop or a thread alive has no more say.
-exitNow(Number(process.exitCode ?? 0));
-
 function withCommonOptions(command: Command): Command {
   return command
     .argument('<name>', 'name of the export')
@@ -212,4 +202,16 @@ function parseListen(text: string): Address {
   const address = parseAddress(text.startsWith(':') ? `0.0.0.0${text}` : text, 0);
   if (address !== undefined) return address;
   throw new InvalidArgumentError('it must be HOST:PORT, for example 127.0.0.1:10809');
+}
+
+if (import.meta.main) {
+  nameProcess('xnbd-export');
+  try {
+    await program.parseAsync();
+  } catch (error) {
+    log.error((error as Error).message);
+    process.exitCode = 1;
+  }
+  // Whatever still keeps the loop or a thread alive has no more say.
+  exitNow(Number(process.exitCode ?? 0));
 }

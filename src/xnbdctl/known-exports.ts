@@ -17,6 +17,8 @@ import {
 /** Each export is asked at once with the others: what one has not said by then, its record has to say. */
 export const ANSWER_LIMIT_MS = 2000;
 
+const DOES_NOT_ANSWER = 'does not answer';
+
 /**
  * As `ExportStatus`; `pid` is null where no process has answered. `problem` says, in a line, why this is all
  * that can be told of it; null where an export has answered, or none runs.
@@ -40,18 +42,31 @@ export async function knownExports(paths: HostPaths): Promise<KnownExport[]> {
   return found.filter((each) => each !== undefined);
 }
 
+/** A guest here or elsewhere depends on this host for the disk, whether a process serves it now or not. */
+const ties: readonly string[] = ['standby', 'relocating', 'lent', 'fencing', 'fenced'];
+
+/** Names, one a line, of disks in use: those, and what has a client. One that does not answer counts. */
+export function namesInUse(exports: readonly KnownExport[]): string {
+  return exports
+    .filter(
+      ({ problem, clients, state }) => clients > 0 || ties.includes(state) || problem === DOES_NOT_ANSWER,
+    )
+    .map(({ name }) => `${name}\n`)
+    .join('');
+}
+
 /** undefined where this host knows no such export. @throws UnreadableRecord; Error as above */
 export async function knownExport(paths: HostPaths, name: string): Promise<KnownExport | undefined> {
   const { ctl, stateDir, socket } = exportPaths(paths, name);
   const status = await statusIfRunning(ctl);
-  if (status !== undefined && status !== 'does not answer') return { ...status, problem: null };
+  if (status !== undefined && status !== DOES_NOT_ANSWER) return { ...status, problem: null };
   const record = await readRecord(stateDir);
   if (record !== undefined) return { ...atRest(record, socket), problem: status ?? null };
   return status === undefined ? undefined : { ...emptyStatus, name, pid: null, socket, problem: status };
 }
 
 /** undefined when no process listens. @throws Error for anything else, such as a missing permission. */
-async function statusIfRunning(ctl: string): Promise<ExportStatus | 'does not answer' | undefined> {
+async function statusIfRunning(ctl: string): Promise<ExportStatus | typeof DOES_NOT_ANSWER | undefined> {
   try {
     const client = await connectIfRunning(ctl);
     try {
@@ -60,7 +75,7 @@ async function statusIfRunning(ctl: string): Promise<ExportStatus | 'does not an
       client?.close();
     }
   } catch (error) {
-    if (error instanceof DoesNotAnswer) return 'does not answer';
+    if (error instanceof DoesNotAnswer) return DOES_NOT_ANSWER;
     throw error;
   }
 }

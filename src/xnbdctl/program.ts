@@ -13,6 +13,7 @@ import {
   type KnownExport,
   knownExport,
   knownExports,
+  namesInUse,
 } from './known-exports.ts';
 import { listTable, statusDetails, statusTable } from './table.ts';
 import { abandon, setOriginTimeout, setSetting, takeOver } from './takeover-abandon-set.ts';
@@ -43,7 +44,8 @@ export async function runXnbdctl(argv: readonly string[]): Promise<number> {
   }
 }
 
-function program(): Command {
+/** The command line, which manual pages and completion tell, too. */
+export function program(): Command {
   const xnbdctl = new Command('xnbdctl')
     .description('Shows and steers the xNBD disks of this host.')
     .version(packageJson.version)
@@ -57,8 +59,11 @@ function program(): Command {
     .command('list')
     .description('the disks, one a line')
     .option('--json', 'as a JSON array')
-    .action(async ({ json = false }: { json?: boolean }) => {
-      print(await gather(options(), undefined), json, listTable);
+    .option('--in-use', 'only the names of those that a guest or another host uses now')
+    .action(async ({ json = false, inUse = false }: { json?: boolean; inUse?: boolean }) => {
+      const exports = await gather(options(), undefined);
+      if (inUse) process.stdout.write(namesInUse(exports));
+      else print(exports, json, listTable);
     });
 
   xnbdctl
@@ -134,23 +139,7 @@ function program(): Command {
   addSettingCommands(xnbdctl, options);
   addLimitCommands(xnbdctl, options);
 
-  xnbdctl
-    .command('pki')
-    .description('certificates')
-    .command('check')
-    .description("what is wrong with this host's certificates")
-    .action(async () => {
-      const { gateway, tls } = await loadConfig(options().config);
-      // TLS costs every other command time that it has no use for.
-      const { checkPki } = await import('../pki/check.ts');
-      const { faults, notes } = await checkPki({ gateway, tls });
-      process.stdout.write(
-        [...notes, ...faults.map((fault) => `WRONG: ${fault}`)].map((line) => `${line}\n`).join(''),
-      );
-      if (faults.length > 0)
-        throw new Error(`${faults.length} to put right; what else is wrong may show then`);
-      process.stdout.write('all is well\n');
-    });
+  addPkiCommands(xnbdctl, options);
 
   for (const [change, description] of [
     ['adopt', 'turn the file disks of a shut-off domain into xNBD disks'],
@@ -168,6 +157,26 @@ function program(): Command {
       });
   }
   return xnbdctl;
+}
+
+function addPkiCommands(xnbdctl: Command, options: () => GlobalOptions): void {
+  xnbdctl
+    .command('pki')
+    .description('certificates')
+    .command('check')
+    .description("what is wrong with this host's certificates")
+    .action(async () => {
+      const { gateway, tls } = await loadConfig(options().config);
+      // TLS costs every other command time that it has no use for.
+      const { checkPki } = await import('../pki/check.ts');
+      const { faults, notes } = await checkPki({ gateway, tls });
+      process.stdout.write(
+        [...notes, ...faults.map((fault) => `WRONG: ${fault}`)].map((line) => `${line}\n`).join(''),
+      );
+      if (faults.length > 0)
+        throw new Error(`${faults.length} to put right; what else is wrong may show then`);
+      process.stdout.write('all is well\n');
+    });
 }
 
 function addLimitCommands(xnbdctl: Command, options: () => GlobalOptions): void {

@@ -84,9 +84,9 @@ for (const [whose, root] of Object.entries(roots)) {
     });
 
     it('may not run what a link in /usr/bin leads to elsewhere', async () => {
-      await symlink('../lib/xnbd/dist/bin/xnbd-hook', join(installed, 'usr/bin/a-link'));
+      await symlink('../lib/xnbd/bin/xnbd-hook', join(installed, 'usr/bin/a-link'));
       const hook = await seen('/usr/bin/a-link');
-      assert.equal(hook, '/usr/lib/xnbd/dist/bin/xnbd-hook');
+      assert.equal(hook, '/usr/lib/xnbd/bin/xnbd-hook');
       assert.deepEqual(
         modesFor(hook).filter((modes) => modes.includes('x')),
         [],

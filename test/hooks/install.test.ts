@@ -1,9 +1,9 @@
 /** What scripts/install.sh puts where. */
 import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
-import { lstat, mkdtemp, readdir, rm } from 'node:fs/promises';
+import { lstat, mkdir, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { promisify } from 'node:util';
 import packageJson from '../../package.json' with { type: 'json' };
 
@@ -13,10 +13,12 @@ const top = join(import.meta.dirname, '../..');
 describe('the installation', function () {
   this.timeout(60_000);
   let root: string;
+  const install = () =>
+    run('sh', [join(top, 'scripts/install.sh')], { env: { ...process.env, DESTDIR: root } });
 
   before(async () => {
     root = await mkdtemp(join(tmpdir(), 'xs-'));
-    await run('sh', [join(top, 'scripts/install.sh')], { env: { ...process.env, DESTDIR: root } });
+    await install();
   });
   after(() => rm(root, { recursive: true }));
 
@@ -36,12 +38,33 @@ describe('the installation', function () {
     );
     assert.deepEqual(
       files.filter((file) => /(^|\/)node$/.test(file)),
-      ['node_modules/node', 'node_modules/node/bin/node'],
+      ['node'],
     );
     for (const program of ['xnbdd', 'xnbd-export', 'xnbd-gateway', 'xnbdctl', 'xnbd-hook']) {
-      const { stdout } = await run(join(root, 'usr/lib/xnbd/dist/bin', program), ['--version']);
+      const lib = join(root, 'usr/lib/xnbd');
+      const { stdout } = await run(join(lib, 'node'), [join(lib, 'bin', program), '--version']);
       assert.equal(stdout, `${packageJson.version}\n`, program);
     }
+  });
+
+  it('keeps a configuration that is there, and nothing of an earlier installation', async () => {
+    const [config, left] = [join(root, 'etc/xnbd/xnbd.conf'), join(root, 'usr/lib/xnbd/dist/bin/xnbdd')];
+    const hidden = join(root, 'etc/systemd/system/xnbdd.service');
+    await writeFile(config, '# mine\n');
+    for (const path of [left, hidden]) {
+      await mkdir(dirname(path), { recursive: true });
+      await writeFile(path, '');
+    }
+    await install();
+    assert.equal(await readFile(config, 'utf8'), '# mine\n');
+    for (const path of [left, hidden]) await assert.rejects(lstat(path), { code: 'ENOENT' });
+  });
+
+  it('refuses where the package is', async () => {
+    await mkdir(join(root, 'var/lib/dpkg/info'), { recursive: true });
+    await writeFile(join(root, 'var/lib/dpkg/info/xnbd-libvirt.list'), '');
+    await assert.rejects(install(), /the package xnbd-libvirt is installed/);
+    await rm(join(root, 'var/lib/dpkg'), { recursive: true });
   });
 
   for (const driver of ['qemu', 'libxl']) {

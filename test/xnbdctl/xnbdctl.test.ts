@@ -7,6 +7,8 @@ import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { newRecord, writeRecord } from '../../src/store/records/record.ts';
 import type { KnownExport } from '../../src/xnbdctl/known-exports.ts';
+import { connectClient } from '../lab/nbd/client.ts';
+import { waitFor } from '../lab/wait-for.ts';
 
 const program = (name: string): string => new URL(`../../src/bin/${name}.ts`, import.meta.url).pathname;
 const MIB = 1024 * 1024;
@@ -240,6 +242,26 @@ describe('xnbdctl', function () {
     assert.deepEqual([a!.state, b!.state, b!.presentBytes], ['retired', 'serving', 8 * MIB]);
     assert.equal(b!.onDemandBytes + b!.backgroundBytes + b!.skippedBytes, 8 * MIB);
     assert.ok(b!.skippedBytes >= 5 * MIB - 4096 * 2, `${b!.skippedBytes} bytes were holes`);
+  });
+
+  it('names the disks in use: those with a client, and those that a move ties to another host', async () => {
+    const inUse = async (): Promise<string> => (await here('list', '--in-use')).stdout;
+    assert.equal(await inUse(), '');
+    await serve('target', 'a', '--image', await image('a.img'));
+    assert.equal(await inUse(), '');
+    const uri = `nbd+unix:///a?socket=${dir}/run/a.sock`;
+    const client = await connectClient(uri);
+    assert.equal(await inUse(), 'a\n');
+    client.disconnect();
+    await waitFor('its client gone', async () => (await inUse()) === '');
+    await serve('proxy', 'b', '--image', join(dir, 'b.img'), '--origin', uri);
+    assert.equal(await inUse(), 'a\nb\n');
+    await here('takeover', 'b');
+    await here('watch', 'b');
+    assert.equal(await inUse(), '');
+    // Without a process the record has to say it.
+    await writeRecord(join(dir, 'exports', 'c'), { ...newRecord('c', '/c.img', MIB), state: 'fenced' });
+    assert.equal(await inUse(), 'c\n');
   });
 
   it('shows since when and why an origin cannot be reached, and sets how long requests wait for it', async () => {
