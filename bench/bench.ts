@@ -4,13 +4,12 @@
  * otherwise quiet.
  */
 const benchmarks: Record<string, string> = {
-  'during-copy':
-    'reads of a guest while the background copy runs, over an emulated line [--rtt --rate --size --json]',
+  wan: 'relocations over packets: what a guest feels, how long they take [--rtt --rate --disks --loss ...]',
   local:
     'throughput beside nbdkit, qemu-nbd and nbd-server [--rounds --seconds --rows --servers --against --json]',
   idle: 'a hundred exports that nobody uses: start, memory, CPU [--count --seconds --json]',
 };
-const defaultName = 'during-copy';
+const defaultName = 'wan';
 
 const first = process.argv[2];
 const named = first !== undefined && !first.startsWith('-');
