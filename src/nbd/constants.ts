@@ -70,6 +70,8 @@ export const Option = {
   XNBD_ATTACH: 0x584e4244,
   /** Private, first of all: a gateway says which peer it brings. */
   XNBD_PEER: 0x584e4245,
+  /** Private, once attached: what else both ends understand. */
+  XNBD_FEATURES: 0x584e4246,
 } as const;
 
 const REP_ERROR = 2 ** 31;
@@ -81,6 +83,8 @@ export const OptionReply = {
   META_CONTEXT: 4,
   /** Private: the origin's identity, in answer to XNBD_ATTACH. */
   XNBD_ATTACHED: 0x584e4244,
+  /** Private: what both ends understand, in answer to XNBD_FEATURES. */
+  XNBD_FEATURES: 0x584e4246,
   ERR_UNSUP: REP_ERROR + 1,
   ERR_POLICY: REP_ERROR + 2,
   ERR_INVALID: REP_ERROR + 3,
@@ -134,6 +138,8 @@ export const CommandFlag = {
   FAST_ZERO: 16,
   /** With extended headers: `length` is that of a payload which follows. */
   PAYLOAD_LEN: 32,
+  /** Private, of a READ where Feature.BACKGROUND was agreed: no client waits for it. */
+  XNBD_BACKGROUND: 1 << 15,
 } as const;
 
 export const ReplyFlag = { DONE: 1 } as const;

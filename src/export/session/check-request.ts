@@ -1,5 +1,6 @@
 /** The one place where a request is judged before it reaches a disk: the range first, then the flags. */
 import { Command, CommandFlag, Errno, HASH_MAX, NBD_MAX_PAYLOAD } from '../../nbd/constants.ts';
+import { Feature } from '../../nbd/handshake/features.ts';
 import type { Agreement } from '../../nbd/handshake/server-handshake.ts';
 
 export interface RequestFields {
@@ -20,12 +21,15 @@ export interface RequestLimits {
   structured: boolean;
   /** The connection has a lease. */
   attached: boolean;
+  /** A READ may say that no client waits for it. */
+  background: boolean;
 }
 
 /** @param size of the disk, bytes */
 export function requestLimits(agreement: Agreement, size: number, readOnly: boolean): RequestLimits {
   const { baseAllocation, structuredReplies: structured, attached } = agreement;
-  return { size, readOnly, baseAllocation, structured, attached };
+  const background = (agreement.features & Feature.BACKGROUND) !== 0;
+  return { size, readOnly, baseAllocation, structured, attached, background };
 }
 
 export interface RequestFault {
@@ -100,8 +104,10 @@ function checkRange(request: RequestFields, limits: RequestLimits): RequestFault
 
 function checkFlags(request: RequestFields, limits: RequestLimits): RequestFault | undefined {
   const { type, flags } = request;
-  const allowed = allowedFlags.get(type);
-  if (allowed === undefined) return fault(request, Errno.EINVAL, 'is unknown');
+  const known = allowedFlags.get(type);
+  if (known === undefined) return fault(request, Errno.EINVAL, 'is unknown');
+  const marks = limits.background && type === Command.READ;
+  const allowed = marks ? known | CommandFlag.XNBD_BACKGROUND : known;
   if ((flags & ~allowed) !== 0) {
     return fault(
       request,

@@ -51,7 +51,9 @@ export class PlainBody implements ReplyBody {
     const { slab, start, dataLength: length } = request;
     if (slab !== undefined) {
       const header = writeDataHeader(slab.bytes, start, this.#style, request, length);
-      this.#replies.send(slab, start, start + header + length);
+      const end = start + header + length;
+      if (request.background) this.#replies.sendLater(slab, start, end);
+      else this.#replies.send(slab, start, end);
     }
     this.#owner.answered(request);
   }

@@ -4,6 +4,9 @@
  * the loop goes out together, neighbours in a slab as one piece. A slab is used again when all that was
  * reserved in it has left.
  *
+ * What no client waits for is sent later (`sendLater`): when there is nothing else, and a piece at a time as
+ * the kernel takes it, so that any other reply passes what has not been begun.
+ *
  * A piece goes straight to the kernel by send(2), which costs a fraction of what a stream's write costs; what
  * the kernel does not take at once (the client reads slowly) goes through the stream, which waits for room,
  * and so does all that follows until it is empty.
@@ -19,6 +22,13 @@ const FLUSH_BYTES = 256 * 1024;
  * So much may wait in the kernel for the client: a few large replies, each of which then leaves by one call.
  */
 const SEND_BUFFER = 1024 * 1024;
+/**
+ * Where replies are sent later the kernel holds no more than this, half of it or less being data: a reply
+ * that a guest waits for cannot pass it any more.
+ */
+const SMALL_SEND_BUFFER = 64 * 1024;
+/** So much may wait in the stream before no more requests are taken. */
+const OVERFULL_BYTES = 1024 * 1024;
 
 interface Piece {
   slab: Slab;
@@ -34,6 +44,9 @@ export class ReplyWriter {
   /** Where room is given from; none before the first reply. */
   #slab: Slab | undefined;
   #pieces: Piece[] = [];
+  #later: Piece[] = [];
+  /** Bytes of `#later`. */
+  laterBytes = 0;
   #queuedBytes = 0;
   #scheduled = false;
   #held = false;
@@ -85,13 +98,33 @@ export class ReplyWriter {
       last.reservations += 1;
     } else this.#pieces.push({ slab, start, end, reservations: 1 });
     if (this.#queuedBytes >= FLUSH_BYTES) this.#flush();
-    else if (!this.#held && !this.#scheduled) {
-      this.#scheduled = true;
-      setImmediate(() => {
-        this.#scheduled = false;
-        this.#flush();
-      });
+    else this.#schedule();
+  }
+
+  /** Queues what has been reserved at `start`, behind all that others queue with `send`. */
+  sendLater(slab: Slab, start: number, end: number): void {
+    if (this.#closed) {
+      this.#leave(slab, 1);
+      return;
     }
+    this.#later.push({ slab, start, end, reservations: 1 });
+    this.laterBytes += end - start;
+    this.#schedule();
+  }
+
+  /** From now on there are replies that are sent later: little may wait in the kernel. */
+  keepLittleUnsent(): void {
+    if (this.#descriptor.fd >= 0 && this.#socket.remoteAddress === undefined)
+      setSendBuffer(this.#descriptor.fd, SMALL_SEND_BUFFER);
+  }
+
+  #schedule(): void {
+    if (this.#held || this.#scheduled) return;
+    this.#scheduled = true;
+    setImmediate(() => {
+      this.#scheduled = false;
+      this.#flush();
+    });
   }
 
   /** Gives back what has been reserved and will not be sent. */
@@ -106,11 +139,23 @@ export class ReplyWriter {
   }
 
   #flush(): void {
-    if (this.#pieces.length === 0 || this.#closed) return;
-    const pieces = this.#pieces;
-    this.#pieces = [];
-    this.#queuedBytes = 0;
-    for (const piece of pieces) this.#sendPiece(piece);
+    if (this.#closed) return;
+    if (this.#pieces.length > 0) {
+      const pieces = this.#pieces;
+      this.#pieces = [];
+      this.#queuedBytes = 0;
+      for (const piece of pieces) this.#sendPiece(piece);
+    }
+    if (this.laterBytes === 0) return;
+    let sent = 0;
+    for (; sent < this.#later.length && !this.backedUp; sent++) {
+      const piece = this.#later[sent]!;
+      this.laterBytes -= piece.end - piece.start;
+      this.#sendPiece(piece);
+    }
+    if (sent === 0) return;
+    this.#later.splice(0, sent);
+    this.#drained();
   }
 
   #sendPiece(piece: Piece): void {
@@ -126,6 +171,7 @@ export class ReplyWriter {
     }
     this.#socket.write(slab.bytes.subarray(piece.start, piece.end), () => {
       this.#leave(slab, reservations);
+      this.#flush();
       this.#drained();
     });
   }
@@ -135,10 +181,17 @@ export class ReplyWriter {
     return this.#socket.writableLength > 0;
   }
 
+  /** What waits is so much that requests of no kind may add to it. */
+  get overfull(): boolean {
+    return this.#socket.writableLength > OVERFULL_BYTES;
+  }
+
   /** From now on replies go nowhere. */
   close(): void {
     this.#closed = true;
     this.#pieces = [];
+    this.#later = [];
+    this.laterBytes = 0;
     const slab = this.#slab;
     this.#slab = undefined;
     if (slab?.held === 0) spareSlabs.add(slab);

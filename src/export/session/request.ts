@@ -3,7 +3,7 @@
  * to.
  */
 
-import { Command, HASH_LENGTH, NBD_MAX_PAYLOAD } from '../../nbd/constants.ts';
+import { Command, CommandFlag, HASH_LENGTH, NBD_MAX_PAYLOAD } from '../../nbd/constants.ts';
 import type { RequestParser } from '../../nbd/transmission/request-parser.ts';
 import type { Answered } from '../../nbd/transmission/server-replies.ts';
 import type { Extent } from '../../store/completion.ts';
@@ -28,6 +28,8 @@ export class Request implements RequestFields, Answered {
   readonly cookieLow: number;
   /** It has been counted by Export.writeBegan. */
   counted = false;
+  /** One of the background, which the disk has been asked for. */
+  ahead = false;
   /** Of a READ or XNBD_HASH: where its reply is built, from `start` on. */
   slab: Slab | undefined;
   start = 0;
@@ -46,9 +48,17 @@ export class Request implements RequestFields, Answered {
     this.cookieLow = parsed.cookieLow;
   }
 
-  /** What it counts for while it is under way, bytes: its payload and what it takes besides. */
+  /** No client waits for it; where that mark was agreed (background-reads.ts). */
+  get background(): boolean {
+    return (this.flags & CommandFlag.XNBD_BACKGROUND) !== 0;
+  }
+
+  /**
+   * What it counts for while it is under way, bytes: its payload and what it takes besides. One of the
+   * background takes nothing until it is its turn.
+   */
   get cost(): number {
-    const carries = this.type === Command.READ || this.type === Command.WRITE;
+    const carries = (this.type === Command.READ && !this.background) || this.type === Command.WRITE;
     return REQUEST_COST + (carries ? Math.min(this.length, NBD_MAX_PAYLOAD) : 0);
   }
 

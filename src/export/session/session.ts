@@ -4,8 +4,9 @@
  * This is the hot path. Bytes come straight into one receive buffer, requests are parsed and handed to the
  * disk from there, and answered in the order in which the disk completes them. What one client may keep under
  * way is bounded: past its share (Export.clientBytes) the session stops reading its socket, and goes on below
- * half of that; nor does it take on more for a client that is slow to read its replies. And no client keeps
- * the loop: after TURN_MS of its requests it is the others' turn.
+ * half of that; nor does it take on more for a client that is slow to read its replies. One that marks what
+ * it reads in the background is read on, because what it waits for passes that (background-reads.ts). And no
+ * client keeps the loop: after TURN_MS of its requests it is the others' turn.
  */
 import type { Socket } from 'node:net';
 import { log } from '../../log/log.ts';
@@ -20,6 +21,7 @@ import type { Extent } from '../../store/completion.ts';
 import { type Descriptor, descriptorOf } from '../../system/descriptor.ts';
 import type { Client, Export } from '../export.ts';
 import { Anticipation } from './anticipation.ts';
+import { BackgroundReads } from './background-reads.ts';
 import { checkRequest, commandName, type RequestLimits, requestLimits } from './check-request.ts';
 import { handshakeWith } from './handshake.ts';
 import { Receiving } from './receiving.ts';
@@ -38,6 +40,7 @@ const TURN_WEIGHT = 64;
 const ANTICIPATION_MS = 1;
 /** Faulty requests that are logged, a connection. */
 const LOGGED_FAULTS = 5;
+const NOTHING = Buffer.alloc(0);
 
 const drops = new Recurring('warning');
 const faults = new Recurring('warning');
@@ -58,6 +61,10 @@ export class Session implements Client, RequestOwner, BodyOwner {
   #replies!: Replies;
   #body!: ReplyBody;
   readonly #anticipation = new Anticipation();
+  readonly #background = new BackgroundReads({
+    submit: (request) => this.#attempt(request, NOTHING),
+    unsent: () => (this.#writer.backedUp ? null : this.#writer.laterBytes),
+  });
   /** Requests that came in together, the last time, and all before. */
   #taken = 0;
   #takenBefore = 0;
@@ -156,7 +163,7 @@ export class Session implements Client, RequestOwner, BodyOwner {
       while ((!this.#ending || this.#stopping) && parser.next(this.#input)) {
         this.#taken += 1;
         this.#take(parser);
-        if (this.#heldBytes > this.#export.clientBytes || this.#writer.backedUp) {
+        if (this.#heldBytes > this.#export.clientBytes || this.#isSlow) {
           this.#paused = true;
           break;
         }
@@ -176,9 +183,15 @@ export class Session implements Client, RequestOwner, BodyOwner {
       this.#drop((error as Error).message);
       return;
     }
+    this.#background.proceed();
     this.#export.disk.endBatch?.();
     this.#writer.flush();
     this.#endIfIdle();
+  }
+
+  /** The client does not take its replies. */
+  get #isSlow(): boolean {
+    return this.#limits.background ? this.#writer.overfull : this.#writer.backedUp;
   }
 
   /**
@@ -212,6 +225,7 @@ export class Session implements Client, RequestOwner, BodyOwner {
     this.#replies = new Replies(this.#writer, style);
     this.#body = new PlainBody(this, this.#writer, style);
     this.#limits = requestLimits(agreement, this.#export.disk.size, this.#export.readOnly);
+    if (this.#limits.background) this.#writer.keepLittleUnsent();
     this.#input.resize(RECEIVE_BUFFER);
     this.inTransmission = true;
     this.#export.joined(this);
@@ -235,8 +249,10 @@ export class Session implements Client, RequestOwner, BodyOwner {
     this.#underWay += 1;
     this.#heldBytes += request.cost;
     const fault = checkRequest(request, this.#limits);
-    if (fault === undefined) this.#attempt(request, parsed.payload);
-    else {
+    if (fault === undefined) {
+      if (request.background) this.#background.add(request);
+      else this.#attempt(request, parsed.payload);
+    } else {
       this.#logFault(fault.text);
       request.complete(fault.errno);
     }
@@ -336,6 +352,7 @@ export class Session implements Client, RequestOwner, BodyOwner {
     if (request.counted) {
       this.#export.writeEnded(errno === 0 && request.type === Command.WRITE ? request.length : 0);
     }
+    if (request.background) this.#background.finished(request);
     if (!this.#closed) {
       if (errno === 0 && request.returnsData) {
         this.#body.write(request);
@@ -359,8 +376,8 @@ export class Session implements Client, RequestOwner, BodyOwner {
   /** Something under way has ended: perhaps there is room for more, or nothing left to wait for. */
   #eased(): void {
     if (this.#closed) return;
-    if (this.#paused && this.#heldBytes < this.#export.clientBytes / 2 && !this.#writer.backedUp)
-      this.#goOn();
+    this.#background.proceed();
+    if (this.#paused && this.#heldBytes < this.#export.clientBytes / 2 && !this.#isSlow) this.#goOn();
     if (this.#ending && this.#underWay === 0) setImmediate(() => this.#endIfIdle());
   }
 
@@ -391,6 +408,7 @@ export class Session implements Client, RequestOwner, BodyOwner {
     this.#closed = true;
     clearTimeout(this.#handshakeTimer);
     this.#writer.close();
+    this.#background.clear();
     this.#receiving.close();
     this.#export.digests.forget(this);
     this.#export.left(this, this.#orderly);

@@ -5,10 +5,10 @@
  * It is written as a coroutine (byte-coroutine.ts), so the code reads in the order of the specification
  * ("Handshake phase"), and the owner of the socket may deliver bytes as they come.
  *
- * Order: greeting, EXTENDED_HEADERS or else STRUCTURED_REPLY, XNBD_ATTACH (if asked for), SET_META_CONTEXT
- * base:allocation, GO; a server that knows no GO gets EXPORT_NAME. Oldstyle servers are refused unless
- * allowed: they agree to nothing, so a man in the middle could pretend to be one to talk us out of what we
- * want (CVE-2019-14842).
+ * Order: greeting, EXTENDED_HEADERS or else STRUCTURED_REPLY, XNBD_ATTACH (if asked for) and XNBD_FEATURES,
+ * SET_META_CONTEXT base:allocation, GO; a server that knows no GO gets EXPORT_NAME. Oldstyle servers are
+ * refused unless allowed: they agree to nothing, so a man in the middle could pretend to be one to talk us
+ * out of what we want (CVE-2019-14842).
  *
  * With TLS it has two halves, and `startTls` is the first: greeting and STARTTLS, in the clear. A server, or
  * a man in the middle, that cannot or will not do TLS ends it there; nothing is ever asked for in the clear.
@@ -33,6 +33,7 @@ import {
 } from '../constants.ts';
 import { printable } from '../printable.ts';
 import { type Attached, type AttachRequest, decodeAttached, encodeAttachRequest } from './attach.ts';
+import { decodeFeatures, encodeFeatures, FEATURES } from './features.ts';
 
 export interface ClientHandshakeOptions {
   exportName: string;
@@ -56,6 +57,8 @@ export interface ServerOffer {
   /** Id of the context `base:allocation`, or null where BLOCK_STATUS is not to be had. */
   allocationContext: number | null;
   attached: Attached | null;
+  /** Feature bits. */
+  features: number;
   /** Requests are multiples of this, bytes. */
   minimumBlock: number;
   /** Largest READ or WRITE, bytes. */
@@ -106,6 +109,7 @@ export function* clientHandshake(
     offer.extended = (yield* ask(send, Option.EXTENDED_HEADERS, NOTHING)).accepted;
     offer.structured = offer.extended || (yield* ask(send, Option.STRUCTURED_REPLY, NOTHING)).accepted;
     if (options.attach !== undefined) offer.attached = yield* attach(send, options.attach);
+    if (offer.attached !== null) offer.features = yield* agreeFeatures(send);
     if (offer.structured) offer.allocationContext = yield* setMetaContext(send, options.exportName);
     if (yield* go(send, options.exportName, offer)) return offer;
   }
@@ -124,6 +128,7 @@ function nothingYet(): ServerOffer {
     extended: false,
     allocationContext: null,
     attached: null,
+    features: 0,
     minimumBlock: 1,
     maximumPayload: NBD_MAX_PAYLOAD,
   };
@@ -200,6 +205,17 @@ function* attach(send: (bytes: Buffer) => void, request: AttachRequest): ByteCor
   if (reply === undefined) throw new HandshakeError('the origin acknowledged the lease without its identity');
   try {
     return decodeAttached(reply.data);
+  } catch (error) {
+    throw new HandshakeError((error as Error).message);
+  }
+}
+
+function* agreeFeatures(send: (bytes: Buffer) => void): ByteCoroutine<number> {
+  const answer = yield* ask(send, Option.XNBD_FEATURES, encodeFeatures(FEATURES));
+  const reply = answer.replies.find((each) => each.type === OptionReply.XNBD_FEATURES);
+  if (!answer.accepted || reply === undefined) return 0;
+  try {
+    return decodeFeatures(reply.data);
   } catch (error) {
     throw new HandshakeError((error as Error).message);
   }

@@ -27,6 +27,7 @@ import { printable } from '../printable.ts';
 import type { ReceiveBuffer } from '../receive-buffer.ts';
 import type { Attached, AttachRequest } from './attach.ts';
 import { decodeAttachRequest, encodeAttached } from './attach.ts';
+import { decodeFeatures, encodeFeatures } from './features.ts';
 import { parseInfoRequest, parseMetaContextRequest } from './option-data.ts';
 import {
   decodeOptionHeader,
@@ -76,6 +77,8 @@ export interface Agreement {
   extendedHeaders: boolean;
   baseAllocation: boolean;
   attached: boolean;
+  /** Feature bits. */
+  features: number;
 }
 
 export type HandshakeState = 'haggling' | 'transmission' | 'closed';
@@ -88,6 +91,7 @@ export class ServerHandshake {
     extendedHeaders: false,
     baseAllocation: false,
     attached: false,
+    features: 0,
   };
   /** Why the handshake ended, once `state` is 'closed'. */
   closedBecause = '';
@@ -189,6 +193,9 @@ export class ServerHandshake {
         break;
       case Option.XNBD_PEER:
         this.#peer(data);
+        break;
+      case Option.XNBD_FEATURES:
+        this.#features(data);
         break;
       default:
         this.#refuse(option, OptionReply.ERR_UNSUP, `option ${option} is not supported`);
@@ -316,6 +323,18 @@ export class ServerHandshake {
     this.agreement.attached = true;
     this.#reply(Option.XNBD_ATTACH, OptionReply.XNBD_ATTACHED, encodeAttached(answer, request.version));
     this.#reply(Option.XNBD_ATTACH, OptionReply.ACK);
+  }
+
+  #features(data: Buffer): void {
+    const { agreement } = this;
+    try {
+      if (!agreement.attached) throw new Error('features are agreed with a lease holder only');
+      agreement.features = decodeFeatures(data);
+      this.#reply(Option.XNBD_FEATURES, OptionReply.XNBD_FEATURES, encodeFeatures(agreement.features));
+      this.#reply(Option.XNBD_FEATURES, OptionReply.ACK);
+    } catch (error) {
+      this.#refuse(Option.XNBD_FEATURES, OptionReply.ERR_INVALID, (error as Error).message);
+    }
   }
 
   /** Before anything else: a client that a gateway has brought cannot say that it is another. */

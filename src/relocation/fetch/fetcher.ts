@@ -134,7 +134,7 @@ export class Fetcher {
       fetch.data,
       fetch.first * BLOCK_SIZE,
       { complete: (errno) => this.#answered(fetch, errno) },
-      () => fetch.unwanted,
+      { unwanted: () => fetch.unwanted, background: fetch.background },
     );
   }
 

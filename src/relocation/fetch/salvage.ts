@@ -46,7 +46,7 @@ function readPieces(
           } else all.complete(errno);
         },
       },
-      () => fetch.unwanted,
+      { unwanted: () => fetch.unwanted },
     );
   }
 }

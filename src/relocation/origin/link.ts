@@ -146,12 +146,18 @@ export class OriginLink {
 
   /**
    * Fills `into`. @param unwanted true once nothing waits for it: then it may end with ESHUTDOWN while the
-   * origin is away.
+   * origin is away. @param background no client waits for it: an origin of ours answers others first.
    */
-  read(into: Buffer, offset: number, done: Completion, unwanted?: () => boolean): void {
+  read(
+    into: Buffer,
+    offset: number,
+    done: Completion,
+    { unwanted, background = false }: { unwanted?: () => boolean; background?: boolean } = {},
+  ): void {
     const blocks = { first: blockAt(offset), end: blockBehind(offset + into.length) };
+    const { sizeBytes } = this.identity;
     this.#submit(
-      (connection, answered) => readRange(connection, into, offset, this.identity.sizeBytes, answered),
+      (connection, answered) => readRange(connection, into, { offset, sizeBytes, background }, answered),
       done,
       { blocks, ...(unwanted && { unwanted }) },
     );

@@ -8,17 +8,26 @@
  */
 import type { OriginConnection } from '../../client/connection.ts';
 import { CommandFlag, Errno } from '../../nbd/constants.ts';
+import { Feature } from '../../nbd/handshake/features.ts';
 import type { Completion } from '../../store/completion.ts';
 import { Countdown } from '../../store/countdown.ts';
 
-/** Fills `into` with what the origin has at `offset`. @param sizeBytes of the origin */
+export interface Range {
+  offset: number;
+  /** Of the origin. */
+  sizeBytes: number;
+  /** No client waits for it, which an origin that knows the mark is told. */
+  background: boolean;
+}
+
+/** Fills `into` with what the origin has at `offset`. */
 export function readRange(
   connection: OriginConnection,
   into: Buffer,
-  offset: number,
-  sizeBytes: number,
+  { offset, sizeBytes, background }: Range,
   done: Completion,
 ): void {
+  const marked = background && (connection.offer.features & Feature.BACKGROUND) !== 0;
   const { minimumBlock, maximumPayload } = connection.offer;
   const before = offset % minimumBlock;
   const start = offset - before;
@@ -33,12 +42,17 @@ export function readRange(
     },
   });
   for (let at = 0; at < length; at += limit)
-    readPart(connection, whole.subarray(at, at + limit), start + at, parts);
+    readPart(connection, whole.subarray(at, at + limit), { offset: start + at, marked }, parts);
 }
 
-function readPart(connection: OriginConnection, into: Buffer, offset: number, done: Completion): void {
+function readPart(
+  connection: OriginConnection,
+  into: Buffer,
+  { offset, marked }: { offset: number; marked: boolean },
+  done: Completion,
+): void {
   if (connection.offer.attached !== null || !connection.has('SEND_DF')) {
-    connection.read(into, offset, done);
+    connection.read(into, offset, done, marked ? CommandFlag.XNBD_BACKGROUND : 0);
     return;
   }
   const answered: Completion = {

@@ -188,7 +188,7 @@ export class ProxyDisk implements Disk {
         else done.complete(guestErrno(errno));
       },
     };
-    this.#link!.read(whole, first, answered, guest.isOver);
+    this.#link!.read(whole, first, answered, { unwanted: guest.isOver });
   }
 
   /** A client's request begins to wait for the origin: it gets EIO when that takes too long. */

@@ -20,6 +20,7 @@ import {
   decodeAttached,
   encodeAttachRequest,
 } from '../../../src/nbd/handshake/attach.ts';
+import { encodeFeatures } from '../../../src/nbd/handshake/features.ts';
 import { encodeOption } from '../../../src/nbd/handshake/option-framing.ts';
 import { encodePeer, type Peer } from '../../../src/nbd/handshake/peer.ts';
 
@@ -87,7 +88,13 @@ export class RawClient {
   static async open(
     path: string,
     name: string,
-    options: { structured?: boolean; extended?: boolean; attach?: AttachRequest; peer?: Peer } = {},
+    options: {
+      structured?: boolean;
+      extended?: boolean;
+      attach?: AttachRequest;
+      features?: number;
+      peer?: Peer;
+    } = {},
   ) {
     const client = await RawClient.connect(path);
     if (options.peer !== undefined) {
@@ -101,6 +108,10 @@ export class RawClient {
     if (options.attach !== undefined) {
       const answer = await client.attach(options.attach);
       if (typeof answer === 'string') throw new Error(answer);
+    }
+    if (options.features !== undefined) {
+      const replies = await client.option(Option.XNBD_FEATURES, encodeFeatures(options.features));
+      if (replies.at(-1)?.type !== OptionReply.ACK) throw new Error('features are not to be had');
     }
     const replies = await client.option(Option.GO, infoRequest(name));
     const last = replies.at(-1);

@@ -14,6 +14,7 @@ import {
   clientHandshake,
   HandshakeError,
 } from '../../../src/nbd/handshake/client-handshake.ts';
+import { FEATURES } from '../../../src/nbd/handshake/features.ts';
 import { encodeGreeting, encodeOptionReply } from '../../../src/nbd/handshake/option-framing.ts';
 import { type HandshakeHost, ServerHandshake } from '../../../src/nbd/handshake/server-handshake.ts';
 import { ReceiveBuffer } from '../../../src/nbd/receive-buffer.ts';
@@ -98,6 +99,7 @@ describe('client handshake', () => {
       extended: true,
       allocationContext: 1,
       attached: { uuid: lease, generation: 3, fenced: false, size: SIZE, epoch: 0 },
+      features: FEATURES,
       minimumBlock: 1,
       maximumPayload: NBD_MAX_PAYLOAD,
     });
@@ -106,6 +108,7 @@ describe('client handshake', () => {
       extendedHeaders: true,
       baseAllocation: true,
       attached: true,
+      features: FEATURES,
     });
   });
 
@@ -116,6 +119,8 @@ describe('client handshake', () => {
       [structured.extended, structured.structured, structured.allocationContext, structured.attached],
       [false, true, 1, null],
     );
+    const earlier = meet({ attach }, [Option.XNBD_FEATURES]).offer;
+    assert.deepEqual([earlier.attached?.generation, earlier.features], [3, 0]);
     const simple = meet({}, [EXTENDED_HEADERS, STRUCTURED_REPLY]).offer;
     assert.deepEqual([simple.extended, simple.structured, simple.allocationContext], [false, false, null]);
     const oldest = meet({}, [EXTENDED_HEADERS, STRUCTURED_REPLY, GO]).offer;

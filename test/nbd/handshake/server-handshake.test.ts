@@ -89,6 +89,7 @@ describe('server handshake', () => {
       extendedHeaders: false,
       baseAllocation: true,
       attached: false,
+      features: 0,
     });
     assert.deepEqual(
       replies(whole.output).map(({ type }) => type),
