@@ -27,7 +27,7 @@ const groups: readonly { name: string; jobs: number; holds: readonly string[] }[
   {
     name: 'process',
     jobs: 3,
-    holds: ['relocation', 'daemon', 'gateway', 'control', 'xnbdctl', 'hooks'],
+    holds: ['relocation', 'daemon', 'gateway', 'control', 'xnbdctl', 'hooks', 'systemd'],
   },
   { name: 'long', jobs: 1, holds: ['crash', 'chaos', 'demo', 'fuzz', 'lab'] },
   { name: 'packaging', jobs: 1, holds: ['packaging'] },

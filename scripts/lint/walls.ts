@@ -43,7 +43,7 @@ export const floors: Readonly<Record<string, readonly (readonly string[])[]>> = 
     ['serve.ts'],
     ['session'],
     ['export.ts', 'local-disk.ts'],
-    ['lending', 'digests.ts', 'disk.ts', 'large-requests.ts'],
+    ['lending', 'digests.ts', 'disk.ts', 'large-requests.ts', 'service.ts'],
   ],
   'src/store': [
     ['records', 'maps', 'image'],
@@ -60,12 +60,13 @@ export const floors: Readonly<Record<string, readonly (readonly string[])[]>> = 
     [
       ...['nbd', 'store', 'log', 'config', 'pki', 'client', 'libvirt', 'control', 'export', 'relocation'],
       ...['gateway', 'daemon', 'xnbdctl', 'hooks', 'packaging', 'demo', 'tree.test.ts'],
-      ...['crash', 'chaos', 'fuzz', 'interop', 'e2e'],
+      ...['crash', 'chaos', 'fuzz', 'interop', 'systemd', 'e2e'],
     ],
     ['lab'],
   ],
   'test/lab': [
     ['sites'],
+    ['systemd'],
     ['libvirt', 'host'],
     ['nbd'],
     ['net', 'model'],

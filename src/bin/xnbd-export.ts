@@ -5,17 +5,24 @@ import { Command, InvalidArgumentError, Option } from 'commander';
 import packageJson from '../../package.json' with { type: 'json' };
 import { type Address, parseAddress } from '../config/address.ts';
 import { parseAllowedPeers } from '../config/allowed-peers.ts';
+import { defaultConfigPath, loadConfig } from '../config/config.ts';
 import { type DiskSettingValues, parseSettingArgument } from '../config/settings.ts';
+import { exportArguments } from '../daemon/exports/arguments.ts';
+import { readArrivalNote } from '../daemon/exports/arrival-note.ts';
 import { type ServeOptions, serve, serveUntilStopped } from '../export/serve.ts';
 import { openTarget } from '../export/target.ts';
+import { oneLine } from '../log/line.ts';
 import { configureLog, log } from '../log/log.ts';
 import { isHolder } from '../nbd/handshake/attach.ts';
 import { certificatesIn } from '../pki/certificate-files.ts';
 import { Credentials } from '../pki/credentials.ts';
 import type { TlsParty } from '../pki/tls.ts';
 import { openServedProxy } from '../relocation/served-proxy.ts';
+import { checkExportName } from '../store/records/record.ts';
 import { nameProcess } from '../system/process-name.ts';
 import { exitNow } from '../system/syscalls.ts';
+import { tellServiceManager } from '../system/systemd/service-manager.ts';
+import { nameOfInstance } from '../system/systemd/unit-name.ts';
 
 interface CommonArguments {
   image: string;
@@ -51,6 +58,12 @@ interface ProxyArguments extends CommonArguments {
 // pool is first used.
 process.env['UV_THREADPOOL_SIZE'] ??= '16';
 
+/**
+ * A fault of the program. 1 is for what it has said of the world, which would be the same at once again; so
+ * systemd starts an export again after a fault and not after that (packaging/systemd).
+ */
+const FAULT_EXIT = 70;
+
 /** Its command line, which manual pages and completion tell, too. */
 export const program = new Command('xnbd-export')
   .description('serve one disk over NBD')
@@ -64,7 +77,7 @@ withCommonOptions(program.command('target'))
     const readOnly = args.readOnly ?? false;
     const options = serveOptions(args, readOnly);
     const served = await openTarget({ name, image: args.image, stateDir: stateDirectory(args), readOnly });
-    process.exitCode = await serveUntilStopped(options, served, await serve(options, served));
+    process.exitCode = await serveUntilStopped(options, await serve(options, served));
   });
 
 withCommonOptions(program.command('proxy'))
@@ -127,7 +140,23 @@ withCommonOptions(program.command('proxy'))
     served.relocation.onChange = () => running.changed();
     void served.relocation.reclaimed.promise.then(() => running.export.lender.becomeReclaimed());
     if (args.takeover === 'now') await served.relocation.takeOver('command line');
-    process.exitCode = await serveUntilStopped(options, served, running);
+    process.exitCode = await serveUntilStopped(options, running);
+  });
+
+program
+  .command('unit')
+  .description(
+    'serve a disk of this host as its record and xnbd.conf say: what xnbd-export@INSTANCE.service runs',
+  )
+  .argument('<instance>', 'name of the export, as systemd-escape writes it')
+  .option('--config <file>', `configuration (default: ${defaultConfigPath})`)
+  .action(async (instance: string, { config: path }: { config?: string }) => {
+    const name = nameOfInstance(instance);
+    checkExportName(name);
+    const config = await loadConfig(path);
+    configureLog({ disk: name, level: config.log.level });
+    const arrival = await readArrivalNote(config.paths.run, name);
+    await program.parseAsync(await exportArguments(config, name, arrival), { from: 'user' });
   });
 
 function withCommonOptions(command: Command): Command {
@@ -206,10 +235,17 @@ function parseListen(text: string): Address {
 
 if (import.meta.main) {
   nameProcess('xnbd-export');
+  process.on('uncaughtException', (error) => {
+    log.error(`it ends, because of a fault of its own: ${error.stack}`);
+    exitNow(FAULT_EXIT);
+  });
   try {
     await program.parseAsync();
   } catch (error) {
-    log.error((error as Error).message);
+    const { message } = error as Error;
+    log.error(message);
+    // Last words: the daemon, and systemctl status, tell them.
+    tellServiceManager(`STATUS=${oneLine(message)}`);
     process.exitCode = 1;
   }
   // Whatever still keeps the loop or a thread alive has no more say.

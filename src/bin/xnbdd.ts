@@ -4,14 +4,18 @@
  */
 import { parseArgs } from 'node:util';
 import packageJson from '../../package.json' with { type: 'json' };
-import { loadConfig } from '../config/config.ts';
+import { type Config, loadConfig } from '../config/config.ts';
 import { startDaemon } from '../daemon/daemon.ts';
-import { exportProgram } from '../daemon/exports/export-process.ts';
+import { exportArguments } from '../daemon/exports/arguments.ts';
+import { ChildLauncher, exportProgram } from '../daemon/exports/child-launcher.ts';
+import type { Launcher } from '../daemon/exports/launcher.ts';
+import { UnitLauncher } from '../daemon/exports/unit-launcher.ts';
 import { log } from '../log/log.ts';
 import { startResidentLog } from '../log/resident.ts';
 import { nameProcess } from '../system/process-name.ts';
-import { tellServiceManager } from '../system/service-manager.ts';
 import { exitNow } from '../system/syscalls.ts';
+import { isService, tellServiceManager } from '../system/systemd/service-manager.ts';
+import { ServiceUnits } from '../system/systemd/service-units.ts';
 
 function usage(reason: string): never {
   process.stderr.write(`xnbdd: ${reason}\nusage: xnbdd [--config FILE] [--export-program FILE]\n`);
@@ -37,6 +41,20 @@ function readArguments() {
   }
 }
 
+/**
+ * Under systemd exports are its units, too; else, and where another program is to be started in their place,
+ * they are children of the daemon.
+ */
+async function launcherFor(config: Config, program: string | undefined): Promise<Launcher> {
+  const { paths } = config;
+  if (isService() && program === undefined) return await UnitLauncher.open(paths, new ServiceUnits());
+  return new ChildLauncher({
+    paths,
+    program: program ?? exportProgram(),
+    argumentsOf: (name, arrival) => exportArguments(config, name, arrival),
+  });
+}
+
 nameProcess('xnbdd');
 const options = readArguments();
 try {
@@ -44,7 +62,7 @@ try {
   const endLog = startResidentLog({ identifier: 'xnbdd', level: config.log.level });
   const daemon = await startDaemon({
     config,
-    exportProgram: options['export-program'] ?? exportProgram(),
+    launcher: await launcherFor(config, options['export-program'] ?? process.env.XNBD_EXPORT),
     version: packageJson.version,
   });
   tellServiceManager('READY=1');

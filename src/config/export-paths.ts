@@ -1,5 +1,5 @@
 /** Where the things of one export lie on this host: paths, and nothing else. */
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 
 export interface HostPaths {
   images: string;
@@ -13,7 +13,7 @@ export interface ExportPaths {
   stateDir: string;
   socket: string;
   ctl: string;
-  /** stderr of the process. */
+  /** stderr of the process, where there is no systemd to take it. */
   log: string;
 }
 
@@ -23,6 +23,6 @@ export function exportPaths(paths: HostPaths, name: string): ExportPaths {
     stateDir: join(paths.exports, name),
     socket: join(paths.run, `${name}.sock`),
     ctl: join(paths.run, `${name}.ctl`),
-    log: join(paths.run, `${name}.log`),
+    log: join(dirname(paths.exports), 'log', `${name}.log`),
   };
 }

@@ -4,12 +4,9 @@
  */
 import { chmod } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
-import { formatAddress } from '../config/address.ts';
 import type { Config } from '../config/config.ts';
-import { settingArguments } from '../config/settings.ts';
 import { LibvirtClient } from '../libvirt/client.ts';
 import { isActive } from '../libvirt/has-ended.ts';
-import { originArguments } from '../pki/host-party.ts';
 import { makeDirectory } from '../store/directory.ts';
 import { sweepDeparted } from '../store/records/departed.ts';
 import { Publisher } from './dbus/publisher.ts';
@@ -18,6 +15,7 @@ import { abandon } from './disks/arrival.ts';
 import { overdueArrivals } from './disks/overdue-arrivals.ts';
 import { putRight } from './disks/put-right.ts';
 import { Exports } from './exports/exports.ts';
+import type { Launcher } from './exports/launcher.ts';
 import { UnusedExports } from './exports/unused-exports.ts';
 import { followUp, isNeeded } from './follow-up.ts';
 import { DepartingGuests } from './guests/departing-guests.ts';
@@ -40,8 +38,8 @@ const sweepEveryTicks = 60;
 
 export interface DaemonOptions {
   config: Config;
-  /** The program of an export (export-process.ts). */
-  exportProgram: string;
+  /** How exports are started and ended. */
+  launcher: Launcher;
   version: string;
 }
 
@@ -51,7 +49,7 @@ export interface Daemon {
 }
 
 /** Starts the daemon; it answers hooks when this resolves. @throws Error when it cannot. */
-export async function startDaemon({ config, exportProgram, version }: DaemonOptions): Promise<Daemon> {
+export async function startDaemon({ config, launcher, version }: DaemonOptions): Promise<Daemon> {
   const { paths } = config;
   const movesDir = join(dirname(paths.exports), 'relocations');
   for (const dir of [paths.images, paths.exports, paths.run, movesDir]) {
@@ -62,7 +60,7 @@ export async function startDaemon({ config, exportProgram, version }: DaemonOpti
 
   const domains = new Domains(paths.run);
   const moves = new Moves(movesDir);
-  const exports = new Exports(paths, exportProgram, (uri) => argumentsFor(config, uri));
+  const exports = new Exports(paths, launcher);
   const unused = new UnusedExports(domains, exports);
   const libvirt = new LibvirtClient({ address: config.libvirt.dbus });
   const originMetadata = new OriginMetadata({ config, domains, exports, moves }, libvirt);
@@ -137,13 +135,4 @@ export async function startDaemon({ config, exportProgram, version }: DaemonOpti
       publisher.close();
     },
   };
-}
-
-/** What tells a proxy of this host how to go to an origin. */
-async function argumentsFor({ relocation, gateway, tls }: Config, uri: string): Promise<string[]> {
-  return [
-    ...settingArguments(relocation),
-    ...['--holder', formatAddress(gateway.advertise)],
-    ...(await originArguments(uri, tls)),
-  ];
 }

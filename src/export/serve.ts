@@ -14,6 +14,7 @@ import type { RecordKeeper } from '../store/records/record-keeper.ts';
 import type { Disk } from './disk.ts';
 import { Export } from './export.ts';
 import type { LenderOptions } from './lending/lender.ts';
+import { keepServiceManagerTold } from './service.ts';
 import { Listener } from './session/listener.ts';
 
 /** A client that does not read its last replies is cut off after this. */
@@ -60,6 +61,7 @@ export interface RunningExport {
   readonly export: Export;
   /** Tells watchers of the control socket that the status has changed. */
   changed(): void;
+  readonly status: () => ExportStatus;
   /** Where TCP clients connect, when asked for. */
   readonly tcp: Address | undefined;
   /** Finishes requests, syncs, closes. @returns the exit code */
@@ -127,7 +129,12 @@ export async function serve(options: ServeOptions, served: Served): Promise<Runn
   try {
     const tcp = options.listen === undefined ? undefined : await listener.listenTcp(options.listen);
     await listener.listenUnix(options.socket, options.socketGroup);
-    return { export: running, changed: () => control.changed(), tcp, stop, ended };
+    return {
+      export: running,
+      changed: () => control.changed(),
+      status: () => status(options, served, running),
+      ...{ tcp, stop, ended },
+    };
   } catch (error) {
     listener.close();
     await control.close();
@@ -210,13 +217,8 @@ function status(options: ServeOptions, served: Served, running: Export): ExportS
  * Prints the ready line, then serves until the export is stopped by SIGTERM, SIGINT or its control socket.
  * @returns the exit code
  */
-export async function serveUntilStopped(
-  options: ServeOptions,
-  served: Served,
-  running: RunningExport,
-): Promise<number> {
-  const { name } = served.keeper.record;
-  const { state } = status(options, served, running.export);
+export async function serveUntilStopped(options: ServeOptions, running: RunningExport): Promise<number> {
+  const { name, state } = running.status();
   const abort = new AbortController();
   for (const signal of ['SIGTERM', 'SIGINT'] as const) {
     void once(process, signal, { signal: abort.signal }).then(
@@ -228,7 +230,9 @@ export async function serveUntilStopped(
   // The process that started this one may have closed the pipe.
   process.stdout.on('error', () => undefined);
   process.stdout.write(`ready ${name} ${state} ${options.socket}\n`);
+  const told = keepServiceManagerTold(running.status);
   const code = await running.ended;
+  told.end();
   abort.abort();
   log.info('stopped');
   return code;

@@ -21,6 +21,8 @@ export interface BusCall {
 
 export interface Bus {
   readonly connection: MessageBus;
+  /** Aborted once the connection is gone, with the reason. */
+  readonly closed: AbortSignal;
   /** The body of the reply.
    * @throws DBusError as the peer sent it; Error when there is no reply in time or the bus is gone. */
   call(options: BusCall): Promise<unknown[]>;
@@ -70,6 +72,7 @@ export async function openBus(address: string, onClosed: (reason: string) => voi
   };
   const bus: Bus = {
     connection,
+    closed: closed.signal,
     call,
     addMatch: async (rule) => {
       await call({ ...theBus, member: 'AddMatch', signature: 's', body: [rule] });

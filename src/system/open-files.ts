@@ -1,6 +1,7 @@
 /** Which process has a file open, for an error that names it. */
 import type { Stats } from 'node:fs';
 import { readdir, readFile, stat } from 'node:fs/promises';
+import { nameOfInstance } from './systemd/unit-name.ts';
 
 export interface Holder {
   pid: number;
@@ -37,7 +38,11 @@ async function describe(pid: number): Promise<Holder> {
   const args = (await text(`/proc/${pid}/cmdline`)).split('\0');
   const program = args.findIndex((arg) => /(^|\/)xnbd-export(\.[a-z]+)?$/.test(arg));
   const exportName = program === -1 ? undefined : args[program + 2];
-  return { pid, exportName: exportName ?? null, command: (await text(`/proc/${pid}/comm`)).trim() };
+  return {
+    pid,
+    exportName: exportName === undefined ? null : nameOfInstance(exportName),
+    command: (await text(`/proc/${pid}/comm`)).trim(),
+  };
 }
 
 async function entries(path: string): Promise<string[]> {

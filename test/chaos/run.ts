@@ -112,11 +112,11 @@ async function printLogs(
     for (const log of [
       'xnbdd.log',
       'xnbd-gateway.log',
-      'run/disk.log',
-      'run/disk1.log',
-      'run/disk2.log',
-      'run/disk3.log',
-      'run/disk4.log',
+      'log/disk.log',
+      'log/disk1.log',
+      'log/disk2.log',
+      'log/disk3.log',
+      'log/disk4.log',
     ]) {
       const text = await lastLines(join(place, host, log), 25);
       if (text !== '') print(`  ${host}/${log}:\n    ${text.split(' | ').join('\n    ')}`);

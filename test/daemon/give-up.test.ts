@@ -15,6 +15,7 @@ import { KeyedQueue } from '../../src/daemon/keyed-queue.ts';
 import { Domains } from '../../src/daemon/registry/domains.ts';
 import { Moves } from '../../src/daemon/registry/moves.ts';
 import { Command } from '../../src/nbd/constants.ts';
+import { noLauncher } from '../lab/host/no-launcher.ts';
 import { domainXml } from '../lab/host/test-domain.ts';
 import { TwoHosts } from '../lab/host/two-hosts.ts';
 import { callExport } from '../lab/nbd/call-export.ts';
@@ -154,7 +155,7 @@ describe('a domain whose move ends badly', function () {
       config: { paths },
       domains,
       queue: new KeyedQueue(),
-      exports: new Exports(paths, 'none', () => Promise.resolve([])),
+      exports: new Exports(paths, noLauncher),
       moves: new Moves(run),
     } as unknown as Host;
     const call = {

@@ -7,7 +7,7 @@ import { lstat, rm } from 'node:fs/promises';
 import type { DomainInfo } from '../../libvirt/domain-xml.ts';
 import { log } from '../../log/log.ts';
 import { removeDurably } from '../../store/directory.ts';
-import type { ArrivingOrigin } from '../exports/export-process.ts';
+import type { ArrivingOrigin } from '../exports/arguments.ts';
 import type { Host } from '../host.ts';
 import type { Move } from '../registry/move-file.ts';
 import { checkFreeSpace } from './check-free-space.ts';

@@ -7,7 +7,7 @@ import { formatAddress } from '../../config/address.ts';
 import type { Config } from '../../config/config.ts';
 import type { DomainInfo } from '../../libvirt/domain-xml.ts';
 import { formatNbdUri, type NbdAddress, parseNbdUri } from '../../nbd/uri.ts';
-import type { ArrivingOrigin } from '../exports/export-process.ts';
+import type { ArrivingOrigin } from '../exports/arguments.ts';
 import { exportUri, findAtPeers } from './peers.ts';
 
 /**

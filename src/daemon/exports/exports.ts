@@ -18,17 +18,10 @@ import type { ExportStatus } from '../../control/status.ts';
 import { log } from '../../log/log.ts';
 import { exportNames } from '../../store/records/export-names.ts';
 import { checkExportName, type ExportRecord, readRecord } from '../../store/records/record.ts';
+import type { ArrivingOrigin } from './arguments.ts';
 import { type ExportLink, openExportLink } from './export-link.ts';
-import {
-  type ArrivingOrigin,
-  arrivalArguments,
-  exportRuns,
-  exportsWith,
-  firstMeeting,
-  killExport,
-  recordArguments,
-  startExport,
-} from './export-process.ts';
+import { exportRuns } from './export-process.ts';
+import type { Launcher } from './launcher.ts';
 
 const firstPauseMs = 200;
 const longestPauseMs = 15_000;
@@ -47,9 +40,6 @@ export interface ExportsEvents {
 /** True while the export must run: a guest uses it, or a move does. */
 export type IsNeeded = (name: string, record: ExportRecord) => boolean;
 
-/** Arguments that tell a proxy how to go to this origin. */
-export type OriginArguments = (uri: string) => Promise<string[]>;
-
 interface Entry {
   link: ExportLink | undefined;
   status: ExportStatus | undefined;
@@ -60,8 +50,7 @@ interface Entry {
 
 export class Exports extends EventEmitter<ExportsEvents> {
   readonly #paths: HostPaths;
-  readonly #program: string;
-  readonly #originArguments: OriginArguments;
+  readonly #launcher: Launcher;
   /** Before `find` nothing is. */
   #isNeeded: IsNeeded = () => false;
   readonly #entries = new Map<string, Entry>();
@@ -69,12 +58,10 @@ export class Exports extends EventEmitter<ExportsEvents> {
   readonly #starting = new Map<string, Promise<ExportStatus>>();
   #closed = false;
 
-  /** @param program of an export (export-process.ts). */
-  constructor(paths: HostPaths, program: string, originArguments: OriginArguments) {
+  constructor(paths: HostPaths, launcher: Launcher) {
     super();
     this.#paths = paths;
-    this.#program = program;
-    this.#originArguments = originArguments;
+    this.#launcher = launcher;
   }
 
   paths(name: string): ExportPaths {
@@ -103,27 +90,39 @@ export class Exports extends EventEmitter<ExportsEvents> {
 
   /**
    * Takes up every export that runs, and from now on sees to it that those run that are needed.
-   * @returns what is not done after five seconds, because an export hangs or starts slowly: each name, and
-   * when it is done with
+   * @returns what is not done after five seconds, because an export hangs or starts slowly, or starts only
+   * once the daemon is ready: each name, and when it is done with
    */
   async find(isNeeded: IsNeeded): Promise<Map<string, Promise<void>>> {
     this.#isNeeded = isNeeded;
     const late = new Map<string, Promise<void>>();
-    for (const name of await this.names()) {
-      const found = this.#find(name).then(() => void late.delete(name));
+    const starting = new Set<string>();
+    const looks = (await this.names()).map((name) => {
+      const { promise: begun, resolve } = Promise.withResolvers<undefined>();
+      const found = this.#find(name, () => {
+        if (this.#launcher.startsAtOnce) return;
+        starting.add(name);
+        resolve(undefined);
+      }).then(() => void late.delete(name));
       late.set(name, found);
+      return Promise.race([found, begun]);
+    });
+    await Promise.race([Promise.all(looks), sleep(findLimitMs, undefined, { ref: false })]);
+    for (const name of late.keys()) {
+      if (!starting.has(name))
+        log.warning(`export ${name} does not answer yet: it is taken up when it does`, { export: name });
     }
-    await Promise.race([Promise.all(late.values()), sleep(findLimitMs, undefined, { ref: false })]);
-    for (const name of late.keys())
-      log.warning(`export ${name} does not answer yet: it is taken up when it does`, { export: name });
     return late;
   }
 
-  async #find(name: string): Promise<void> {
+  /** @param begins called when the export does not run, and is started */
+  async #find(name: string, begins: () => void): Promise<void> {
     try {
       if (await this.#watchPatiently(name)) return;
       const record = await this.record(name);
-      if (record !== undefined && this.#isNeeded(name, record)) await this.ensure(name);
+      if (record === undefined || !this.#isNeeded(name, record)) return;
+      begins();
+      await this.ensure(name);
     } catch (error) {
       log.error(`export ${name} could not be taken up: ${(error as Error).message}`, { export: name });
       void this.#startAgain(name, firstPauseMs, (error as Error).message);
@@ -181,25 +180,22 @@ export class Exports extends EventEmitter<ExportsEvents> {
   async ensure(name: string, signal?: AbortSignal): Promise<ExportStatus> {
     const running = (await this.#watch(name)) ? this.status(name) : undefined;
     if (running !== undefined) return running;
-    const record = await this.record(name);
-    if (record === undefined) throw new Error(`this host has no record of export ${name}`);
-    const tls = record.origin === null ? [] : await this.#originArguments(record.origin.uri);
-    return this.#start(name, recordArguments(record, this.paths(name), tls), signal);
+    if ((await this.record(name)) === undefined) throw new Error(`this host has no record of export ${name}`);
+    return this.#start(name, undefined, signal);
   }
 
   /**
    * Starts an arriving disk, as `standby`. @throws Error with the export's own words when it does not start.
    */
   async arrive(name: string, origin: ArrivingOrigin, signal?: AbortSignal): Promise<ExportStatus> {
-    const args = [...(await this.#originArguments(origin.uri)), ...firstMeeting(origin)];
-    return await this.#start(name, arrivalArguments(name, this.paths(name), origin.uri, args), signal);
+    return await this.#start(name, origin, signal);
   }
 
-  #start(name: string, args: string[], signal?: AbortSignal): Promise<ExportStatus> {
+  #start(name: string, arrival?: ArrivingOrigin, signal?: AbortSignal): Promise<ExportStatus> {
     const under = this.#starting.get(name);
     if (under !== undefined) return under;
     const start = (async () => {
-      await startExport(this.#program, args, this.paths(name), signal);
+      await this.#launcher.start(name, arrival, signal);
       const status = (await this.#watch(name)) ? this.status(name) : undefined;
       if (status === undefined) throw new Error(`export ${name} ended right after its start`);
       return status;
@@ -251,7 +247,7 @@ export class Exports extends EventEmitter<ExportsEvents> {
       log.warning(`export ${name} (pid ${pid}) did not end after '${method}': it is killed`, {
         export: name,
       });
-      await killExport(pid, name);
+      await this.#launcher.kill(name, pid);
     }
   }
 
@@ -269,17 +265,16 @@ export class Exports extends EventEmitter<ExportsEvents> {
    */
   async endStrays(name: string): Promise<void> {
     if (this.#entries.has(name) || this.#starting.has(name)) return;
-    for (const pid of await exportsWith(this.paths(name).stateDir)) {
-      log.warning(`export ${name} (pid ${pid}), which was still starting, is ended: it was given up`, {
+    for (const stray of await this.#launcher.killStrays(name)) {
+      log.warning(`export ${name} (${stray}), which was still starting, is ended: it was given up`, {
         export: name,
       });
-      await killExport(pid, name);
     }
   }
 
   async #gone(name: string, entry: Entry): Promise<void> {
     if (this.#entries.get(name) === entry) this.#entries.delete(name);
-    if (this.#closed) return;
+    if (this.#closed || (await this.#launcher.hostGoesDown())) return;
     // One that is told to end takes its sockets away.
     this.emit('ended', name, !existsSync(this.paths(name).ctl));
     if (entry.ending) return;

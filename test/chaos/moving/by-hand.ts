@@ -153,7 +153,7 @@ export class ByHand implements Driver {
 
   async #start(stay: Stay, args: string[]): Promise<Running> {
     const running = await startProgram('xnbd-export', args, {
-      log: join(stay.host.run, `${stay.name}.log`),
+      log: join(stay.host.dir, 'log', `${stay.name}.log`),
       built: true,
       ready: async () => (await statusOf(stay)) !== undefined,
     });
@@ -192,10 +192,10 @@ function places({ image, socket, ctl, stateDir }: Stay): string[] {
   return ['--image', image, '--socket', socket, '--ctl', ctl, '--state', stateDir];
 }
 
-/** Names in a directory that belong to this stay, logs aside. */
+/** Names in a directory that belong to this stay. */
 async function leftOf(stay: Stay, directory: string): Promise<string[]> {
   const names = await readdir(directory);
-  return names.filter((name) => name.split('.')[0] === stay.name && !name.endsWith('.log'));
+  return names.filter((name) => name.split('.')[0] === stay.name);
 }
 
 function isEnding(kept: Kept): boolean {

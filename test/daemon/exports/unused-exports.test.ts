@@ -4,6 +4,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { Exports } from '../../../src/daemon/exports/exports.ts';
 import { UnusedExports } from '../../../src/daemon/exports/unused-exports.ts';
 import { Domains } from '../../../src/daemon/registry/domains.ts';
+import { noLauncher } from '../../lab/host/no-launcher.ts';
 import { temporaryDirectory } from '../../lab/temporary-directory.ts';
 
 describe('a clock that is set', () => {
@@ -27,9 +28,7 @@ describe('a clock that is set', () => {
   ] as const) {
     it(`${way}: an export that was lent a moment ago stays, and a domain was used a moment ago`, async () => {
       const { path } = directory;
-      const exports = new Exports({ images: path, exports: path, run: path }, 'none', () =>
-        Promise.resolve([]),
-      );
+      const exports = new Exports({ images: path, exports: path, run: path }, noLauncher);
       const unused = new UnusedExports(domains, exports);
       unused.noteLent('vda');
       unused.awaitNextHost('vdb');

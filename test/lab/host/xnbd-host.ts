@@ -52,7 +52,8 @@ export class XnbdHost {
    * [libvirt], [log]
    */
   async furnish(config: string): Promise<void> {
-    for (const path of [this.run, this.images, this.exports]) await mkdir(path, { recursive: true });
+    for (const path of [this.run, this.images, this.exports, join(this.dir, 'log')])
+      await mkdir(path, { recursive: true });
     await writeFile(
       this.config,
       `[paths]\nimages = ${this.images}\nexports = ${this.exports}\nrun = ${this.run}\n` +

@@ -37,7 +37,7 @@ export async function memoryFlows(from: Site, guest: Guest): Promise<void> {
 
 /** What the daemon of a site, or (with a name) one of its exports, has written in its log. */
 export function logOf(site: Site, name?: string): Promise<string> {
-  const path = name === undefined ? site.daemon.log : site.host.outside(`/run/xnbd/${name}.log`);
+  const path = name === undefined ? site.daemon.log : site.host.outside(`/var/lib/xnbd/log/${name}.log`);
   return readFile(path, 'utf8');
 }
 

@@ -37,13 +37,12 @@ export async function comeBack({ lab }: Sites, site: Site): Promise<void> {
   await site.startDaemon();
 }
 
-/** The same after another boot of the machine: /run is empty (the logs alone are kept, for the tests), and the kernel says so. */
+/** The same after another boot of the machine: /run is empty, and the kernel says so. */
 export async function boot(sites: Sites, site: Site): Promise<void> {
   const { host } = site;
   await writeFile(host.outside('/run/lab/boot_id'), `${randomUUID()}\n`);
   await host.exec(['mount', '--bind', '/run/lab/boot_id', BOOT_ID]);
   for (const directory of ['/run/xnbd', '/run/libvirt'].map((path) => host.outside(path)))
-    for (const name of await readdir(directory))
-      if (!name.endsWith('.log')) await rm(join(directory, name), { recursive: true });
+    for (const name of await readdir(directory)) await rm(join(directory, name), { recursive: true });
   await comeBack(sites, site);
 }

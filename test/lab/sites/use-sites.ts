@@ -16,8 +16,8 @@ export function useSites(options: SitesOptions = {}): { sites: () => Sites } & T
 /** For whoever has to find out why a test failed. */
 async function printLogs(all: readonly Site[]): Promise<void> {
   for (const { host, daemon } of all) {
-    const run = host.outside('/run/xnbd');
-    const logs = (await readdir(run)).filter((name) => name.endsWith('.log')).map((name) => join(run, name));
+    const directory = host.outside('/var/lib/xnbd/log');
+    const logs = (await readdir(directory)).map((name) => join(directory, name));
     for (const path of [daemon.log, ...logs]) {
       const text = await readFile(path, 'utf8').catch(() => '');
       console.log(`--- ${host.name}: ${path}\n${text.trim().split('\n').slice(-40).join('\n')}`);
