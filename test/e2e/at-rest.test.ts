@@ -2,7 +2,8 @@
 import assert from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
 import { writeFile } from 'node:fs/promises';
-import type { DiskReport, Guest } from '../lab/libvirt/guest.ts';
+import type { Guest } from '../lab/libvirt/guest.ts';
+import type { DiskReport } from '../lab/libvirt/guest-reports.ts';
 import { installGates, shutGate } from '../lab/sites/hook-gate.ts';
 import { logTells } from '../lab/sites/interrupted-migrations.ts';
 import { states, unused, writableOnlyAt } from '../lab/sites/outcome.ts';

@@ -3,7 +3,8 @@
  * gives anything up: what needs the other host waits, and goes on by itself. (A host that is lost for good: reclaim.test.ts.)
  */
 import assert from 'node:assert/strict';
-import type { DiskReport, Guest } from '../lab/libvirt/guest.ts';
+import type { Guest } from '../lab/libvirt/guest.ts';
+import type { DiskReport } from '../lab/libvirt/guest-reports.ts';
 import { logTells } from '../lab/sites/interrupted-migrations.ts';
 import { boot, comeBack, killAll, vanish } from '../lab/sites/outage.ts';
 import { become, endsAtB, followsToB, states, writableOnlyAt } from '../lab/sites/outcome.ts';

@@ -1,6 +1,7 @@
 /** A guest that boots anew runs no hook, and its disks notice nothing: at rest, and while they follow it. */
 import assert from 'node:assert/strict';
-import type { DiskReport, Guest } from '../lab/libvirt/guest.ts';
+import type { Guest } from '../lab/libvirt/guest.ts';
+import type { DiskReport } from '../lab/libvirt/guest-reports.ts';
 import { logOf } from '../lab/sites/interrupted-migrations.ts';
 import { endsAtB, followsToB, states, writableOnlyAt } from '../lab/sites/outcome.ts';
 import { type Site, startedGuest } from '../lab/sites/sites.ts';

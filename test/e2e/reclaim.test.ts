@@ -2,7 +2,8 @@
 import assert from 'node:assert/strict';
 import { constants } from 'node:fs';
 import { copyFile, writeFile } from 'node:fs/promises';
-import type { DiskReport, Guest } from '../lab/libvirt/guest.ts';
+import type { Guest } from '../lab/libvirt/guest.ts';
+import type { DiskReport } from '../lab/libvirt/guest-reports.ts';
 import { differences } from '../lab/libvirt/pattern.ts';
 import { logTells } from '../lab/sites/interrupted-migrations.ts';
 import { comeBack, vanish } from '../lab/sites/outage.ts';

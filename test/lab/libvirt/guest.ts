@@ -5,13 +5,10 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { waitFor } from '../wait-for.ts';
 import { Console } from './console.ts';
 import { commandPath, consolePath, domainXml, type GuestSpec } from './domain-xml.ts';
+import { type DiskReport, readReports } from './guest-reports.ts';
 import { guestSystem } from './guest-system.ts';
 import type { Host } from './host.ts';
 import type { Lab } from './lab.ts';
-import { BLOCK_SIZE, FNV_START, fnv, type Writes } from './pattern.ts';
-
-/** What the guest says about a disk when it is stopped. */
-export type DiskReport = { sizeBytes: number; errors: number; writes: Writes };
 
 /** Requests that the guest has completed on a disk, as of its last heartbeat (two a second). */
 export type DiskCounts = { writes: number; reads: number; errors: number };
@@ -164,28 +161,7 @@ export class Guest {
   }
 
   #reports(from: number): Map<string, DiskReport> {
-    const reports = new Map<string, DiskReport>();
-    let writes = new Map<number, number>();
-    for (const line of this.console.lines.slice(from)) {
-      const [, verb, target, rest] = /^xnbd: (dump|w|end) (\S+) (.*)$/.exec(line) ?? [];
-      if (verb === undefined || target === undefined || rest === undefined) continue;
-      if (verb === 'dump') {
-        writes = new Map();
-        const number = (name: string): number => Number(new RegExp(`${name}=(\\d+)`).exec(rest)?.[1]);
-        reports.set(target, { sizeBytes: number('blocks') * BLOCK_SIZE, errors: number('errors'), writes });
-      } else if (verb === 'w') {
-        for (const pair of rest.split(' ')) {
-          const [block, seq] = pair.split(':').map((word) => Number.parseInt(word, 16)) as [number, number];
-          writes.set(block, seq);
-        }
-      } else {
-        let sum = FNV_START;
-        for (const [block, seq] of writes) sum = fnv(fnv(sum, block), seq);
-        const wanted = `entries=${writes.size} sum=${(sum >>> 0).toString(16).padStart(8, '0')}`;
-        if (rest !== wanted)
-          throw new Error(`the console lost a part of the report on ${target}: ${rest}, got ${wanted}`);
-      }
-    }
+    const reports = readReports(this.console.lines.slice(from));
     const silent = this.spec.disks.find(({ target }) => !reports.has(target));
     if (silent)
       throw new Error(`no report on ${silent.target}; the guest's last lines: ${this.console.tail()}`);

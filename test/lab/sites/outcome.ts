@@ -2,7 +2,8 @@
 import assert from 'node:assert/strict';
 import { readdir } from 'node:fs/promises';
 import { readRecord } from '../../../src/store/records/record.ts';
-import type { DiskReport, Guest } from '../libvirt/guest.ts';
+import type { Guest } from '../libvirt/guest.ts';
+import type { DiskReport } from '../libvirt/guest-reports.ts';
 import { waitFor } from '../wait-for.ts';
 import { arrived, type Site, type Sites, signalsOf, wrongBytes } from './sites.ts';
 

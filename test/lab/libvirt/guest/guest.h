@@ -23,6 +23,7 @@ struct disk {
   uint32_t *last; /* by block: sequence number of its last write, 0: never written */
   volatile uint32_t seq;
   volatile uint32_t writes, reads, errors;
+  volatile uint32_t slowest_ms; /* the longest that a request took since the last beat */
   volatile int resting;
   pid_t worker; /* the child */
 };

@@ -179,7 +179,9 @@ static void beat(void) {
   int at = snprintf(line, sizeof line, "beat %u", ++number);
   for (int i = 0; i < disk_count; i++) {
     struct disk *disk = &shared->disks[i];
-    at += snprintf(line + at, sizeof line - at, " %s:%u:%u:%u", disk->name, disk->writes, disk->reads, disk->errors);
+    uint32_t slowest = __atomic_exchange_n(&disk->slowest_ms, 0, __ATOMIC_RELAXED);
+    at += snprintf(line + at, sizeof line - at, " %s:%u:%u:%u:%u", disk->name, disk->writes, disk->reads, disk->errors,
+                   slowest);
   }
   say("%s", line);
 }

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "block.h"
@@ -30,10 +31,27 @@ static uint32_t random_below(uint32_t n) {
   return random_state % n;
 }
 
+static int64_t begun; /* of the request under way, ns */
+
+static int64_t now_ns(void) {
+  struct timespec t;
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return t.tv_sec * 1000000000LL + t.tv_nsec;
+}
+
+/* Between these two a request is under way. */
+static void begin(void) { begun = now_ns(); }
+static void end(struct disk *disk) {
+  uint32_t ms = (uint32_t)((now_ns() - begun) / 1000000);
+  if (ms > disk->slowest_ms) disk->slowest_ms = ms;
+}
+
 static void write_run(struct disk *disk, uint32_t block, uint32_t count) {
   uint32_t seq = ++disk->seq;
   for (uint32_t i = 0; i < count; i++) fill_block(buffer + i * WORDS, disk->tag, block + i, seq);
+  begin();
   ssize_t n = pwrite(fd, buffer, count * BLOCK, (off_t)block * BLOCK);
+  end(disk);
   if (n != (ssize_t)count * BLOCK) {
     disk->errors++;
     say("verify error %s block %u: write of %u blocks: %s", disk->name, block, count, n < 0 ? strerror(errno) : "short");
@@ -56,7 +74,9 @@ static void report_mismatch(struct disk *disk, uint32_t block, const uint32_t *f
 
 static void verify_run(struct disk *disk, uint32_t block, uint32_t count) {
   if (block + count > disk->blocks) count = disk->blocks - block;
+  begin();
   ssize_t n = pread(fd, buffer, count * BLOCK, (off_t)block * BLOCK);
+  end(disk);
   if (n != (ssize_t)count * BLOCK) {
     disk->errors++;
     say("verify error %s block %u: read of %u blocks: %s", disk->name, block, count, n < 0 ? strerror(errno) : "short");
@@ -91,7 +111,11 @@ static void step(struct disk *disk, uint32_t n) {
     verify_run(disk, far_block(disk), 1 + random_below(MAX_RUN));
     if (disk->pattern) verify_run(disk, random_below(disk->blocks), 1 + random_below(MAX_RUN));
   }
-  if (n % 16 == 15 && fdatasync(fd) != 0) {
+  if (n % 16 == 15) {
+    begin();
+    int failed = fdatasync(fd);
+    end(disk);
+    if (failed == 0) return;
     disk->errors++;
     say("verify error %s: flush: %s", disk->name, strerror(errno));
   }
