@@ -2,11 +2,12 @@
 # Makes a fresh clone able to run: the packages of npm, and from Debian what tests and demo need: the programs of real NBD peers, libvirt,
 # QEMU, D-Bus and a compiler.
 #
-#   sh scripts/setup.sh [--quiet] [packages | demo | list]
+#   sh scripts/setup.sh [--quiet] [packages | demo | testbed | list]
 #
 # Installs what is missing from Debian when it may (root, apt); otherwise prints the line to run and ends well: tests that need
 # the missing programs then skip, and say so. `--quiet` says nothing when nothing is missing; `packages` asks for npm's packages only, `demo`
-# also for what the demo without libvirt needs; `list` prints Debian's packages, one a line, and does nothing. No service is started.
+# also for what the demo without libvirt needs, `testbed` for the two machines;
+# `list` prints Debian's packages, one a line, and does nothing. No service is started.
 set -u
 
 # program (or file), the package that brings it
@@ -34,6 +35,19 @@ x86_64-linux-gnu-strip binutils
 rpmbuild rpm
 '
 
+# What the two machines of `npm run testbed` need of this one.
+needs_of_testbed='
+mmdebstrap mmdebstrap
+qemu-system-x86_64 qemu-system-x86
+qemu-img qemu-utils
+mkfs.ext4 e2fsprogs
+ssh openssh-client
+x86_64-linux-gnu-strip binutils
+gcc gcc
+/usr/include/stdlib.h libc6-dev
+xz xz-utils
+'
+
 if [ "${1:-}" = list ]; then
   echo "$needs" | sed -n 's/^[^ ]* //p'
   exit 0
@@ -52,6 +66,7 @@ for word in "$@"; do
     --quiet) quiet=yes ;;
     packages) needs= ;;
     demo) needs='mkfs.ext4 e2fsprogs' ;;
+    testbed) needs=$needs_of_testbed ;;
   esac
 done
 

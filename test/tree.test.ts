@@ -48,12 +48,12 @@ const toldTheTime: readonly string[] = [
 const madeLater: readonly string[] = ['bench/results'];
 
 process.chdir(join(import.meta.dirname, '..'));
-const code = globSync('{src,test,demo,bench,scripts}/**/*.ts').sort();
+const code = globSync('{src,test,testbed,demo,bench,scripts}/**/*.ts').sort();
 const source = code.filter((path) => path.startsWith('src/'));
 const documents = ['README.md', ...globSync('{*,docs/**/*}.md')].filter(
   (path, at, all) => all.indexOf(path) === at,
 );
-const everything = globSync('{src,test,demo,bench,scripts,docs,etc,hooks,packaging}/**', {
+const everything = globSync('{src,test,testbed,demo,bench,scripts,docs,etc,hooks,packaging}/**', {
   withFileTypes: true,
 })
   .filter((entry) => entry.isFile())
@@ -183,7 +183,7 @@ function lines(path: string): string[] {
 function missing(text: string, where: string): string[] {
   const faults: string[] = [];
   const ours =
-    /(?<![\w./@-])(?:src|test|demo|bench|scripts|docs|etc|hooks|packaging)\/[\w./-]*\w|(?<![\w./-])[\w/-]+\.ts\b/g;
+    /(?<![\w./@-])(?:src|test|testbed|demo|bench|scripts|docs|etc|hooks|packaging)\/[\w./-]*\w|(?<![\w./-])[\w/-]+\.ts\b/g;
   for (const [path] of text.matchAll(ours)) {
     const there =
       ['', '.ts', '.test.ts'].some((end) => existsSync(path + end)) ||

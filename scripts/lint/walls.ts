@@ -56,6 +56,7 @@ export const floors: Readonly<Record<string, readonly (readonly string[])[]>> = 
     ['uri.ts', 'printable.ts', 'receive-buffer.ts', 'byte-coroutine.ts', 'extent.ts'],
     ['constants.ts'],
   ],
+  testbed: [['testbed.ts'], ['steps'], ['disk.ts', 'step.ts', 'deb.ts'], ['bed.ts'], ['guest'], ['machine']],
   test: [
     [
       ...['nbd', 'store', 'log', 'config', 'pki', 'client', 'libvirt', 'control', 'export', 'relocation'],
@@ -81,6 +82,7 @@ export const only: Readonly<Record<string, readonly string[]>> = {
   scripts: ['src'],
   demo: ['src', 'test/lab'],
   bench: ['src', 'test/lab'],
+  testbed: ['src', 'test/lab'],
   'test/lab': ['src'],
   'test/demo': ['demo', 'src', 'test/lab'],
   test: ['src', 'test/lab', 'scripts'],
