@@ -34,6 +34,14 @@ const AddressText = v.pipe(
     return NEVER;
   }),
 );
+/** Where a host is found by others. */
+const OthersAddress = v.pipe(
+  AddressText,
+  v.check(
+    ({ host }) => !host.includes('%'),
+    'an address with a zone (%) means nothing to another host: allowed is a name, or an address that all hosts reach',
+  ),
+);
 const Path = v.pipe(
   v.string(),
   v.check((path) => isAbsolute(path) && !path.includes('\0'), 'allowed is an absolute path'),
@@ -75,8 +83,8 @@ const Schema = v.strictObject({
   ),
   gateway: v.optional(
     v.strictObject({
-      listen: v.optional(AddressText, '0.0.0.0:10809'),
-      advertise: v.optional(AddressText),
+      listen: v.optional(AddressText, '[::]:10809'),
+      advertise: v.optional(OthersAddress),
       // That `off` must be said is the point.
       tls: v.optional(oneOf(['required', 'off']), 'required'),
     }),
@@ -125,7 +133,7 @@ const Schema = v.strictObject({
     ),
     {},
   ),
-  peers: v.optional(v.record(v.string(), AddressText), {}),
+  peers: v.optional(v.record(v.string(), OthersAddress), {}),
   'peer-rate': v.optional(v.record(v.string(), SettingText(relocationSettings.rate)), {}),
   'peer-rate-schedule': v.optional(
     v.record(v.string(), SettingText(relocationSettings['rate-schedule'])),

@@ -57,11 +57,23 @@ async function keepRecord(options: TargetOptions, image: Image): Promise<RecordK
   }
   checkRecord(found, options, image);
   const keeper = new RecordKeeper(stateDir, found);
+  if (hasGrown(found, image)) {
+    log.info(`its image has grown from ${found.sizeBytes} bytes to ${image.size}: so has the disk`);
+    await keeper.update({ sizeBytes: image.size });
+  }
   if (found.image !== image.path) {
     log.warning(`its image moved from ${found.image} to ${image.path}`);
     await keeper.update({ image: image.path });
   }
   return keeper;
+}
+
+/**
+ * An administrator has made the image of a disk at rest longer, and it is the disk that there is. One that
+ * other hosts know something of must be as long as they know it, and one that is shorter has lost something.
+ */
+function hasGrown({ state, complete, origin, lease, sizeBytes }: ExportRecord, image: Image): boolean {
+  return image.size > sizeBytes && state === 'serving' && complete && origin === null && lease === null;
 }
 
 function checkRecord(record: ExportRecord, options: TargetOptions, image: Image): void {
@@ -76,10 +88,10 @@ function checkRecord(record: ExportRecord, options: TargetOptions, image: Image)
       `state directory ${stateDir} belongs to image ${record.image}, not ${image.path}: give another --state`,
     );
   }
-  if (record.sizeBytes !== image.size) {
+  if (record.sizeBytes !== image.size && !hasGrown(record, image)) {
     throw new Error(
       `image ${image.path} has ${image.size} bytes, but export '${name}' has ${record.sizeBytes}: ` +
-        `restore its size, or move ${stateDir} aside to begin anew`,
+        `restore its size (an image may grow while its disk is at rest and whole; this one is ${record.state})`,
     );
   }
   const { state, complete } = record;

@@ -39,6 +39,10 @@ const KEEPALIVE_MS = 15_000;
 
 const drops = new Recurring('warning');
 
+/** `::` is every address of the host, IPv4 too; on a kernel without IPv6 it is none. */
+const ANY = '::';
+const ANY_IPV4 = '0.0.0.0';
+
 /**
  * Plain TCP: every client that reaches the port is let in.
  * @throws Error naming the address, when it cannot be listened on.
@@ -51,7 +55,8 @@ export async function listenPlain(at: Address, visit: (visitor: Visitor) => void
     keepAliveInitialDelay: KEEPALIVE_MS,
   };
   const server = createServer(options, (stream) => {
-    const address = stream.remoteAddress ?? '?';
+    // So an IPv4 peer is called on a socket that has both.
+    const address = (stream.remoteAddress ?? '?').replace(/^::ffff:(?=[\d.]+$)/i, '');
     visit({
       stream,
       address,
@@ -65,13 +70,25 @@ export async function listenPlain(at: Address, visit: (visitor: Visitor) => void
       kind: 'full',
     }),
   );
-  await new Promise<void>((resolve, reject) => {
-    server.once('error', (error: NodeJS.ErrnoException) => {
-      const way = error.code === 'EADDRINUSE' ? 'another program has it' : error.message;
-      reject(new Error(`cannot listen on ${formatAddress(at)}: ${way}; set listen under [gateway]`));
+  const listen = (host: string): Promise<void> =>
+    new Promise((resolve, reject) => {
+      server.once('error', reject);
+      server.listen({ host, port: at.port }, () => {
+        server.off('error', reject);
+        resolve();
+      });
     });
-    server.listen({ host: at.host, port: at.port }, resolve);
-  });
+  try {
+    await listen(at.host).catch(async (error: NodeJS.ErrnoException) => {
+      const hasNoIpv6 = error.code === 'EAFNOSUPPORT' || error.code === 'EADDRNOTAVAIL';
+      if (at.host !== ANY || !hasNoIpv6) throw error;
+      await listen(ANY_IPV4);
+    });
+  } catch (error) {
+    const { code, message } = error as NodeJS.ErrnoException;
+    const way = code === 'EADDRINUSE' ? 'another program has it' : message;
+    throw new Error(`cannot listen on ${formatAddress(at)}: ${way}; set listen under [gateway]`);
+  }
   server.on('error', (error) => log.error(`the port ${formatAddress(at)} fails: ${error.message}`));
   const bound = server.address();
   const port = bound !== null && typeof bound === 'object' ? bound.port : at.port;

@@ -56,11 +56,13 @@ const driverAttributes = { cache: 'none', error_policy: 'stop', rerror_policy: '
 const reconnectSeconds = 10;
 
 /**
- * What adopting a domain would change. `xml`: its definition.
+ * What adopting a domain would change. `xml`: its definition. `baseName`: what its exports are named by, with
+ * the target behind (NAME-vda); left out: the domain's own name, as far as that can be.
  * @throws Error, one line, naming the disk and the way out, for one that cannot be adopted.
  */
-export async function planAdopt(xml: string, paths: Paths): Promise<DefinitionPlan> {
+export async function planAdopt(xml: string, paths: Paths, baseName?: string): Promise<DefinitionPlan> {
   const { name: domain, root, ours } = readDefinition(xml, paths.run);
+  const base = baseName ?? exportBase(domain);
   const plan = { domain, disks: [] as PlannedDisk[], skipped: [] as string[] };
   const edits: Edit[] = [];
   for (const element of disksOf(root)) {
@@ -72,7 +74,7 @@ export async function planAdopt(xml: string, paths: Paths): Promise<DefinitionPl
     }
     try {
       const { image, source } = simpleSource(element);
-      const name = `${domain}-${target}`;
+      const name = `${base}-${target}`;
       checkExportName(name);
       await checkUnused(paths.exports, name, image, plan.disks);
       plan.disks.push({
@@ -87,6 +89,18 @@ export async function planAdopt(xml: string, paths: Paths): Promise<DefinitionPl
     }
   }
   return finish(plan, xml, applyEdits(xml, edits));
+}
+
+/**
+ * libvirt takes nearly every name for a domain, an export's has letters, digits and a few signs: accents go,
+ * and what else it may not have becomes '-'. @throws Error where too little is left to know it by.
+ */
+function exportBase(domain: string): string {
+  const plain = domain.normalize('NFKD').replaceAll(/\p{M}/gu, '');
+  const base = plain.replaceAll(/[^A-Za-z0-9_.+-]+/g, '-').replaceAll(/^[^A-Za-z0-9_]+|-+$/g, '');
+  const kept = base.replaceAll(/[^A-Za-z0-9]/g, '').length;
+  if (kept > 0 && kept * 2 >= plain.replaceAll(/[^\p{L}\p{N}]/gu, '').length) return base;
+  throw new Error(`domain ${domain}: no export can be named by it: give a name with --name NAME`);
 }
 
 /** Writes the records, then the definition; when libvirt refuses that, the records go again. */
@@ -222,6 +236,17 @@ function simpleSource(element: XmlElement): { image: string; source: XmlElement 
   if (find(element, 'backingStore', 'source') !== undefined) {
     throw new Error('it has a backing file; merge it first (virsh blockcommit, or qemu-img convert -O raw)');
   }
+  for (const [attribute, value] of Object.entries(source.attributes)) {
+    // `index` is libvirt's own number, and `mandatory` what holds without a word.
+    if (
+      ['file', 'dev', 'index'].includes(attribute) ||
+      (attribute === 'startupPolicy' && value === 'mandatory')
+    )
+      continue;
+    throw new Error(
+      `its <source> says ${attribute}='${value.slice(0, 100)}', which would be lost: an xNBD disk has no such thing; remove it first`,
+    );
+  }
   const [child] = source.children;
   if (child !== undefined)
     throw new Error(`its <source> has <${child.name}>, which would be lost; remove it first`);
@@ -301,7 +326,7 @@ async function checkUnused(
     if (record === undefined) continue;
     if (other === name) {
       throw new Error(
-        `an export ${name} exists (${join(exports, other)}, image ${record.image}); release its domain first, or move that directory aside`,
+        `an export ${name} exists (${join(exports, other)}, image ${record.image}): give other names with --name NAME, or release its domain first`,
       );
     }
     if (record.state === 'retired') continue;

@@ -24,6 +24,7 @@ export interface Terminal {
 
 /**
  * @param yes change it without asking.
+ * @param baseName of `adopt`: what the exports are named by, in place of the domain's name.
  * @throws Error when the domain is not shut off, a disk cannot be changed, or nobody can be asked.
  */
 export async function changeDefinition(
@@ -31,12 +32,13 @@ export async function changeDefinition(
   name: string,
   yes: boolean,
   config: Config,
+  baseName: string | undefined,
   { input, output }: Terminal,
 ): Promise<void> {
   const { plan: makePlan, apply, become } = changes[change];
   const domain = await openShutOffDomain(config.libvirt.dbus, name);
   try {
-    const plan = await makePlan(domain.xml, config.paths);
+    const plan = await makePlan(domain.xml, config.paths, baseName);
     output.write(describe(plan));
     if (plan.disks.length === 0) return;
     if (!yes && !(await isConfirmed(`Change domain ${name}?`, { input, output }))) {

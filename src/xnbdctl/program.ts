@@ -145,16 +145,21 @@ export function program(): Command {
     ['adopt', 'turn the file disks of a shut-off domain into xNBD disks'],
     ['release', 'turn the xNBD disks of a shut-off domain into file disks'],
   ] as const) {
-    xnbdctl
+    const command = xnbdctl
       .command(`${change} <domain>`)
       .description(description)
-      .option('--yes', 'show the change and make it without asking')
-      .action(async (domain: string, { yes = false }: { yes?: boolean }) => {
-        const config = await loadConfig(options().config);
-        // D-Bus and XML cost every other command time that it has no use for.
-        const { changeDefinition } = await import('./adopt-release.ts');
-        await changeDefinition(change, domain, yes, config, { input: process.stdin, output: process.stdout });
+      .option('--yes', 'show the change and make it without asking');
+    if (change === 'adopt')
+      command.option('--name <name>', "what the disks are named by: NAME-vda (default: the domain's name)");
+    command.action(async (domain: string, { yes = false, name }: { yes?: boolean; name?: string }) => {
+      const config = await loadConfig(options().config);
+      // D-Bus and XML cost every other command time that it has no use for.
+      const { changeDefinition } = await import('./adopt-release.ts');
+      await changeDefinition(change, domain, yes, config, name, {
+        input: process.stdin,
+        output: process.stdout,
       });
+    });
   }
   return xnbdctl;
 }

@@ -25,7 +25,7 @@ describe('configuration', () => {
     assert.deepEqual(parseConfig('', 'x.conf'), {
       paths: { images: '/var/lib/xnbd/images', exports: '/var/lib/xnbd/exports', run: '/run/xnbd' },
       gateway: {
-        listen: { host: '0.0.0.0', port: 10809 },
+        listen: { host: '::', port: 10809 },
         advertise: { host: hostname(), port: 10809 },
         tls: 'required',
       },
@@ -341,5 +341,15 @@ describe('addresses', () => {
     ]) {
       assert.equal(parseAddress(text), undefined, text);
     }
+  });
+
+  it('an address with a zone is for this host alone: to listen on, not to be told to others', () => {
+    const { gateway } = parseConfig('[gateway]\nlisten = [fe80::1%eth0]:10809\nadvertise = a:1\n', 'f');
+    assert.equal(gateway.listen.host, 'fe80::1%eth0');
+    for (const text of [
+      '[gateway]\nadvertise = [fe80::1%eth0]:10809\n',
+      '[peers]\nb = [fe80::2%eth0]:10809\n',
+    ])
+      assert.throws(() => parseConfig(text, 'f'), /f:2: .*a zone \(%\) means nothing to another host/);
   });
 });

@@ -8,7 +8,7 @@ import { connectControl, exportStatus, NobodyAnswers } from '../../src/control/c
 import type { ExportStatus } from '../../src/control/status.ts';
 import { openTarget } from '../../src/export/target.ts';
 import { Command } from '../../src/nbd/constants.ts';
-import { newRecord, writeRecord } from '../../src/store/records/record.ts';
+import { newRecord, readRecord, writeRecord } from '../../src/store/records/record.ts';
 import { listenOnUnixSocket } from '../../src/system/unix-socket.ts';
 import { callExport } from '../lab/nbd/call-export.ts';
 import { RawClient } from '../lab/nbd/raw-client.ts';
@@ -131,6 +131,32 @@ describe('opening a target', () => {
     await assert.rejects(open({ image: second }), /belongs to image .*d\.img, not .*e\.img/);
     await truncate(image, 4096);
     await assert.rejects(open(), /image .*d\.img has 4096 bytes, but export 'd' has 8192: restore its size/);
+  });
+});
+
+describe('a target whose image has grown', () => {
+  it('has grown with it while it is at rest, and is refused while another host knows it', async () => {
+    const directory = await mkdtemp(join(tmpdir(), 'xnbd-target-'));
+    const [image, stateDir] = [join(directory, 'd.img'), join(directory, 'state')];
+    await writeFile(image, Buffer.alloc(8192));
+    const open = () => openTarget({ name: 'd', image, stateDir, readOnly: false });
+    try {
+      await (await open()).close();
+      await truncate(image, 12_288);
+      const grown = await open();
+      assert.equal(grown.disk.size, 12_288);
+      await grown.close();
+      const record = (await readRecord(stateDir))!;
+      assert.equal(record.sizeBytes, 12_288);
+      await truncate(image, 16_384);
+      await writeRecord(stateDir, { ...record, state: 'fenced', lease: record.uuid });
+      await assert.rejects(
+        open(),
+        /has 16384 bytes, but export 'd' has 12288: restore its size .* this one is fenced/,
+      );
+    } finally {
+      await rm(directory, { recursive: true });
+    }
   });
 });
 

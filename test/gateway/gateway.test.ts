@@ -4,7 +4,7 @@ import { randomUUID } from 'node:crypto';
 import { once } from 'node:events';
 import { mkdtemp, open, readFile, rename, rm, symlink, writeFile } from 'node:fs/promises';
 import { connect, createServer, type Socket } from 'node:net';
-import { tmpdir } from 'node:os';
+import { networkInterfaces, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { promisify } from 'node:util';
@@ -502,6 +502,20 @@ describe('gateway', () => {
     const { type, texts } = await ask(socket, Option.GO, naming('silent'));
     assert.equal(type, OptionReply.ERR_PLATFORM);
     assert.match(texts[0]!, /silent does not greet/);
+  });
+
+  it('listens on [::] for IPv4 and IPv6, and calls an IPv4 peer by its own address', async () => {
+    const seen: string[] = [];
+    const transport = await listenPlain({ host: '::', port: 0 }, ({ address, stream }) => {
+      seen.push(address);
+      stream.destroy();
+    });
+    const hosts = networkInterfaces().lo?.some(({ family }) => family === 'IPv6')
+      ? ['127.0.0.1', '::1']
+      : ['127.0.0.1'];
+    for (const host of hosts) await once(connect({ host, port: transport.address.port }), 'close');
+    transport.close();
+    assert.deepEqual(seen, hosts);
   });
 
   it('says what is wrong with its address', async () => {

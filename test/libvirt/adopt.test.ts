@@ -100,6 +100,35 @@ describe('adopt and release', () => {
     assert.deepEqual(await readdir(directory), ['a & b.img', 'run'], 'a plan changes nothing');
   });
 
+  it('names the exports of a domain whose name an export cannot have, or by the name that is given', async () => {
+    const named = (name: string) => domain(fileDisk()).replace('<name>vm1</name>', `<name>${name}</name>`);
+    for (const [name, base] of [
+      ['my web server', 'my-web-server'],
+      ['Café 2', 'Cafe-2'],
+      ['(test) a&amp;b', 'test-a-b'],
+    ] as const) {
+      assert.equal((await planAdopt(named(name), paths)).disks[0]!.export, `${base}-vda`, name);
+    }
+    await assert.rejects(
+      planAdopt(named('データベース'), paths),
+      /no export can be named by it: .* --name NAME/,
+    );
+    const given = await planAdopt(named('データベース'), paths, 'db');
+    assert.equal(given.disks[0]!.export, 'db-vda');
+    assert.match(given.after, /<source protocol='nbd' name='db-vda'>/);
+    await assert.rejects(planAdopt(named('x'), paths, '../x'), /export name '\.\.\/x-vda' is not usable/);
+  });
+
+  it('refuses a source whose attributes would be lost', async () => {
+    const says = (attribute: string) => domain(fileDisk()).replace(/<source /, `<source ${attribute} `);
+    await assert.rejects(
+      planAdopt(says("startupPolicy='optional'"), paths),
+      /startupPolicy='optional'.*remove it first/,
+    );
+    await assert.rejects(planAdopt(says("fdgroup='x'"), paths), /fdgroup='x'/);
+    assert.equal((await planAdopt(says("startupPolicy='mandatory' index='1'"), paths)).disks.length, 1);
+  });
+
   it('sees whether libvirt has kept that QEMU waits for an export', async () => {
     const plan = await planAdopt(domain(fileDisk(), cdrom, fileDisk(await makeImage('b.img'), 'vdb')), paths);
     assert.equal(keepsReconnect(plan.after, plan), true);
