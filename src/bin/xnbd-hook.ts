@@ -4,11 +4,14 @@
  *
  * Without the daemon, only the operations that begin something may fail: a guest whose disks no export serves
  * must not start. What reports an end, and `reconnect` (libvirt kills the running guest when it fails),
- * always exits 0.
+ * always exits 0. An end is told once, so it is left for the daemon that comes back, as a file in the
+ * directory `missed` beside the socket (src/daemon/hooks/missed-ends.ts).
  *
  * libvirt waits for this program, so it imports nothing that costs start-up time.
  */
+import { renameSync, writeFileSync } from 'node:fs';
 import { connect } from 'node:net';
+import { dirname, join } from 'node:path';
 import process from 'node:process';
 import { text } from 'node:stream/consumers';
 import packageJson from '../../package.json' with { type: 'json' };
@@ -22,6 +25,7 @@ interface Answer {
 /** Longer than the daemon's own limit for a hook, so that its more exact message comes first. */
 const patienceMs = 30_000;
 const neverFails = new Set(['stopped', 'release', 'reconnect']);
+const ends = new Set(['stopped', 'release']);
 const needsDaemon = new Set(['prepare', 'migrate']);
 
 if (process.argv[2] === '--version') {
@@ -63,14 +67,26 @@ function ask(question: string): Promise<Answer> {
   });
 }
 
+/** Only where a daemon has made the directory. */
+function leaveForTheDaemon(question: string): void {
+  const path = join(dirname(socketPath), 'missed', `${Date.now()}-${process.pid}`);
+  try {
+    writeFileSync(path, question, { mode: 0o600 });
+    renameSync(path, `${path}.json`);
+  } catch (error) {
+    process.stderr.write(`the daemon will not hear of it either: ${(error as Error).message}\n`);
+  }
+}
+
 const xml = await text(process.stdin);
+const question = JSON.stringify({ driver, guest, op, subop: subop ?? '-', extra: extra ?? '-', xml });
 try {
-  const question = { driver, guest, op, subop: subop ?? '-', extra: extra ?? '-', xml };
-  const answer = await ask(`${JSON.stringify(question)}\n`);
+  const answer = await ask(`${question}\n`);
   process.stdout.write(answer.stdout);
   process.stderr.write(answer.stderr);
   process.exitCode = neverFails.has(op) ? 0 : answer.exit;
 } catch (error) {
   process.stderr.write(`${(error as Error).message}\n`);
+  if (ends.has(op)) leaveForTheDaemon(question);
   process.exitCode = needsDaemon.has(op) ? 1 : 0;
 }

@@ -22,8 +22,9 @@ import { DepartingGuests } from './guests/departing-guests.ts';
 import { GuestResumer } from './guests/guest-resumer.ts';
 import { OriginMetadata } from './guests/origin-metadata.ts';
 import { watchGuests } from './guests/watch-guests.ts';
-import { answerHook } from './hooks/dispatch.ts';
+import { answerHook, answerMissed } from './hooks/dispatch.ts';
 import { openAnnouncements, sweepAnnouncements } from './hooks/libxl-announcements.ts';
+import { openMissedEnds } from './hooks/missed-ends.ts';
 import { serveHooks } from './hooks/server.ts';
 import type { Host } from './host.ts';
 import { inTheBackground } from './in-the-background.ts';
@@ -95,6 +96,7 @@ export async function startDaemon({ config, launcher, version }: DaemonOptions):
   followUp(host);
 
   await openAnnouncements(config);
+  await openMissedEnds(config);
   await domains.load();
   await moves.load();
   const late = await exports.find((name, record) => isNeeded(host, name, record));
@@ -102,6 +104,7 @@ export async function startDaemon({ config, launcher, version }: DaemonOptions):
   await putRight(host, late);
   await publisher.connect();
   await moves.catchUp((name) => exports.record(name));
+  await answerMissed(host);
   const hooks = await serveHooks({
     path: join(paths.run, 'hook.sock'),
     limitMs: hookLimitMs,
@@ -114,6 +117,7 @@ export async function startDaemon({ config, launcher, version }: DaemonOptions):
   const timer = setInterval(() => {
     ticks += 1;
     giveUpOverdue();
+    inTheBackground('missed hooks could not be answered', answerMissed(host));
     inTheBackground('unused exports could not be ended', unused.endThoseDue());
     if (ticks % sweepEveryTicks !== 0) return;
     inTheBackground('old announcements could not be swept', sweepAnnouncements(config));

@@ -79,8 +79,9 @@ export async function listenPlain(at: Address, visit: (visitor: Visitor) => void
       });
     });
   try {
-    await listen(at.host).catch(async (error: NodeJS.ErrnoException) => {
-      const hasNoIpv6 = error.code === 'EAFNOSUPPORT' || error.code === 'EADDRNOTAVAIL';
+    await listen(at.host).catch(async (error: unknown) => {
+      const { code } = error as NodeJS.ErrnoException;
+      const hasNoIpv6 = code === 'EAFNOSUPPORT' || code === 'EADDRNOTAVAIL';
       if (at.host !== ANY || !hasNoIpv6) throw error;
       await listen(ANY_IPV4);
     });

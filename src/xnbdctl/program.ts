@@ -141,6 +141,11 @@ export function program(): Command {
 
   addPkiCommands(xnbdctl, options);
 
+  addDefinitionCommands(xnbdctl, options);
+  return xnbdctl;
+}
+
+function addDefinitionCommands(xnbdctl: Command, options: () => GlobalOptions): void {
   for (const [change, description] of [
     ['adopt', 'turn the file disks of a shut-off domain into xNBD disks'],
     ['release', 'turn the xNBD disks of a shut-off domain into file disks'],
@@ -161,7 +166,6 @@ export function program(): Command {
       });
     });
   }
-  return xnbdctl;
 }
 
 function addPkiCommands(xnbdctl: Command, options: () => GlobalOptions): void {

@@ -157,6 +157,7 @@ describe('a domain whose move ends badly', function () {
       queue: new KeyedQueue(),
       exports: new Exports(paths, noLauncher),
       moves: new Moves(run),
+      devices: { detach: () => Promise.resolve() },
     } as unknown as Host;
     const call = {
       driver: 'qemu' as const,

@@ -109,9 +109,9 @@ async function makeWay(host: Host, name: string): Promise<void> {
  */
 export async function giveUp(host: Host, move: Move, reason: string): Promise<void> {
   const names = Object.keys(move.disks);
-  const standsBy = (name: string) => (host.exports.status(name)?.state ?? 'standby') === 'standby';
   // Looked at once: one that is taken over while others are given up is not to be forgotten.
-  const standing = names.filter(standsBy);
+  const statuses = await Promise.all(names.map((name) => host.exports.statusNow(name)));
+  const standing = names.filter((_, at) => (statuses[at]?.state ?? 'standby') === 'standby');
   // One of them may refuse; then the others stay here, too: a domain's disks are at one host.
   for (const name of names.filter((each) => !standing.includes(each))) await discard(host, name);
   const results = await Promise.allSettled(standing.map((name) => discard(host, name)));

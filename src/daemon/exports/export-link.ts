@@ -15,6 +15,8 @@ export interface ExportLink {
    * time.
    */
   call(method: ControlMethod, parameters?: MethodParameters, limitMs?: number): Promise<unknown>;
+  /** What is so now: what was reported last may be half a second old. @throws Error as `call` does. */
+  status(): Promise<ExportStatus>;
   close(): void;
 }
 
@@ -46,6 +48,7 @@ export async function openExportLink(path: string, events: ExportLinkEvents): Pr
   });
   return {
     call: (method, parameters, limitMs = callLimitMs) => client.call(method, limitMs, parameters),
+    status: () => client.status(callLimitMs),
     close,
   };
 }

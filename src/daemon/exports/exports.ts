@@ -204,6 +204,18 @@ export class Exports extends EventEmitter<ExportsEvents> {
     return start;
   }
 
+  /**
+   * Asks an export how it is, where what it reported last may be too old to decide by. What was known, where
+   * it does not answer.
+   */
+  async statusNow(name: string): Promise<ExportStatus | undefined> {
+    const now = await this.#entries
+      .get(name)
+      ?.link?.status()
+      .catch(() => undefined);
+    return now ?? this.status(name);
+  }
+
   /** Asks a running export. @throws Error with its words when it refuses or does not run. */
   call(
     name: string,

@@ -11,6 +11,7 @@ import { arrive } from '../disks/arrival.ts';
 import type { Host } from '../host.ts';
 import { usingDomain } from '../registry/domains.ts';
 import { release, stopped } from './ends.ts';
+import { answerMissedEnds } from './missed-ends.ts';
 import { prepare } from './prepare.ts';
 import type { HookAnswer, HookCall } from './server.ts';
 
@@ -32,8 +33,24 @@ const others: Readonly<Record<string, Operation>> = {
   release: (host, domain, { extra }) => release(host, usingDomain(domain), extra),
 };
 
-/** Answers one hook. @throws Error with a line for the administrator, from `migrate` and `prepare` only. */
+/**
+ * Answers one hook, and before it what was missed. @throws Error with a line for the administrator, from
+ * `migrate` and `prepare` only.
+ */
 export async function answerHook(host: Host, call: HookCall, signal: AbortSignal): Promise<HookAnswer> {
+  await answerMissed(host);
+  return await answerOne(host, call, signal);
+}
+
+/** Answers the ends that came while no daemon ran. */
+export async function answerMissed(host: Host): Promise<void> {
+  const never = new AbortController();
+  await host.queue.run('missed ends', () =>
+    answerMissedEnds(host.config, (call) => answerOne(host, call, never.signal)),
+  );
+}
+
+async function answerOne(host: Host, call: HookCall, signal: AbortSignal): Promise<HookAnswer> {
   const begin = begins[call.op];
   const other = others[call.op];
   if (begin === undefined && other === undefined) return done;

@@ -41,7 +41,7 @@ const endedHere: ReadonlySet<string> = new Set(['shutdown', 'saved']);
 export async function release(host: Host, domain: UsingDomain, reason = '-'): Promise<void> {
   await host.domains.release(domain.uuid);
   const move = host.moves.ofDomain(domain.uuid);
-  if (move !== undefined && !move.resumed && nothingWritten(host, Object.keys(move.disks))) {
+  if (move !== undefined && !move.resumed && (await nothingWritten(host, Object.keys(move.disks)))) {
     // The guest has never run here: the migration has failed. Should it have written all the same, the
     // exports refuse.
     await attempt(`the move of ${domain.name} goes on`, () =>
@@ -56,8 +56,9 @@ export async function release(host: Host, domain: UsingDomain, reason = '-'): Pr
   }
 }
 
-function nothingWritten(host: Host, names: string[]): boolean {
-  return names.every((name) => (host.exports.status(name)?.writtenBytes ?? 0) === 0);
+async function nothingWritten(host: Host, names: string[]): Promise<boolean> {
+  const statuses = await Promise.all(names.map((name) => host.exports.statusNow(name)));
+  return statuses.every((status) => (status?.writtenBytes ?? 0) === 0);
 }
 
 async function endExport(host: Host, name: string, reason: string): Promise<void> {

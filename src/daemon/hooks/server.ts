@@ -31,6 +31,11 @@ export interface HookAnswer {
  */
 export type HookHandler = (call: HookCall, signal: AbortSignal) => Promise<HookAnswer>;
 
+/** @throws Error when the line is no call. */
+export function readHookCall(line: string): HookCall {
+  return v.parse(HookCallSchema, JSON.parse(line));
+}
+
 /** The largest call, in characters: libvirt's own limit for a domain's XML lies below. */
 const longestCall = 16 * 1024 * 1024;
 
@@ -76,7 +81,7 @@ function takeCall(socket: Socket, options: HookServerOptions): void {
 async function answer(line: string, options: HookServerOptions): Promise<HookAnswer> {
   let call: HookCall;
   try {
-    call = v.parse(HookCallSchema, JSON.parse(line));
+    call = readHookCall(line);
   } catch (error) {
     return failure(`xnbdd does not understand this hook call: ${(error as Error).message}`);
   }

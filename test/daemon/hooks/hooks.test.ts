@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { randomUUID } from 'node:crypto';
 import { once } from 'node:events';
-import { readFile, stat } from 'node:fs/promises';
+import { readdir, readFile, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { killExport } from '../../../src/daemon/exports/export-process.ts';
 import { domainXml, type TestDomain } from '../../lab/host/test-domain.ts';
@@ -175,6 +175,24 @@ describe('the daemon and the hooks of one host', function () {
     for (const op of ['start', 'started', 'stopped', 'release', 'reconnect', 'restore']) {
       assert.equal((await host.hook(op, vm)).exit, 0, op);
     }
+  });
+
+  it('an end that libvirt told while no daemon ran is answered by the next, once', async () => {
+    for (const name of vm.disks) await host.addDisk(name);
+    await host.succeeds('prepare', vm);
+    await host.daemon!.end('SIGKILL');
+    const missed = async () => (await readdir(join(host.run, 'missed'))).length;
+    for (const op of ['stopped', 'release']) assert.equal((await host.hook(op, vm)).exit, 0);
+    assert.equal(await missed(), 2);
+    assert.equal(await runs('vm1-vda'), true);
+    await host.startDaemon();
+    assert.equal(await missed(), 0);
+    for (const name of vm.disks) assert.equal(await runs(name), false, name);
+    // What comes later is not undone by it.
+    await host.succeeds('prepare', vm);
+    await host.daemon!.end('SIGKILL');
+    await host.startDaemon();
+    for (const name of vm.disks) assert.equal(await runs(name), true, name);
   });
 
   it('an export that dies while its guest runs is started again', async () => {
