@@ -25,6 +25,7 @@ export const floors: Readonly<Record<string, readonly (readonly string[])[]>> = 
     ['log-changes.ts'],
     ['host.ts'],
     ['dbus', 'devices'],
+    ['limits'],
     ['exports'],
     ['registry'],
     ['keyed-queue.ts', 'in-the-background.ts'],

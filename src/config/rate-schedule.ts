@@ -49,7 +49,7 @@ export function openWindow(windows: RateSchedule, now: Date): RateWindow | undef
   });
 }
 
-function formatWindow({ days, from, to, rate: bits }: RateWindow): string {
+export function formatWindow({ days, from, to, rate: bits }: RateWindow): string {
   const [first, last] = days ?? [0, 0];
   const which = days === null ? '' : `${DAYS[first]}${last === first ? '' : `-${DAYS[last]}`} `;
   return `${which}${formatTime(from)}-${formatTime(to)} ${orNone(rate).format(bits)}`;

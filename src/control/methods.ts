@@ -7,8 +7,10 @@
 interface MethodRow {
   /** One sentence, for documents. */
   readonly help: string;
-  /** Its name in org.xnbd1.Export, where D-Bus has it (without arguments, for root alone). */
+  /** Its name in org.xnbd1.Export, where D-Bus has it (for root alone). */
   readonly bus?: string;
+  /** Its parameters, which are strings on D-Bus, as its result is then; left out: neither. */
+  readonly takes?: readonly string[];
 }
 
 const controlMethods = {
@@ -46,6 +48,8 @@ const controlMethods = {
   },
   set: {
     help: 'change the setting `"key"` of the disk to `"value"`, as it is written, or "default"; the result is what holds now',
+    bus: 'Set',
+    takes: ['key', 'value'],
   },
   share: {
     help: 'the daemon deals out what the host may fetch: `"rate"` is bit/s, or null for no cap, and `"why"` a line where it is 0; held until the next one',
@@ -77,8 +81,10 @@ export type BusMethod = {
 }[ControlMethod];
 
 /** By the name on D-Bus. */
-export const busMethods: ReadonlyMap<string, BusMethod> = new Map(
-  methodRows.flatMap(([method, { bus }]) => (bus === undefined ? [] : [[bus, method as BusMethod]])),
+export const busMethods: ReadonlyMap<string, { method: BusMethod; takes: readonly string[] }> = new Map(
+  methodRows.flatMap(([method, { bus, takes = [] }]) =>
+    bus === undefined ? [] : [[bus, { method: method as BusMethod, takes }]],
+  ),
 );
 
 export function isControlMethod(method: string): method is ControlMethod {

@@ -29,6 +29,7 @@ import { serveHooks } from './hooks/server.ts';
 import type { Host } from './host.ts';
 import { inTheBackground } from './in-the-background.ts';
 import { KeyedQueue } from './keyed-queue.ts';
+import { Limits } from './limits/limits.ts';
 import { logChanges } from './log-changes.ts';
 import { Domains } from './registry/domains.ts';
 import { Moves } from './registry/moves.ts';
@@ -61,6 +62,7 @@ export async function startDaemon({ config, launcher, version }: DaemonOptions):
 
   const domains = new Domains(paths.run);
   const moves = new Moves(movesDir);
+  const limits = new Limits(config);
   const exports = new Exports(paths, launcher);
   const unused = new UnusedExports(domains, exports);
   const libvirt = new LibvirtClient({ address: config.libvirt.dbus });
@@ -88,9 +90,9 @@ export async function startDaemon({ config, launcher, version }: DaemonOptions):
     domains,
     moves,
     // An abandoned disk takes the others of its domain with it.
-    call: async (name, method) => {
-      await (method === 'abandon' ? abandon(host, name) : exports.call(name, method));
-    },
+    limits,
+    call: (name, method, parameters) =>
+      method === 'abandon' ? abandon(host, name) : exports.call(name, method, parameters),
   });
   logChanges(host);
   followUp(host);
@@ -99,6 +101,7 @@ export async function startDaemon({ config, launcher, version }: DaemonOptions):
   await openMissedEnds(config);
   await domains.load();
   await moves.load();
+  await limits.start(exports);
   const late = await exports.find((name, record) => isNeeded(host, name, record));
   await host.devices.load();
   await putRight(host, late);
@@ -128,6 +131,7 @@ export async function startDaemon({ config, launcher, version }: DaemonOptions):
   return {
     async close() {
       clearInterval(timer);
+      limits.close();
       hooks.close();
       guests.close();
       resumer.close();

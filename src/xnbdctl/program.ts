@@ -1,6 +1,7 @@
 /** The commands of `xnbdctl`: what may be written, and what is then done. */
 import { Command, CommanderError } from 'commander';
 import packageJson from '../../package.json' with { type: 'json' };
+import { chosenCap } from '../config/caps.ts';
 import { defaultConfigPath, loadConfig } from '../config/config.ts';
 import { exportPaths, type HostPaths } from '../config/export-paths.ts';
 import { diskRows, parseDiskSetting } from '../config/settings.ts';
@@ -15,6 +16,7 @@ import {
   knownExports,
   namesInUse,
 } from './known-exports.ts';
+import { hasLimits, limitLines, pauseAll, setHostLimit, setPeerLimit } from './limits.ts';
 import { listTable, statusDetails, statusTable } from './table.ts';
 import { abandon, setOriginTimeout, setSetting, takeOver } from './takeover-abandon-set.ts';
 import { accept, verify } from './verify.ts';
@@ -74,6 +76,10 @@ export function program(): Command {
       const one = name !== undefined || options().ctl !== undefined;
       const exports = await gather(options(), name);
       print(exports, json, one ? (each) => each.map(statusDetails).join('\n\n') : statusTable);
+      if (one || json) return;
+      const config = await loadConfig(options().config);
+      if (await hasLimits(config))
+        process.stdout.write(`\n${(await limitLines(config, exports)).join('\n')}\n`);
     });
 
   xnbdctl
@@ -189,15 +195,28 @@ function addPkiCommands(xnbdctl: Command, options: () => GlobalOptions): void {
 }
 
 function addLimitCommands(xnbdctl: Command, options: () => GlobalOptions): void {
-  const set = async (name: string, key: string, value: string): Promise<void> => {
+  const set = async (name: string | undefined, key: string, value: string): Promise<void> => {
     checkSetting(key, value);
     process.stdout.write(`${await setSetting(await controlPath(options(), name), name, key, value)}\n`);
   };
 
   xnbdctl
-    .command('limit <name> <rate>')
-    .description('the most that a disk takes of the path: RATE (such as 20M, bit/s), none or default')
-    .action((name: string, rate: string) => set(name, 'copy-rate', rate));
+    .command('limit [target] [rate]')
+    .description('the most that a disk, all disks from a peer, or all of this host take of the path')
+    .addHelpText(
+      'after',
+      `
+xnbdctl limit                  what is set, and what holds now
+xnbdctl limit 200M             all disks that arrive on this host, together
+xnbdctl limit site-b 50M       all that come from a peer: a name in [peers], or the host of an origin
+xnbdctl limit vm1-vda 20M      one disk
+
+RATE is in bit/s, with k, M or G; 0: nothing; none: no limit; default: as xnbd.conf says.
+What guests ask for counts, and is never held back.`,
+    )
+    .action(async (target: string | undefined, rate: string | undefined) => {
+      process.stdout.write(`${await limit(options(), target, rate)}\n`);
+    });
 
   xnbdctl
     .command('weight <name> <weight>')
@@ -208,13 +227,42 @@ function addLimitCommands(xnbdctl: Command, options: () => GlobalOptions): void 
 
   for (const [change, value, description] of [
     ['pause', 'on', 'copy nothing in the background; what the guest asks for comes as ever'],
-    ['resume', 'default', 'copy in the background again'],
+    ['resume', 'off', 'copy in the background again'],
   ] as const) {
     xnbdctl
-      .command(`${change} <name>`)
+      .command(`${change} [name]`)
       .description(description)
-      .action((name: string) => set(name, 'paused', value));
+      .option('--all', 'all disks of this host, those that arrive later too')
+      .action(async (name: string | undefined, { all = false }: { all?: boolean }) => {
+        if (all === (name !== undefined || options().ctl !== undefined))
+          throw new UsageError('which disk? Name one, or say --all');
+        if (!all) await set(name, 'paused', value);
+        else
+          process.stdout.write(`${await pauseAll(await loadConfig(options().config), change === 'pause')}\n`);
+      });
   }
+}
+
+/** @returns what holds, in lines */
+async function limit(
+  globals: GlobalOptions,
+  target: string | undefined,
+  rate: string | undefined,
+): Promise<string> {
+  if (globals.ctl !== undefined) {
+    if (target === undefined || rate !== undefined)
+      throw new UsageError('which rate? Name it alone, after --ctl');
+    checkSetting('copy-rate', target);
+    return await setSetting(globals.ctl, undefined, 'copy-rate', target);
+  }
+  const config = await loadConfig(globals.config);
+  if (target === undefined) return (await limitLines(config, await knownExports(config.paths))).join('\n');
+  checkSetting('copy-rate', rate ?? target);
+  const bits = chosenCap(rate ?? target);
+  if (rate === undefined) return await setHostLimit(config, bits);
+  const known = await knownExports(config.paths);
+  if (!known.some(({ name }) => name === target)) return await setPeerLimit(config, known, target, bits);
+  return await setSetting(exportPaths(config.paths, target).ctl, target, 'copy-rate', rate);
 }
 
 function addSettingCommands(xnbdctl: Command, options: () => GlobalOptions): void {

@@ -3,8 +3,10 @@
  * (src/control/status.ts).
  */
 import dbus from 'dbus-next';
+import { formatCap } from '../../config/caps.ts';
 import { busMethods } from '../../control/methods.ts';
 import { type ExportStatus, statusRows } from '../../control/status.ts';
+import type { LimitsNow } from '../limits/limits.ts';
 
 export const rootPath = '/org/xnbd1';
 
@@ -89,7 +91,12 @@ for (const method of busMethods.keys())
   Object.defineProperty(ExportInterface.prototype, method, { value: () => undefined });
 ExportInterface.configureMembers({
   properties: readable(exportSignatures),
-  methods: Object.fromEntries([...busMethods.keys()].map((method) => [method, {}])),
+  methods: Object.fromEntries(
+    [...busMethods].map(([name, { takes }]) => [
+      name,
+      takes.length === 0 ? {} : { inSignature: 's'.repeat(takes.length), outSignature: 's' },
+    ]),
+  ),
 });
 
 export const relocationSignatures = {
@@ -121,6 +128,32 @@ export function relocationProperties(status: RelocationStatus): Properties {
 
 export class RelocationInterface extends PropertyInterface {}
 RelocationInterface.configureMembers({ properties: readable(relocationSignatures) });
+
+/** What the Manager shows of the limits of the host. */
+const limitSignatures = {
+  Rate: 's',
+  PeerRates: 'a{ss}',
+  Paused: 'b',
+  Arriving: 'u',
+  Queued: 'u',
+  ArrivalRate: 't',
+} as const;
+
+/** Those that may be set. */
+export type WritableLimit = 'Rate' | 'Paused';
+export const writableLimits: Readonly<Record<WritableLimit, string>> = { Rate: 's', Paused: 'b' };
+
+export function limitProperties({ caps, paused, arriving, queued, rate }: LimitsNow): Properties {
+  const properties: Record<keyof typeof limitSignatures, unknown> = {
+    Rate: formatCap(caps.host.rate),
+    PeerRates: Object.fromEntries([...caps.peers].map(([name, cap]) => [name, formatCap(cap.rate)])),
+    Paused: paused,
+    Arriving: arriving,
+    Queued: queued,
+    ArrivalRate: BigInt(rate),
+  };
+  return properties;
+}
 
 /** The signals of docs/reference.md; what a method returns is what it emits. */
 export class ManagerInterface extends PropertyInterface {
@@ -160,9 +193,22 @@ export class ManagerInterface extends PropertyInterface {
   OriginReachable(exportObject: string, name: string, origin: string): unknown[] {
     return [exportObject, name, origin];
   }
+  /** For the introspection only, as above. */
+  SetPeerRate(): void {
+    // The service answers.
+  }
 }
 ManagerInterface.configureMembers({
-  properties: readable({ Version: 's' }),
+  properties: {
+    ...readable({ Version: 's', ...limitSignatures }),
+    ...Object.fromEntries(
+      Object.entries(writableLimits).map(([name, signature]) => [
+        name,
+        { signature, access: 'readwrite' as const },
+      ]),
+    ),
+  },
+  methods: { SetPeerRate: { inSignature: 'ss' } },
   signals: {
     RelocationStarted: { signature: 'oss' },
     RelocationCompleted: { signature: 'ossa(stttd)' },

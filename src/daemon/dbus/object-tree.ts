@@ -1,26 +1,16 @@
 /**
  * The objects that we show on the bus, with org.freedesktop.DBus.ObjectManager over them and
- * PropertiesChanged for what changed.
- *
- * An object's counters move all the time: changes are gathered, and announced at most twice a second for each
- * object. A client that asks gets the values of the moment.
+ * PropertiesChanged for what changed (announced.ts).
  */
-import { isDeepStrictEqual } from 'node:util';
 import dbus, { type MessageBus } from 'dbus-next';
+import { Announced } from './announced.ts';
 import type { Properties, PropertyInterface } from './interfaces.ts';
-
-/** Milliseconds between two PropertiesChanged of one object. */
-const announceInterval = 500;
 
 interface Entry {
   name: string;
   signatures: Readonly<Record<string, string>>;
   face: PropertyInterface;
-  values: Properties;
-  /** What the bus knows. */
-  announced: Properties;
-  announcedAt: number;
-  timer: NodeJS.Timeout | undefined;
+  announced: Announced;
 }
 
 export interface NewObject {
@@ -70,9 +60,9 @@ export class ObjectTree {
     this.#connection = connection;
     this.#manager.managed = () =>
       Object.fromEntries(
-        [...this.#entries].map(([path, { name, signatures, values }]) => [
+        [...this.#entries].map(([path, { name, signatures, announced }]) => [
           path,
-          { [name]: variants(signatures, values) },
+          { [name]: variants(signatures, announced.values) },
         ]),
       );
     connection.export(root, this.#manager);
@@ -85,36 +75,22 @@ export class ObjectTree {
   /** Adds the object (InterfacesAdded) or changes it (PropertiesChanged, soon). */
   set(path: string, object: NewObject, values: Properties): void {
     const entry = this.#entries.get(path);
-    if (entry === undefined) {
-      const face = object.create(object.name);
-      Object.assign(face, values);
-      const { name, signatures } = object;
-      this.#entries.set(path, {
-        name,
-        signatures,
-        face,
-        values,
-        announced: values,
-        announcedAt: performance.now(),
-        timer: undefined,
-      });
-      this.#connection.export(path, face);
-      this.#manager.InterfacesAdded(path, { [name]: variants(signatures, values) });
+    if (entry !== undefined) {
+      entry.announced.set(values);
       return;
     }
-    entry.values = values;
-    Object.assign(entry.face, values);
-    if (entry.timer !== undefined) return;
-    const wait = entry.announcedAt + announceInterval - performance.now();
-    if (wait <= 0) announce(entry);
-    else entry.timer = setTimeout(announce, wait, entry).unref();
+    const { name, signatures, create } = object;
+    const face = create(name);
+    this.#entries.set(path, { name, signatures, face, announced: new Announced(face, values) });
+    this.#connection.export(path, face);
+    this.#manager.InterfacesAdded(path, { [name]: variants(signatures, values) });
   }
 
   /** Takes the object away (InterfacesRemoved); nothing when there is none. */
   remove(path: string): void {
     const entry = this.#entries.get(path);
     if (entry === undefined) return;
-    clearTimeout(entry.timer);
+    entry.announced.close();
     this.#entries.delete(path);
     this.#connection.unexport(path, entry.face);
     this.#manager.InterfacesRemoved(path, [entry.name]);
@@ -122,24 +98,12 @@ export class ObjectTree {
 
   /** Announces now what is still to be announced, so that a signal which follows is understood. */
   flush(): void {
-    for (const entry of this.#entries.values()) if (entry.timer !== undefined) announce(entry);
+    for (const { announced } of this.#entries.values()) announced.flush();
   }
 
   /** Ends the timers; the objects stay until the connection ends. */
   close(): void {
-    for (const entry of this.#entries.values()) clearTimeout(entry.timer);
+    for (const { announced } of this.#entries.values()) announced.close();
     this.#entries.clear();
   }
-}
-
-function announce(entry: Entry): void {
-  clearTimeout(entry.timer);
-  entry.timer = undefined;
-  const changed = Object.entries(entry.values).filter(
-    ([name, value]) => !isDeepStrictEqual(value, entry.announced[name]),
-  );
-  if (changed.length === 0) return;
-  entry.announced = entry.values;
-  entry.announcedAt = performance.now();
-  dbus.interface.Interface.emitPropertiesChanged(entry.face, Object.fromEntries(changed), []);
 }

@@ -2,10 +2,11 @@
  * Keeps org.xnbd1 on the bus in step with the exports and moves of this host. The daemon serves hooks with or
  * without a bus: where there is none, or it goes away, this tries again and then shows everything anew.
  */
-import type { BusMethod } from '../../control/methods.ts';
+import type { BusMethod, MethodParameters } from '../../control/methods.ts';
 import type { ExportStatus } from '../../control/status.ts';
 import { log } from '../../log/log.ts';
 import type { Exports } from '../exports/exports.ts';
+import type { Limits } from '../limits/limits.ts';
 import type { Domains } from '../registry/domains.ts';
 import type { Move } from '../registry/move-file.ts';
 import type { Moves } from '../registry/moves.ts';
@@ -21,8 +22,9 @@ export interface PublisherOptions {
   exports: Exports;
   domains: Domains;
   moves: Moves;
+  limits: Limits;
   /** Carries out a method of org.xnbd1.Export. @throws Error of one line */
-  call(name: string, method: BusMethod): Promise<void>;
+  call(name: string, method: BusMethod, parameters: MethodParameters): Promise<unknown>;
 }
 
 export class Publisher {
@@ -34,7 +36,8 @@ export class Publisher {
 
   constructor(options: PublisherOptions) {
     this.#options = options;
-    const { exports, moves } = options;
+    const { exports, moves, limits } = options;
+    limits.on('changed', (now) => this.#service?.setLimits(now));
     exports.on('status', (status, before) => {
       this.#showExport(status);
       this.#signalOrigin(status, before);
@@ -48,10 +51,12 @@ export class Publisher {
   /** Tries to get on the bus; resolves after the first attempt, whatever came of it. */
   async connect(): Promise<void> {
     if (this.#closed) return;
-    const { exports, moves } = this.#options;
+    const { exports, moves, limits } = this.#options;
     try {
       const service = await DBusService.connect({
         ...this.#options,
+        limits: () => limits.now,
+        choose: (choice) => limits.choose(choice),
         onClosed: (reason) => {
           this.#service = undefined;
           void moves.signalBy(undefined);

@@ -3,17 +3,22 @@
  * Reading is for everyone whom the bus's policy lets (etc/org.xnbd1.conf); the methods are for root and the
  * daemon's own user, whatever the policy says.
  */
-import dbus, { type Message } from 'dbus-next';
+import dbus, { type Message, type Variant } from 'dbus-next';
+import { chosenCap } from '../../config/caps.ts';
 import { type BusMethod, busMethods } from '../../control/methods.ts';
 import type { ExportStatus, VerificationStatus } from '../../control/status.ts';
 import { log } from '../../log/log.ts';
+import type { Choice } from '../../store/records/choices.ts';
 import { type Bus, errorName, openBus, theBus } from '../../system/bus.ts';
+import type { LimitsNow } from '../limits/limits.ts';
+import { Announced } from './announced.ts';
 import {
   type CompletedDisk,
   ExportInterface,
   exportPath,
   exportProperties,
   exportSignatures,
+  limitProperties,
   ManagerInterface,
   RelocationInterface,
   type RelocationStatus,
@@ -21,6 +26,8 @@ import {
   relocationProperties,
   relocationSignatures,
   rootPath,
+  type WritableLimit,
+  writableLimits,
 } from './interfaces.ts';
 import { ObjectTree } from './object-tree.ts';
 
@@ -33,11 +40,37 @@ export interface DBusServiceOptions {
   address: string;
   version: string;
   /** Carries out a method of an export; what it throws goes to the caller, its message as one line. */
-  call: (name: string, method: BusMethod) => Promise<void>;
+  call: (name: string, method: BusMethod, parameters: Record<string, string>) => Promise<unknown>;
+  /** Of this moment. */
+  limits: () => LimitsNow;
+  /** Kept for all disks of the host, or of a peer. @throws as above */
+  choose: (choice: Choice) => Promise<void>;
   /**
    * The bus has gone away: nothing is shown any more, and the service manager should start the daemon again.
    */
   onClosed: (reason: string) => void;
+}
+
+const invalidArguments = 'org.freedesktop.DBus.Error.InvalidArgs';
+
+/** What root may ask for. */
+interface Order {
+  /** For messages. */
+  what: string;
+  /** Of its arguments. */
+  signature: string;
+  /** @returns what is answered. @throws Error of one line */
+  run: () => Promise<string | undefined>;
+}
+
+class Refusal {
+  readonly errorName: string;
+  readonly message: string;
+
+  constructor(errorName: string, message: string) {
+    this.errorName = errorName;
+    this.message = message;
+  }
 }
 
 export class DBusService {
@@ -45,6 +78,7 @@ export class DBusService {
   readonly #options: DBusServiceOptions;
   readonly #tree: ObjectTree;
   readonly #manager = new ManagerInterface(managerName);
+  readonly #shown: Announced;
   /** Names of the exports by their object path. */
   readonly #exports = new Map<string, string>();
 
@@ -52,7 +86,8 @@ export class DBusService {
     this.#bus = bus;
     this.#options = options;
     this.#tree = new ObjectTree(bus.connection, rootPath);
-    Object.assign(this.#manager, { Version: options.version });
+    const limits = limitProperties(options.limits());
+    this.#shown = new Announced(this.#manager, { Version: options.version, ...limits });
     bus.connection.export(rootPath, this.#manager);
     bus.connection.addMethodHandler((message: Message) => this.#intercept(message));
   }
@@ -104,6 +139,11 @@ export class DBusService {
     this.#tree.remove(relocationPath(uuid));
   }
 
+  /** Shows what changed of the limits of the host. */
+  setLimits(now: LimitsNow): void {
+    this.#shown.set({ ...this.#shown.values, ...limitProperties(now) });
+  }
+
   relocationStarted({ uuid, domain, domainUuid }: RelocationStatus): void {
     this.#tree.flush();
     this.#manager.RelocationStarted(relocationPath(uuid), domain, domainUuid);
@@ -138,6 +178,7 @@ export class DBusService {
   /** Leaves the bus. */
   close(): void {
     this.#tree.close();
+    this.#shown.close();
     this.#bus.close();
   }
 
@@ -146,26 +187,74 @@ export class DBusService {
    * obey although it refuses it.
    */
   #intercept(message: Message): boolean {
-    if (message.interface === 'org.freedesktop.DBus.Properties' && message.member === 'Set') {
-      this.#fail(
-        message,
-        'org.freedesktop.DBus.Error.PropertyReadOnly',
-        'properties of org.xnbd1 are read-only',
-      );
-      return true;
-    }
-    const name = this.#exports.get(message.path);
-    if (message.interface !== exportName || name === undefined) return false;
-    const method = busMethods.get(message.member);
-    if (method === undefined) return false;
-    void this.#answer(message, name, method);
+    const order = this.#orderOf(message);
+    if (order === undefined) return false;
+    if (order instanceof Refusal) this.#fail(message, order.errorName, order.message);
+    else void this.#answer(message, order);
     return true;
   }
 
-  async #answer(message: Message, name: string, method: BusMethod): Promise<void> {
+  /** What a call asks for; undefined: nothing that is ours to answer. */
+  #orderOf(message: Message): Order | Refusal | undefined {
+    const { path, member, interface: called } = message;
+    if (called === 'org.freedesktop.DBus.Properties' && member === 'Set') return this.#setOrder(message);
+    const body = message.body as string[];
+    if (path === rootPath && called === managerName && member === 'SetPeerRate') {
+      const [peer = '', rate = ''] = body;
+      return {
+        what: 'SetPeerRate',
+        signature: 'ss',
+        run: async () => {
+          await this.#options.choose({ of: 'peer', peer, rate: chosenCap(rate) });
+          return undefined;
+        },
+      };
+    }
+    const name = this.#exports.get(path);
+    const known = busMethods.get(member);
+    if (called !== exportName || name === undefined || known === undefined) return undefined;
+    const { method, takes } = known;
+    return {
+      what: `${member} of export ${name}`,
+      signature: 's'.repeat(takes.length),
+      run: async () => {
+        const parameters = Object.fromEntries(takes.map((key, at) => [key, body[at]!]));
+        const result = await this.#options.call(name, method, parameters);
+        return takes.length === 0 ? undefined : String(result);
+      },
+    };
+  }
+
+  /** A property that is written: the limits of the host may be. */
+  #setOrder({ path, signature, body }: Message): Order | Refusal {
+    const [of, property, value] = body as [string, string, Variant];
+    const isLimit = path === rootPath && of === managerName && Object.hasOwn(writableLimits, property);
+    if (!isLimit) {
+      const which = Object.keys(writableLimits).join(' and ');
+      return new Refusal(
+        'org.freedesktop.DBus.Error.PropertyReadOnly',
+        `properties of org.xnbd1 are read-only, but for ${which} of ${managerName}`,
+      );
+    }
+    const limit = property as WritableLimit;
+    if (signature !== 'ssv' || value.signature !== writableLimits[limit])
+      return new Refusal(invalidArguments, `${limit} is of type ${writableLimits[limit]}`);
+    return {
+      what: `setting ${limit}`,
+      signature,
+      run: async () => {
+        if (limit === 'Paused') await this.#options.choose({ of: 'all', paused: value.value as boolean });
+        else await this.#options.choose({ of: 'host', rate: chosenCap(value.value as string) });
+        return undefined;
+      },
+    };
+  }
+
+  async #answer(message: Message, { what, signature, run }: Order): Promise<void> {
     try {
-      if (message.signature) {
-        this.#fail(message, 'org.freedesktop.DBus.Error.InvalidArgs', `${message.member} takes no arguments`);
+      if (message.signature !== signature) {
+        const takes = signature === '' ? 'no arguments' : `arguments of type ${signature}`;
+        this.#fail(message, invalidArguments, `${message.member} takes ${takes}`);
         return;
       }
       const [uid] = await this.#bus.call({
@@ -175,18 +264,14 @@ export class DBusService {
         body: [message.sender],
       });
       if (uid !== 0 && uid !== process.getuid?.()) {
-        log.warning(`D-Bus: user ${uid} asked for ${message.member} of export ${name}: refused`, {
-          export: name,
-        });
-        this.#fail(
-          message,
-          'org.freedesktop.DBus.Error.AccessDenied',
-          `${message.member} of export ${name} is for root only; user ${uid} asked`,
-        );
+        log.warning(`D-Bus: user ${uid} asked for ${what}: refused`);
+        const refused = 'org.freedesktop.DBus.Error.AccessDenied';
+        this.#fail(message, refused, `${what} is for root only; user ${uid} asked`);
         return;
       }
-      await this.#options.call(name, method);
-      this.#bus.connection.send(dbus.Message.newMethodReturn(message, '', []));
+      const result = await run();
+      const [type, body] = result === undefined ? ['', []] : ['s', [result]];
+      this.#bus.connection.send(dbus.Message.newMethodReturn(message, type, body));
     } catch (error) {
       this.#fail(message, 'org.xnbd1.Error.Failed', (error as Error).message);
     }

@@ -1,9 +1,12 @@
 /** The arguments of `xnbd-export` for a disk of this host: as its record says, or as it arrives. */
 import { formatAddress } from '../../config/address.ts';
+import { someCapHolds } from '../../config/caps.ts';
 import type { Config } from '../../config/config.ts';
 import { type ExportPaths, exportPaths } from '../../config/export-paths.ts';
 import { settingArguments } from '../../config/settings.ts';
+import { log } from '../../log/log.ts';
 import { originArguments } from '../../pki/host-party.ts';
+import { choicesPath, readChoices } from '../../store/records/choices.ts';
 import { type ExportRecord, readRecord } from '../../store/records/record.ts';
 
 /** The origin of a disk that arrives, as it is first met. */
@@ -41,19 +44,32 @@ async function recordArguments(config: Config, record: ExportRecord, paths: Expo
 }
 
 async function proxyArguments(
-  { relocation, gateway, tls }: Config,
+  config: Config,
   name: string,
   paths: ExportPaths,
   originUri: string,
 ): Promise<string[]> {
+  const { relocation, gateway, tls } = config;
   return [
     ...['proxy', name, '--image', paths.image, '--origin', originUri],
     ...common(paths),
     ...['--takeover', 'first-write'],
     ...settingArguments(relocation),
+    ...((await mustAwaitShare(config)) ? ['--await-share'] : []),
     ...['--holder', formatAddress(gateway.advertise)],
     ...(await originArguments(originUri, tls)),
   ];
+}
+
+/** Something holds for all disks of the host: what this one may take of it only the daemon can tell. */
+async function mustAwaitShare(config: Config): Promise<boolean> {
+  try {
+    return someCapHolds(config, await readChoices(choicesPath(config.paths)), new Date());
+  } catch (error) {
+    // There may be a cap: none is exceeded.
+    log.error((error as Error).message);
+    return true;
+  }
 }
 
 /** For the first meeting alone: later the record tells what the origin is. */

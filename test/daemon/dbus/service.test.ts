@@ -2,13 +2,16 @@
 import assert from 'node:assert/strict';
 import { spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
+import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { type Message, MessageType, Variant } from 'dbus-next';
 import { type ExportStatus, emptyStatus } from '../../../src/control/status.ts';
 import { exportProperties, type RelocationStatus } from '../../../src/daemon/dbus/interfaces.ts';
 import { DBusService } from '../../../src/daemon/dbus/service.ts';
+import type { LimitsNow } from '../../../src/daemon/limits/limits.ts';
 import { writeLine } from '../../../src/log/line.ts';
 import { configureLog } from '../../../src/log/log.ts';
+import type { Choice } from '../../../src/store/records/choices.ts';
 import { type Bus, openBus } from '../../../src/system/bus.ts';
 import { type PrivateBus, startPrivateBus } from '../../lab/host/private-bus.ts';
 import { waitFor } from '../../lab/wait-for.ts';
@@ -47,21 +50,39 @@ const relocation: RelocationStatus = {
 const exportPath = '/org/xnbd1/export/vm1_2dvda';
 const relocationPath = '/org/xnbd1/relocation/0b0f7b46_6a4b_4d6e_8a43_111111111111';
 
+const limits: LimitsNow = {
+  caps: {
+    host: { rate: 30e6, said: 'xnbd.conf' },
+    peers: new Map([['site-b', { rate: null, said: 'xnbdctl limit' }]]),
+  },
+  paused: false,
+  arriving: 3,
+  queued: 1,
+  rate: 29_000_000,
+};
+
 describe('DBusService', () => {
   let bus: PrivateBus;
   let service: DBusService;
   let client: Bus;
   let signals: { path: string; member: string; body: unknown[] }[];
   let taken: string[];
+  let chosen: Choice[];
   let lost: string[];
 
   const options = (): Parameters<typeof DBusService.connect>[0] => ({
     address: bus.address,
     version: '0.1.0',
-    call: async (name, method) => {
+    limits: () => limits,
+    choose: (choice) => {
+      chosen.push(choice);
+      return Promise.resolve();
+    },
+    call: async (name, method, parameters) => {
+      if (method === 'set') return `${parameters['key']} of ${name} is ${parameters['value']}`;
       if (method === 'abandon')
         throw new Error(`export ${name} has acknowledged writes: it cannot be abandoned`);
-      await Promise.resolve(taken.push(`${method} ${name}`));
+      return await Promise.resolve(taken.push(`${method} ${name}`));
     },
     onClosed: (reason) => lost.push(reason),
   });
@@ -95,7 +116,7 @@ describe('DBusService', () => {
       this.skip();
     }
     bus = started;
-    [signals, taken, lost] = [[], [], []];
+    [signals, taken, chosen, lost] = [[], [], [], []];
     client = await openBus(bus.address, () => undefined);
     client.connection.on('message', (message: Message) => {
       if (message.type === MessageType.SIGNAL && message.path.startsWith('/org/xnbd1')) {
@@ -231,7 +252,73 @@ describe('DBusService', () => {
     ];
     assert.match(manager, /<signal name="RelocationCompleted">[\s\S]*type="a\(stttd\)"/);
     assert.match(manager, /<method name="GetManagedObjects">/);
-    assert.deepEqual(await properties('/org/xnbd1', 'org.xnbd1.Manager'), { Version: '0.1.0' });
+  });
+
+  it('is documented, every member of it', async () => {
+    service.setExport(status);
+    service.setRelocation(relocation);
+    const documents = await readFile(join(import.meta.dirname, '../../../docs/reference.md'), 'utf8');
+    for (const path of ['/org/xnbd1', exportPath, relocationPath]) {
+      const [xml] = (await call(path, 'org.freedesktop.DBus.Introspectable.Introspect')) as [string];
+      const ours = xml.match(/<interface name="org\.xnbd1\.[\s\S]*?<\/interface>/g) ?? [];
+      const members = [...ours.join('').matchAll(/<(?:method|signal|property) name="(\w+)"/g)].map(
+        ([, name]) => name!,
+      );
+      assert.ok(members.length > 0);
+      for (const name of members)
+        assert.match(documents, new RegExp(`\\b${name}\\b`), `${path}: ${name} is not in docs/reference.md`);
+    }
+  });
+
+  it('shows the limits of the host, and what changes of them', async () => {
+    const shown = {
+      Version: '0.1.0',
+      Rate: '30M',
+      PeerRates: { 'site-b': 'none' },
+      Paused: false,
+      Arriving: 3,
+      Queued: 1,
+      ArrivalRate: 29_000_000n,
+    };
+    assert.deepEqual(await properties('/org/xnbd1', 'org.xnbd1.Manager'), shown);
+    service.setLimits({ ...limits, paused: true, queued: 0 });
+    await waitFor('the signal', () => seen('PropertiesChanged').length === 1);
+    const [of, changed] = seen('PropertiesChanged')[0]!.body as [string, Dictionary];
+    assert.deepEqual([of, Object.keys(changed).sort()], ['org.xnbd1.Manager', ['Paused', 'Queued']]);
+    assert.equal((await properties('/org/xnbd1', 'org.xnbd1.Manager'))['Paused'], true);
+  });
+
+  it('lets root set the limits of the host, of a peer and of a disk', async () => {
+    service.setExport(status);
+    const set = async (property: string, value: Variant): Promise<unknown> =>
+      call('/org/xnbd1', 'org.freedesktop.DBus.Properties.Set', 'ssv', [
+        'org.xnbd1.Manager',
+        property,
+        value,
+      ]);
+    await set('Rate', new Variant('s', '20M'));
+    await set('Rate', new Variant('s', 'default'));
+    await set('Paused', new Variant('b', true));
+    await call('/org/xnbd1', 'org.xnbd1.Manager.SetPeerRate', 'ss', ['site-b', 'none']);
+    assert.deepEqual(chosen, [
+      { of: 'host', rate: 20e6 },
+      { of: 'host', rate: undefined },
+      { of: 'all', paused: true },
+      { of: 'peer', peer: 'site-b', rate: null },
+    ]);
+    assert.deepEqual(await call(exportPath, 'org.xnbd1.Export.Set', 'ss', ['weight', '200']), [
+      'weight of vm1-vda is 200',
+    ]);
+    await assert.rejects(set('Rate', new Variant('s', 'fast')), /rate = fast: allowed is a rate in bit\/s/);
+    await assert.rejects(set('Rate', new Variant('t', 20n)), /Rate is of type s/);
+    await assert.rejects(set('Queued', new Variant('u', 0)), {
+      type: 'org.freedesktop.DBus.Error.PropertyReadOnly',
+    });
+    await assert.rejects(
+      call(exportPath, 'org.xnbd1.Export.Set', 's', ['weight']),
+      /Set takes arguments of type ss/,
+    );
+    assert.equal(chosen.length, 4);
   });
 
   it('announces what changed and nothing else, at most twice a second, the last value always', async () => {
@@ -334,7 +421,20 @@ describe('DBusService', () => {
       this.skip();
     }
     assert.match(result, /AccessDenied: Takeover of export vm1-vda is for root only; user 65534 asked/);
-    assert.deepEqual(taken, []);
+    for (const [asked, refused] of [
+      [['org.xnbd1.Manager.SetPeerRate', 'string:site-b', 'string:none'], /SetPeerRate is for root only/],
+      [
+        [
+          'org.freedesktop.DBus.Properties.Set',
+          'string:org.xnbd1.Manager',
+          'string:Rate',
+          'variant:string:1G',
+        ],
+        /setting Rate is for root only/,
+      ],
+    ] as const)
+      assert.match((await sendAsNobody(bus.address, ['/org/xnbd1', ...asked])) ?? '', refused);
+    assert.deepEqual([...taken, ...chosen], []);
   });
 
   it('says who has the name', async () => {
@@ -385,6 +485,8 @@ describe('etc/org.xnbd1.conf', () => {
     const service = await DBusService.connect({
       address: bus.address,
       version: '0.1.0',
+      limits: () => limits,
+      choose: () => Promise.resolve(),
       call: (name) => Promise.resolve(void taken.push(name)),
       onClosed: () => undefined,
     });

@@ -1,7 +1,7 @@
 /**
  * An xnbd-export whose control socket speaks another release's language, for a daemon to start in place of
  * today's: its status lacks most properties, has some that this release does not know, and has one of another
- * type. All else, the NBD socket too, is today's.
+ * type; and it knows no shares. All else, the NBD socket too, is today's.
  */
 
 /** What the status of every release has. */
@@ -28,6 +28,13 @@ JSON.stringify = ((value: unknown, ...more: unknown[]) => {
   if (isStatus(status)) return stringify({ ...value, status: anotherReleases(status) });
   return stringify(value, ...more);
 }) as typeof JSON.stringify;
+
+const parse = JSON.parse.bind(JSON);
+
+JSON.parse = ((text: string, ...more: []) => {
+  const value = parse(text, ...more) as { method?: unknown } | null;
+  return value?.method === 'share' ? { ...value, method: 'unheard-of' } : value;
+}) as typeof JSON.parse;
 
 function isStatus(value: unknown): value is Record<string, unknown> {
   return typeof value === 'object' && value !== null && 'presentBytes' in value;

@@ -9,30 +9,42 @@ import { waitFor } from '../wait-for.ts';
 import type { TestDomain } from './test-domain.ts';
 import { MIB, TestHost, type TestHostOptions } from './test-host.ts';
 
+export interface TwoHostsOptions extends TestHostOptions {
+  /** Names of the domain's disks. */
+  disks?: readonly string[];
+  /** MiB of each disk, all of them data. */
+  fullMib?: number;
+}
+
 export class TwoHosts {
   readonly a: TestHost;
   readonly b: TestHost;
   readonly vm: TestDomain;
 
-  private constructor(a: TestHost, b: TestHost) {
+  private constructor(a: TestHost, b: TestHost, disks: readonly string[]) {
     this.a = a;
     this.b = b;
-    this.vm = { name: 'vm1', uuid: randomUUID(), disks: ['vm1-vda', 'vm1-vdb'] };
+    this.vm = { name: 'vm1', uuid: randomUUID(), disks: [...disks] };
   }
 
-  /** Both daemons run; the domain has been started at A, each of its disks with 1 MiB of data in 8. */
-  static async make(options: TestHostOptions = {}): Promise<TwoHosts> {
-    const { busAddress, ...others } = options;
+  /**
+   * Both daemons run; the domain has been started at A, each of its disks with 1 MiB of data in 8, unless
+   * another size is asked for: then it is full.
+   */
+  static async make(options: TwoHostsOptions = {}): Promise<TwoHosts> {
+    const { busAddress, disks = ['vm1-vda', 'vm1-vdb'], fullMib, ...others } = options;
     const two = new TwoHosts(
       await TestHost.make(others),
       await TestHost.make(busAddress === undefined ? others : { ...others, busAddress }),
+      disks,
     );
     const { a, b, vm } = two;
     await Promise.all([a.startDaemon(), b.startDaemon()]);
     for (const name of vm.disks) {
-      await a.addDisk(name);
+      await a.addDisk(name, {}, (fullMib ?? 8) * MIB);
       const image = await open(join(a.dir, 'images', `${name}.img`), 'r+');
-      await image.write(Buffer.alloc(MIB, name), 0, MIB, MIB);
+      const [length, at] = fullMib === undefined ? [MIB, MIB] : [fullMib * MIB, 0];
+      await image.write(Buffer.alloc(length, name), 0, length, at);
       await image.close();
     }
     await a.succeeds('prepare', vm);
