@@ -6,7 +6,7 @@
 # DIR/root lies over the machine's own files, and of /etc/systemd/system nothing else is seen: so nothing starts that the machine has
 # enabled. What is written is gone after a shutdown, but for the directories PATH, which are those of DIR/bound. Prints the pid of
 # process 1, and ends when that has ended, or its own standard input, a pipe that the test holds: then process 1 is killed, and with it
-# the kernel takes down everything that it has started, mounts and links too. What systemd says is in DIR/console.
+# the kernel takes down everything that it has started, mounts and links too.
 set -eu
 self=$(realpath "$0")
 
@@ -31,7 +31,7 @@ if [ "${1:-}" = --inside ]; then
   cd "$new"
   pivot_root . mnt/old
   systemd=$(PATH=/usr/lib/systemd:/lib/systemd command -v systemd)
-  exec chroot . sh -c "umount -l /mnt/old; exec env -i container=xnbd-lab $systemd --system --log-target=console --show-status=no"
+  exec chroot . sh -c "umount -l /mnt/old; exec env -i container=xnbd-lab $systemd --system --log-target=journal --show-status=no"
 fi
 
 dir=$1

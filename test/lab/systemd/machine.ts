@@ -5,14 +5,14 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { randomUUID } from 'node:crypto';
 import { once } from 'node:events';
-import { mkdir, mkdtemp, readFile, rename, rm, symlink, truncate, writeFile } from 'node:fs/promises';
+import { mkdir, mkdtemp, rename, rm, symlink, truncate, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { newRecord, writeRecord } from '../../../src/store/records/record.ts';
 import { domainXml, type TestDomain } from '../host/test-domain.ts';
 import { isInstalled } from '../installed.ts';
-import { lastLines, type RunOptions, type RunResult, run } from '../processes.ts';
+import { type RunOptions, type RunResult, run } from '../processes.ts';
 import { waitFor } from '../wait-for.ts';
 
 const TOP = join(import.meta.dirname, '../../..');
@@ -39,6 +39,18 @@ export async function whyNoMachine(): Promise<string | undefined> {
 /** A line of the journal: fields by their names. */
 export type JournalEntry = Readonly<Record<string, string>>;
 
+export interface MachineOptions {
+  name?: string;
+  /** Sections of xnbd.conf but [log]. */
+  config?: string;
+  /** Units of the test's own, by their names, started at boot. */
+  units?: Readonly<Record<string, string>>;
+  /** Units of the machine's packages that are started at boot. */
+  packaged?: readonly string[];
+  /** Texts by their paths. */
+  files?: Readonly<Record<string, string>>;
+}
+
 export class Machine {
   readonly dir: string;
   readonly name: string;
@@ -50,15 +62,15 @@ export class Machine {
     this.name = name;
   }
 
-  /**
-   * Installs it; `boot` starts it.
-   * @param config of xNBD, beside what this test host needs
-   * @param units by their names, for what stands in for other services
-   */
-  static async make(
-    options: { name?: string; config?: string; units?: Readonly<Record<string, string>> } = {},
-  ): Promise<Machine> {
-    const { name = 'lab', config = '[gateway]\ntls = off\n', units = {} } = options;
+  /** Installs it; `boot` starts it. */
+  static async make(options: MachineOptions = {}): Promise<Machine> {
+    const {
+      name = 'lab',
+      config = '[gateway]\ntls = off\n',
+      units = {},
+      packaged = [],
+      files = {},
+    } = options;
     const machine = new Machine(await mkdtemp(join(tmpdir(), 'xm-')), name);
     const root = join(machine.dir, 'root');
     await run(['sh', join(TOP, 'scripts/install.sh')], { env: { ...process.env, DESTDIR: root } });
@@ -71,10 +83,15 @@ export class Machine {
     await symlink('/lib/systemd/system/multi-user.target', join(root, UNITS, 'default.target'));
     const wanted = join(root, UNITS, 'multi-user.target.wants');
     await mkdir(wanted);
-    for (const unit of SERVICES) await symlink(join('/usr/lib/systemd/system', unit), join(wanted, unit));
+    for (const unit of [...SERVICES, ...packaged])
+      await symlink(join('/usr/lib/systemd/system', unit), join(wanted, unit));
     for (const [unit, text] of Object.entries(units)) {
       await writeFile(join(root, UNITS, unit), text);
       await symlink(join(UNITS, unit), join(wanted, unit));
+    }
+    for (const [path, text] of Object.entries(files)) {
+      await mkdir(join(root, path, '..'), { recursive: true });
+      await writeFile(join(root, path), text);
     }
     return machine;
   }
@@ -94,7 +111,7 @@ export class Machine {
     ended.catch(() => undefined);
     this.#pid = Number(line);
     await waitFor(
-      `${this.name} to be up (${join(this.dir, 'console')})`,
+      `${this.name} to be up`,
       async () => {
         const { stdout } = await this.exec(['systemctl', 'is-system-running'], { check: false });
         return ['running', 'degraded'].includes(stdout.trim());
@@ -158,11 +175,17 @@ export class Machine {
     sizeBytes = 8 * 1024 * 1024,
     image = `/var/lib/xnbd/images/${name}.img`,
   ): Promise<void> {
-    const file = image.startsWith('/var/lib/xnbd/') ? this.kept(image) : join(this.dir, 'root', image);
+    await this.addImage(image, sizeBytes);
+    await writeRecord(this.kept(`/var/lib/xnbd/exports/${name}`), newRecord(name, image, sizeBytes));
+  }
+
+  /** A sparse file, before it boots. */
+  async addImage(image: string, sizeBytes: number): Promise<void> {
+    const isKept = KEPT.some((path) => image.startsWith(`${path}/`));
+    const file = isKept ? this.kept(image) : join(this.dir, 'root', image);
     await mkdir(join(file, '..'), { recursive: true });
     await writeFile(file, '');
     await truncate(file, sizeBytes);
-    await writeRecord(this.kept(`/var/lib/xnbd/exports/${name}`), newRecord(name, image, sizeBytes));
   }
 
   /** libvirt's hook, as libvirt calls it. @throws Error with what it said when it fails */
@@ -187,15 +210,11 @@ export class Machine {
     await Promise.race([
       ended,
       once(limit, 'abort').then(async () => {
-        throw new Error(`it does not shut down: ${await lastLines(join(this.dir, 'console'), 20)}`);
+        const jobs = await this.exec(['systemctl', 'list-jobs', '--no-pager'], { check: false });
+        throw new Error(`it does not shut down: ${jobs.stdout}`);
       }),
     ]);
     this.#boot = undefined;
-  }
-
-  /** What systemd has said on its console, over all boots. */
-  console(): Promise<string> {
-    return readFile(join(this.dir, 'console'), 'utf8');
   }
 
   /** Ends it, as when its power is cut, and removes its files. */

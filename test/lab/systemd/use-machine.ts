@@ -1,9 +1,14 @@
 /** One booted host for all tests of a `describe`; where none can be booted they are skipped, and say why. */
-import { Machine, whyNoMachine } from './machine.ts';
+import { Machine, type MachineOptions, whyNoMachine } from './machine.ts';
 
-type Options = Parameters<typeof Machine.make>[0] & { disks?: readonly string[] };
+interface Options extends MachineOptions {
+  /** At rest there. */
+  disks?: readonly string[];
+  /** What else is done before it boots. */
+  furnish?: (machine: Machine) => Promise<void>;
+}
 
-/** Made before the first test of the suite, destroyed after the last. @param options.disks at rest there */
+/** Made before the first test of the suite, destroyed after the last. */
 export function useMachine(options: Options = {}): () => Machine {
   let machine: Machine | undefined;
   before(async function () {
@@ -14,6 +19,7 @@ export function useMachine(options: Options = {}): () => Machine {
     }
     machine = await Machine.make(options);
     for (const name of options.disks ?? []) await machine.addDisk(name);
+    await options.furnish?.(machine);
     await machine.boot();
   });
   afterEach(async function () {
