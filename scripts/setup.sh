@@ -31,8 +31,19 @@ gcc gcc
 /usr/include/stdlib.h libc6-dev
 xz xz-utils
 mkfs.ext4 e2fsprogs
+'
+
+# what builds and checks our own packages, on this machine: no other release's root needs it
+packaging_needs='
 x86_64-linux-gnu-strip binutils
 rpmbuild rpm
+lintian lintian
+rpmlint rpmlint
+apparmor_parser apparmor
+secilc secilc
+busybox busybox-static
+man man-db
+zsh zsh
 '
 
 # What the two machines of `npm run testbed` need of this one.
@@ -53,6 +64,7 @@ if [ "${1:-}" = list ]; then
   exit 0
 fi
 
+needs=$needs$packaging_needs
 cd "$(dirname "$0")/.." || exit 1
 if [ ! -x node_modules/.bin/node ]; then
   echo 'setup: installing the packages of package-lock.json'

@@ -36,6 +36,7 @@ const rows: readonly Row[] = [
   { from: 'packaging/polkit/*.rules', to: '/usr/share/polkit-1/rules.d/' },
   { from: 'packaging/apparmor/*', to: '/etc/apparmor.d/', configuration: true },
   { from: 'packaging/maintainer/*', to: '/usr/lib/xnbd/maintainer/', mode: 0o755 },
+  { from: 'packaging/lintian-overrides', to: '/usr/share/lintian/overrides/xnbd-libvirt' },
   { from: 'packaging/selinux/*.cil', to: '/usr/share/selinux/packages/xnbd/' },
 ];
 

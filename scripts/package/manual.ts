@@ -96,7 +96,11 @@ function sentence(text: string): string {
   return `${text.charAt(0).toUpperCase()}${text.slice(1).replace(/\.$/, '')}.`;
 }
 
-/** As roff takes it: a hyphen is a minus that can be typed, and no line begins with a request. */
+/** As roff takes it: code is bold, a hyphen is a minus that can be typed, and no line begins with a request. */
 function escaped(text: string): string {
-  return text.replaceAll('\\', '\\e').replaceAll('-', '\\-').replace(/^[.']/, '\\&$&');
+  return text
+    .replaceAll('\\', '\\e')
+    .replaceAll('-', '\\-')
+    .replaceAll(/`([^`]+)`/g, '\\fB$1\\fR')
+    .replace(/^[.']/, '\\&$&');
 }

@@ -16,8 +16,8 @@ const run = promisify(execFile);
 /** What it needs: Node's own libraries, and what programs talk to. */
 const requires = [
   'glibc >= 2.28',
-  'libgcc',
-  'libstdc++',
+  'libgcc_s.so.1()(64bit)',
+  'libstdc++.so.6(GLIBCXX_3.4.21)(64bit)',
   'systemd',
   'dbus',
   'libvirt-daemon >= 9',
@@ -43,9 +43,17 @@ const macros = (description: Description, work: string): Readonly<Record<string,
 const fileName = ({ name, version, architecture }: Description): string =>
   `${name}-${version}-1.${architecture.rpm}.rpm`;
 
-/** Where Debian has another place than others. */
-const ofDebian = '/usr/share/zsh/vendor-completions/';
-const ofOthers = '/usr/share/zsh/site-functions/';
+/**
+ * As others have it than Debian: a place for zsh, and configuration that is only what an administrator edits
+ * (Debian takes every file in /etc for that).
+ */
+function asElsewhere({ to, configuration = false, ...file }: HostFile): HostFile {
+  return {
+    ...file,
+    to: to.replace('/zsh/vendor-completions/', '/zsh/site-functions/'),
+    configuration: configuration && !to.startsWith('/etc/libvirt/hooks/'),
+  };
+}
 
 /** @param work a directory to make it in. @returns the file's name in `out`. */
 export async function buildRpm(
@@ -54,7 +62,7 @@ export async function buildRpm(
   work: string,
   out: string,
 ): Promise<string> {
-  const files = contents.map((file) => ({ ...file, to: file.to.replace(ofDebian, ofOthers) }));
+  const files = contents.filter(({ to }) => !to.includes('/lintian/')).map(asElsewhere);
   const root = join(work, 'rpm/root');
   await place(files, root);
   const spec = join(work, 'rpm/package.spec');
@@ -80,8 +88,7 @@ export async function buildRpm(
 async function specText(files: readonly HostFile[], description: Description): Promise<string> {
   const { name, version, summary, maintainer, homepage, epoch } = description;
   const script = (which: string): Promise<string> => readFile(join(top, 'packaging/rpm', which), 'utf8');
-  const [, day, month, year] = new Date(epoch * 1000).toUTCString().split(/,? /);
-  const weekday = new Date(epoch * 1000).toUTCString().slice(0, 3);
+  const [weekday, day, month, year] = new Date(epoch * 1000).toUTCString().split(/,? /);
   return `Name: ${name}
 Version: ${version}
 Release: 1
@@ -89,6 +96,7 @@ Summary: ${summary.replace(/^./, (first) => first.toUpperCase())}
 License: Apache-2.0 AND MIT AND ISC AND BSD-2-Clause AND BSD-3-Clause
 URL: ${homepage}
 Group: System/Management
+Packager: ${maintainer}
 AutoReqProv: no
 ${requires.map((each) => `Requires: ${each}`).join('\n')}
 Requires(post): systemd
@@ -111,7 +119,7 @@ ${await script('postun')}
 ${[...ownDirectories(files).map((path) => `%dir ${path}`), ...files.map(fileLine)].join('\n')}
 
 %changelog
-* ${weekday} ${day} ${month} ${year} ${maintainer} - ${version}-1
+* ${weekday} ${month} ${day} ${year} ${maintainer} - ${version}-1
 - What changed is in NEWS.md.gz beside the licences.
 `;
 }
