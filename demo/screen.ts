@@ -2,7 +2,7 @@
 import { SingleBar } from 'cli-progress';
 import Table from 'cli-table3';
 import { formatShare } from '../src/xnbdctl/format.ts';
-import { type Progress, progressText } from '../src/xnbdctl/progress.ts';
+import { type Progress, progressText } from '../src/xnbdctl/watch/progress.ts';
 
 const out = process.stdout;
 const WIDTH = 14;

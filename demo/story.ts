@@ -9,7 +9,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import type { ExportStatus } from '../src/control/status.ts';
 import { formatBytes, formatSeconds } from '../src/xnbdctl/format.ts';
-import { ProgressMeter } from '../src/xnbdctl/progress.ts';
+import { ProgressMeter } from '../src/xnbdctl/watch/progress.ts';
 import { Guest } from './guest.ts';
 import { GuestDisk } from './guest-disk.ts';
 import { DISK, type Host, startDestination, startOrigin } from './hosts.ts';

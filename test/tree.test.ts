@@ -22,7 +22,7 @@ const manyFiles: Readonly<Record<string, string>> = {
 
 /** Files and functions that are longer, by the lines that they have at most until they are split. */
 const longFiles: Readonly<Record<string, number>> = {
-  'src/export/session/session.ts': 450,
+  'src/export/session/session.ts': 430,
 };
 const longFunctions: Readonly<Record<string, number>> = {
   'src/client/dial.ts': 100,

@@ -42,9 +42,10 @@ export const floors: Readonly<Record<string, readonly (readonly string[])[]>> = 
   'src/export': [
     ['target.ts'],
     ['serve.ts'],
+    ['hand-over'],
     ['session'],
     ['export.ts', 'local-disk.ts'],
-    ['lending', 'digests.ts', 'disk.ts', 'large-requests.ts', 'service.ts'],
+    ['lending', 'digests.ts', 'disk.ts', 'large-requests.ts', 'service.ts', 'session-memory.ts'],
   ],
   'src/store': [
     ['records', 'maps', 'image'],

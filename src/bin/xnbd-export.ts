@@ -9,6 +9,7 @@ import { defaultConfigPath, loadConfig } from '../config/config.ts';
 import { type DiskSettingValues, parseSettingArgument } from '../config/settings.ts';
 import { exportArguments } from '../daemon/exports/arguments.ts';
 import { readArrivalNote } from '../daemon/exports/arrival-note.ts';
+import { takeOverFrom } from '../export/hand-over/taken.ts';
 import { type ServeOptions, serve, serveUntilStopped } from '../export/serve.ts';
 import { openTarget } from '../export/target.ts';
 import { oneLine } from '../log/line.ts';
@@ -76,8 +77,9 @@ withCommonOptions(program.command('target'))
   .action(async (name: string, args: CommonArguments & { readOnly?: true }) => {
     const readOnly = args.readOnly ?? false;
     const options = serveOptions(args, readOnly);
+    const taken = takeOverFrom(packageJson.version);
     const served = await openTarget({ name, image: args.image, stateDir: stateDirectory(args), readOnly });
-    process.exitCode = await serveUntilStopped(options, await serve(options, served));
+    process.exitCode = await serveUntilStopped(options, await serve(options, served, taken));
   });
 
 withCommonOptions(program.command('proxy'))
@@ -121,6 +123,7 @@ withCommonOptions(program.command('proxy'))
   .action(async (name: string, args: ProxyArguments) => {
     const options = serveOptions(args, false);
     const { origin, image, allowOldstyle = false, verify = false } = args;
+    const taken = takeOverFrom(packageJson.version);
     const served = await openServedProxy({
       name,
       image,
@@ -136,7 +139,7 @@ withCommonOptions(program.command('proxy'))
       stateDir: stateDirectory(args),
       tls: await tlsParty(args),
     });
-    const running = await serve(options, served);
+    const running = await serve(options, served, taken);
     served.relocation.onChange = () => running.changed();
     void served.relocation.reclaimed.promise.then(() => running.export.lender.becomeReclaimed());
     if (args.takeover === 'now') await served.relocation.takeOver('command line');

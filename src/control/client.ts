@@ -28,6 +28,13 @@ export interface ControlClient {
 /** The export is there, and did not answer in time: its process hangs, or has been stopped. */
 export class DoesNotAnswer extends Error {}
 
+/** The export has ended, or closed the connection, while it was asked. */
+class ExportGone extends Error {
+  constructor(path: string) {
+    super(`the export on ${path} is gone`);
+  }
+}
+
 /** No export is there: no socket, or one that a dead process left behind. */
 export class NobodyAnswers extends Error {
   readonly code: string;
@@ -63,7 +70,7 @@ export async function connectControl(
   let lastId = 0;
   const closed = new Promise<void>((resolve) => {
     socket.once('close', () => {
-      for (const { reject } of waiting.values()) reject(new Error(`the export on ${path} is gone`));
+      for (const { reject } of waiting.values()) reject(new ExportGone(path));
       waiting.clear();
       resolve();
     });
@@ -85,7 +92,7 @@ export async function connectControl(
     limitMs = CALL_LIMIT_MS,
     parameters: MethodParameters = {},
   ): Promise<unknown> => {
-    if (socket.destroyed) throw new Error(`the export on ${path} is gone`);
+    if (socket.destroyed) throw new ExportGone(path);
     const id = ++lastId;
     let timer: NodeJS.Timeout | undefined;
     try {
@@ -178,4 +185,21 @@ function parsed(line: string): ControlResponse | StatusEvent | undefined {
     return undefined;
   }
   return typeof value === 'object' && value !== null ? (value as ControlResponse | StatusEvent) : undefined;
+}
+
+/**
+ * Has a new process take an export over. @returns what answers afterwards.
+ * @throws Error with the export's own words when it refuses, and goes on; or when nothing answers afterwards
+ */
+export async function restartExport(path: string): Promise<ExportStatus> {
+  const client = await connectControl(path);
+  try {
+    await client.call('restart');
+  } catch (error) {
+    if (!(error instanceof ExportGone)) throw error;
+  } finally {
+    client.close();
+  }
+  // The socket that listens is the same one: the new process answers when it is ready.
+  return await exportStatus(path);
 }

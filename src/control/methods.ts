@@ -57,6 +57,9 @@ const controlMethods = {
   'origin-timeout': {
     help: '`set` of origin-timeout as earlier releases say it: `"timeout"` is seconds, "none" or "default"',
   },
+  restart: {
+    help: 'a new process of the program as it is installed now takes over, with every client; answered only when it is refused: else the connection ends, and the new process answers on the same path',
+  },
   stop: { help: 'finish requests, sync, end; nothing is deleted' },
 } as const satisfies Record<string, MethodRow>;
 

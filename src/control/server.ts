@@ -4,7 +4,8 @@
  */
 import { createServer, type Server, type Socket } from 'node:net';
 import { setImmediate as nextTurn } from 'node:timers/promises';
-import { listenOnUnixSocket } from '../system/unix-socket.ts';
+import { listeningDescriptor } from '../system/descriptors/descriptor.ts';
+import { listenOnUnixSocket, takeListener } from '../system/unix-socket.ts';
 import {
   type ControlMethod,
   type ExportMethods,
@@ -20,6 +21,8 @@ const COUNTERS_EVERY_MS = 500;
 
 export interface ControlHandlers {
   status(): ExportStatus;
+  /** Why nothing can be asked of it now but its status, one line, or null. */
+  refuses(): string | null;
   /** What the other methods do. */
   methods: ExportMethods;
   /** A request has been answered. */
@@ -30,6 +33,8 @@ export class ControlServer {
   readonly #handlers: ControlHandlers;
   readonly #server: Server = createServer((socket) => this.#accept(socket));
   readonly #connections = new Set<Socket>();
+  /** Methods that have been asked for and not answered. */
+  underWay = 0;
   /** With the line that each has been sent last. */
   readonly #watchers = new Map<Socket, string>();
   /** Runs while a client watches. */
@@ -43,6 +48,16 @@ export class ControlServer {
   /** @throws Error when the path is taken. */
   listen(path: string): Promise<void> {
     return listenOnUnixSocket(this.#server, path, 0o600);
+  }
+
+  /** Listens on a socket that an earlier process had. @param path is removed with `close` */
+  take(fd: number, path: string): Promise<void> {
+    return takeListener(this.#server, fd, path);
+  }
+
+  /** Of the listening socket. */
+  get descriptor(): number {
+    return listeningDescriptor(this.#server);
   }
 
   /** The state has changed: watchers hear of it at the end of this turn. */
@@ -118,7 +133,9 @@ export class ControlServer {
         throw new Error(
           `no method '${method.slice(0, 40)}': there are ${methodRows.map(([name]) => name).join(', ')}`,
         );
-      reply(socket, { id, result: await this.#result(socket, method, parameters) });
+      this.underWay += 1;
+      const result = this.#result(socket, method, parameters).finally(() => (this.underWay -= 1));
+      reply(socket, { id, result: await result });
       this.#handlers.answered(method);
       if (method !== 'status' && method !== 'watch') this.changed();
     } catch (error) {
@@ -129,6 +146,8 @@ export class ControlServer {
   async #result(socket: Socket, method: ControlMethod, parameters: MethodParameters): Promise<unknown> {
     if (method === 'watch') this.#watch(socket);
     if (method === 'watch' || method === 'status') return this.#handlers.status();
+    const refusal = this.#handlers.refuses();
+    if (refusal !== null) throw new Error(refusal);
     return (await this.#handlers.methods[method](parameters)) ?? null;
   }
 }

@@ -99,6 +99,11 @@ const statusProperties = {
     help: 'where the disk stands in its life (architecture.md)',
   }),
   pid: property({ kind: smallCount, label: null, help: 'process that serves the export' }),
+  release: property({
+    kind: text,
+    label: null,
+    help: 'release of the program that the process runs; empty: one that does not tell',
+  }),
   uuid: property({
     kind: text,
     label: 'identity',

@@ -3,6 +3,7 @@
  * Target and proxy give the disk and what is special about it (`Served`).
  */
 import { once } from 'node:events';
+import packageJson from '../../package.json' with { type: 'json' };
 import { type Address, formatAddress } from '../config/address.ts';
 import type { ExportMethods, MethodParameters } from '../control/methods.ts';
 import { ControlServer } from '../control/server.ts';
@@ -13,6 +14,10 @@ import { leaseTag } from '../store/records/lease-tag.ts';
 import type { RecordKeeper } from '../store/records/record-keeper.ts';
 import type { Disk } from './disk.ts';
 import { Export } from './export.ts';
+import { type DiskHandOver, HandOver } from './hand-over/hand-over.ts';
+import { openDoors } from './hand-over/open-doors.ts';
+import { hasServiceStore } from './hand-over/service-store.ts';
+import type { Taken } from './hand-over/taken.ts';
 import type { LenderOptions } from './lending/lender.ts';
 import { keepServiceManagerTold } from './service.ts';
 import { Listener } from './session/listener.ts';
@@ -53,6 +58,7 @@ export interface Served extends Pick<LenderOptions, 'baseState' | 'canLend' | 'o
   abandon(): Promise<void>;
   /** Control methods, where there may be an origin to compare with. @throws Error of one line */
   verification?: { verify(): void; accept(): Promise<void> };
+  handOver: DiskHandOver;
   /** Closes image, map and link; the last request has been answered and the disk flushed. */
   close(): Promise<void>;
 }
@@ -66,20 +72,35 @@ export interface RunningExport {
   readonly tcp: Address | undefined;
   /** Finishes requests, syncs, closes. @returns the exit code */
   stop(): Promise<number>;
+  readonly handOver: HandOver;
   /** Resolves with the exit code once the export has stopped, for whatever reason. */
   readonly ended: Promise<number>;
 }
 
-/** @throws Error of one line when a socket cannot be had. */
-export async function serve(options: ServeOptions, served: Served): Promise<RunningExport> {
+/**
+ * @param taken what an earlier process of the disk has handed over; null: it begins by itself.
+ * @throws Error of one line when a socket cannot be had.
+ */
+export async function serve(
+  options: ServeOptions,
+  served: Served,
+  taken: Taken | null = null,
+): Promise<RunningExport> {
   const { keeper, disk } = served;
-  const control = new ControlServer({
+  const control: ControlServer = new ControlServer({
     status: () => status(options, served, running),
+    refuses: (): string | null =>
+      handOver.holds ? `${running.name} is being handed to a new process: ask again` : null,
     methods: {
       ...methodsOf(served, () => running),
       stop: async () => {
         if ((await stop()) !== 0)
           throw new Error(`export ${running.name} stopped, but its last flush failed`);
+      },
+      restart: () => {
+        // The main process of a unit is systemd's to replace.
+        if (hasServiceStore()) throw new Error(`its process is systemd's: systemctl restart its unit`);
+        return handOver.toSuccessor();
       },
     },
     answered: (method) => {
@@ -100,11 +121,20 @@ export async function serve(options: ServeOptions, served: Served): Promise<Runn
     changed: () => control.changed(),
   });
   const listener = new Listener(running);
+  const handOver: HandOver = new HandOver({
+    exported: running,
+    listener,
+    control,
+    release: packageJson.version,
+    disk: served.handOver,
+    close: () => served.close(),
+  });
 
   const { promise: ended, resolve: resolveEnded } = Promise.withResolvers<number>();
   let finishing: Promise<number> | undefined;
   const finish = (last: () => Promise<number>): Promise<number> => {
     finishing ??= (async () => {
+      await handOver.over();
       listener.close();
       const code = await last();
       // The client of the control socket that asked gets its answer first.
@@ -124,26 +154,23 @@ export async function serve(options: ServeOptions, served: Served): Promise<Runn
       return errno === 0 ? 0 : 1;
     });
 
-  // The NBD socket last, because a client that finds it may use it.
-  await control.listen(options.ctl);
-  try {
-    const tcp = options.listen === undefined ? undefined : await listener.listenTcp(options.listen);
-    await listener.listenUnix(options.socket, options.socketGroup);
-    return {
-      export: running,
-      changed: () => control.changed(),
-      status: () => status(options, served, running),
-      ...{ tcp, stop, ended },
-    };
-  } catch (error) {
-    listener.close();
-    await control.close();
-    throw error;
-  }
+  const tcp = await openDoors(options, { running, listener, control }, taken).catch(
+    async (error: unknown) => {
+      listener.close();
+      await control.close();
+      throw error;
+    },
+  );
+  return {
+    export: running,
+    changed: () => control.changed(),
+    status: () => status(options, served, running),
+    ...{ tcp, stop, handOver, ended },
+  };
 }
 
 /** What the control socket can ask of any export. @param exported the export, which comes later */
-function methodsOf(served: Served, exported: () => Export): Omit<ExportMethods, 'stop'> {
+function methodsOf(served: Served, exported: () => Export): Omit<ExportMethods, 'stop' | 'restart'> {
   const compare = (method: 'verify' | 'accept') => {
     if (served.verification === undefined)
       throw new Error(`${exported().name} has no origin any more: there is nothing to compare it with`);
@@ -194,6 +221,7 @@ function status(options: ServeOptions, served: Served, running: Export): ExportS
     generation: record.generation,
     state: lender.state === 'serving' ? served.baseState() : lender.state,
     pid: process.pid,
+    release: packageJson.version,
     sizeBytes: record.sizeBytes,
     presentBytes: record.sizeBytes,
     origin: record.origin?.uri ?? null,
@@ -222,7 +250,10 @@ export async function serveUntilStopped(options: ServeOptions, running: RunningE
   const abort = new AbortController();
   for (const signal of ['SIGTERM', 'SIGINT'] as const) {
     void once(process, signal, { signal: abort.signal }).then(
-      () => running.stop(),
+      async () => {
+        if (signal === 'SIGTERM') await leaveToServiceManager(running);
+        await running.stop();
+      },
       () => undefined,
     );
   }
@@ -236,6 +267,14 @@ export async function serveUntilStopped(options: ServeOptions, running: RunningE
   abort.abort();
   log.info('stopped');
   return code;
+}
+
+/** One that may start another process: that takes over. Returns where there is none. */
+async function leaveToServiceManager(running: RunningExport): Promise<void> {
+  if (!hasServiceStore()) return;
+  await running.handOver.toServiceManager().catch((error: unknown) => {
+    log.warning(`clients are disconnected: ${(error as Error).message}`);
+  });
 }
 
 function where(tcp: Address | undefined): string {

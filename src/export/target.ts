@@ -43,6 +43,8 @@ export async function openTarget(options: TargetOptions): Promise<Served> {
       Promise.reject(new Error(`export ${options.name} has every block already: nothing to take over`)),
     abandon: () =>
       Promise.reject(new Error(`export ${options.name} is no relocation: use stop, its image stays`)),
+    // The next process would not know of a sync that failed, nor the kernel tell it.
+    handOver: { refuses: () => image.lostSync },
     close,
   };
 }

@@ -91,6 +91,18 @@ export class ReceiveBuffer {
     this.start += count;
   }
 
+  /** Puts bytes in front of those that are not parsed yet. */
+  putBack(bytes: Buffer): void {
+    if (bytes.length === 0) return;
+    const all = Buffer.concat([bytes, this.bytes.subarray(this.start, this.end)]);
+    // What has been handed to the socket is received there, and moved here: so it is none of ours, and fits.
+    const room = Buffer.allocUnsafeSlow(all.length + Math.max(this.#handed.length, this.#home.length));
+    all.copy(room);
+    this.bytes = room;
+    this.start = 0;
+    this.end = all.length;
+  }
+
   /** From now on buffers hold `capacity` bytes. */
   resize(capacity: number): void {
     this.#home = Buffer.allocUnsafeSlow(Math.max(capacity, this.length));

@@ -80,6 +80,7 @@ export async function openServedProxy(options: ProxyOptions): Promise<ServedProx
       await removeState(options.stateDir);
       await lock.release();
     },
+    handOver: { refuses: () => image.lostSync },
     close: async () => {
       await relocation.stop();
       await image.close();

@@ -29,6 +29,24 @@ export async function listenOnUnixSocket(server: Server, path: string, mode: num
   chmodSync(path, mode);
 }
 
+/**
+ * Listens on a socket that another process has bound to `path` and listened on. Node removes no path that it
+ * has not made: so `close` does. @throws Error of one line, naming the path
+ */
+export async function takeListener(server: Server, fd: number, path: string | null): Promise<void> {
+  await new Promise<void>((resolve, reject) => {
+    server.once('error', (error) => reject(new Error(`cannot listen on ${path}: ${error.message}`)));
+    server.listen({ fd }, resolve);
+  });
+  server.removeAllListeners('error');
+  if (path === null) return;
+  const close = server.close.bind(server);
+  server.close = (done) => {
+    if (server.listening) rmSync(path, { force: true });
+    return close(done);
+  };
+}
+
 async function removeStaleSocket(path: string): Promise<void> {
   const found = lstatSync(path, { throwIfNoEntry: false });
   if (found === undefined) return;

@@ -17,10 +17,11 @@ import {
   namesInUse,
 } from './known-exports.ts';
 import { hasLimits, limitLines, pauseAll, setHostLimit, setPeerLimit } from './limits.ts';
+import { restart, restartEach, running, upgradable, type Which } from './restart.ts';
 import { listTable, statusDetails, statusTable } from './table.ts';
 import { abandon, setOriginTimeout, setSetting, takeOver } from './takeover-abandon-set.ts';
 import { accept, verify } from './verify.ts';
-import { watch } from './watch.ts';
+import { watch } from './watch/watch.ts';
 
 const EXIT_FAILURE = 1;
 const EXIT_USAGE = 2;
@@ -144,6 +145,7 @@ export function program(): Command {
 
   addSettingCommands(xnbdctl, options);
   addLimitCommands(xnbdctl, options);
+  addRestartCommands(xnbdctl, options);
 
   addPkiCommands(xnbdctl, options);
 
@@ -283,6 +285,45 @@ function addSettingCommands(xnbdctl: Command, options: () => GlobalOptions): voi
     .action(async (name: string, key: string, value: string) => {
       if (diskRows.some(([known]) => known === key)) checkSetting(key, value);
       process.stdout.write(`${await setSetting(await controlPath(options(), name), name, key, value)}\n`);
+    });
+}
+
+function addRestartCommands(xnbdctl: Command, options: () => GlobalOptions): void {
+  const tell = (line: string): void => void process.stdout.write(`${line}\n`);
+  const all = async (which: Which): Promise<void> => {
+    const where = await paths(options());
+    const found = await running(where, which, packageJson.version);
+    await restartEach(
+      where,
+      found.map(({ name }) => name),
+      tell,
+    );
+    if (found.length === 0) tell(which === 'all' ? 'no disk is served' : upgradable([], packageJson.version));
+  };
+
+  xnbdctl
+    .command('restart [name]')
+    .description("replace a disk's process by a new one, under its guest")
+    .option('--all', 'of every disk, one after the other')
+    .action(async (name: string | undefined, args: { all?: true }) => {
+      if (args.all === true) await all('all');
+      else tell(await restart(await controlPath(options(), name), name));
+    });
+
+  xnbdctl
+    .command('upgrade [name]')
+    .description('which disks are served by another release than the installed one; with a name: change that')
+    .option('--all', 'of all of them, one after the other')
+    .action(async (name: string | undefined, args: { all?: true }) => {
+      if (args.all === true) await all('older');
+      else if (name !== undefined) tell(await restart(await controlPath(options(), name), name));
+      else
+        tell(
+          upgradable(
+            await running(await paths(options()), 'older', packageJson.version),
+            packageJson.version,
+          ),
+        );
     });
 }
 

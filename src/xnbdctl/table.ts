@@ -118,7 +118,10 @@ function compared({ verification }: KnownExport): string | null {
 
 /** Lines that say more than their property, or say it in other words; null: there is nothing to say. */
 const lines: Partial<Record<StatusName, (each: KnownExport) => string | null>> = {
-  state: ({ state, pid, problem }) => `${state}, ${pid === null ? (problem ?? 'not running') : `pid ${pid}`}`,
+  state: ({ state, pid, problem, release }) => {
+    if (pid === null) return `${state}, ${problem ?? 'not running'}`;
+    return `${state}, pid ${pid}${release === '' ? '' : ` of release ${release}`}`;
+  },
   uuid: ({ uuid, generation }) => `${uuid}, generation ${generation}`,
   sizeBytes: ({ sizeBytes }) => `${formatBytes(sizeBytes)} (${sizeBytes} bytes)`,
   presentBytes: ({ presentBytes, sizeBytes }) =>

@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { type ChildProcess, execFile, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { chmod, mkdir, mkdtemp, rm, truncate, writeFile } from 'node:fs/promises';
+import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
@@ -308,5 +309,48 @@ describe('xnbdctl', function () {
       (await json('status')).map(({ name, state }) => [name, state]),
       [['a', 'serving']],
     );
+  });
+
+  it('restart and upgrade replace the processes of disks; those of a release that cannot are told of', async () => {
+    assert.equal((await here('restart', '--all')).stdout, 'no disk is served\n');
+    await writeFile(join(dir, 'a.img'), Buffer.alloc(MIB));
+    const first = await serve('target', 'a', '--image', join(dir, 'a.img'));
+    const { stdout: current } = await here('upgrade');
+    assert.match(current, /^every disk is served by release \S+, which is installed\n$/);
+    const restarted = await here('restart', 'a');
+    const pid = /^a: process \d+ is replaced by (\d+), release \S+; 0 clients stay connected\n$/.exec(
+      restarted.stdout,
+    )?.[1];
+    assert.ok(pid !== undefined, restarted.stderr);
+    assert.equal((await json('list'))[0]?.pid, Number(pid));
+    if (first.exitCode === null) await once(first, 'exit');
+    // As a release before this one answers.
+    const old = createServer((socket) => {
+      createInterface(socket).on('line', (line) => {
+        const { id, method } = JSON.parse(line) as { id: number; method: string };
+        const status = { name: 'old', state: 'serving', pid: process.pid };
+        const answer =
+          method === 'status'
+            ? { result: status }
+            : { error: `no method '${method}': there are status, watch` };
+        socket.write(`${JSON.stringify({ id, ...answer })}\n`);
+      });
+    });
+    await new Promise<void>((resolve) => old.listen(join(dir, 'run', 'old.ctl'), resolve));
+    try {
+      assert.match(
+        (await here('upgrade')).stdout,
+        /^old: release older, it does not tell which\ninstalled is release \S+: 'xnbdctl upgrade --all' replaces/,
+      );
+      const refused = await here('upgrade', '--all');
+      assert.equal(refused.code, 1);
+      assert.match(
+        refused.stderr,
+        /^xnbdctl: old: its process is of a release that cannot hand over: it runs on as it is; to change/,
+      );
+    } finally {
+      old.close();
+      process.kill(Number(pid), 'SIGTERM');
+    }
   });
 });

@@ -11,7 +11,7 @@ import { existsSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { type ExportPaths, exportPaths, type HostPaths } from '../../config/export-paths.ts';
 
-import { DoesNotAnswer } from '../../control/client.ts';
+import { DoesNotAnswer, exportStatus } from '../../control/client.ts';
 import type { ControlMethod, MethodParameters } from '../../control/methods.ts';
 
 import type { ExportStatus } from '../../control/status.ts';
@@ -29,6 +29,8 @@ const longestPauseMs = 15_000;
 const steadyMs = 10_000;
 /** For so long the start of the daemon, and with it the first hook, waits for exports. */
 const findLimitMs = 5000;
+/** For so long a process that takes over may load itself. */
+const takeOverLimitMs = 20_000;
 
 export interface ExportsEvents {
   /** A status arrived; the second is what was known until now. */
@@ -45,6 +47,8 @@ interface Entry {
   status: ExportStatus | undefined;
   /** The daemon itself is ending it: its end is no fault. */
   ending: boolean;
+  /** Once the link has broken: whether another process has taken over. */
+  handedOver?: Promise<boolean>;
   pauseMs: number;
 }
 
@@ -141,13 +145,16 @@ export class Exports extends EventEmitter<ExportsEvents> {
     }
   }
 
-  /** Watches an export that runs; false when there is none. @throws DoesNotAnswer when it hangs. */
-  async #watch(name: string): Promise<boolean> {
+  /**
+   * Watches an export that runs; false when there is none. @param status of the process before this one, if
+   * that handed over. @throws DoesNotAnswer when it hangs.
+   */
+  async #watch(name: string, status?: ExportStatus): Promise<boolean> {
     const known = this.#entries.get(name);
     if (known?.link !== undefined || this.#closed) return true;
     const entry: Entry = {
       link: undefined,
-      status: undefined,
+      status,
       ending: false,
       pauseMs: known?.pauseMs ?? firstPauseMs,
     };
@@ -254,6 +261,11 @@ export class Exports extends EventEmitter<ExportsEvents> {
         entry.ending = false;
         throw error;
       }
+      // It ended because another process took over, and that has not been told yet.
+      if ((await entry.handedOver) === true) {
+        await this.#end(name, method);
+        return;
+      }
     }
     if (await this.#stillRuns(pid, name)) {
       log.warning(`export ${name} (pid ${pid}) did not end after '${method}': it is killed`, {
@@ -284,9 +296,23 @@ export class Exports extends EventEmitter<ExportsEvents> {
     }
   }
 
+  /** Another process has taken the export over, with its clients: nothing has ended. */
+  async #handedOver(name: string, { status: before }: Entry): Promise<boolean> {
+    const { ctl } = this.paths(name);
+    const after = await exportStatus(ctl, takeOverLimitMs).catch(() => undefined);
+    if (before === undefined || after === undefined || after.pid === before.pid) return false;
+    log.info(
+      `export ${name}: process ${before.pid} (release ${before.release}) is replaced by ${after.pid} (release ${after.release})`,
+      { export: name },
+    );
+    return await this.#watch(name, before).catch(() => false);
+  }
+
   async #gone(name: string, entry: Entry): Promise<void> {
     if (this.#entries.get(name) === entry) this.#entries.delete(name);
     if (this.#closed || (await this.#launcher.hostGoesDown())) return;
+    entry.handedOver = this.#handedOver(name, entry);
+    if ((await entry.handedOver) || this.#isClosed()) return;
     // One that is told to end takes its sockets away.
     this.emit('ended', name, !existsSync(this.paths(name).ctl));
     if (entry.ending) return;

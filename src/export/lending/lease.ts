@@ -1,5 +1,6 @@
 /** A lease in force: its holder, over which connections, and when the holder was heard last. */
 import type { Peer } from '../../nbd/handshake/peer.ts';
+import type { LeaseMemory } from './lending-memory.ts';
 
 /** A connection that may attach. */
 export interface LeaseLink {
@@ -27,6 +28,21 @@ export class Lease {
   constructor(uuid: string, identity: string | null) {
     this.uuid = uuid;
     this.identity = identity;
+  }
+
+  /** As an earlier process knew it. */
+  static remembered({ uuid, identity, holder, quietMs }: LeaseMemory, links: readonly LeaseLink[]): Lease {
+    const lease = new Lease(uuid, identity);
+    lease.holder = holder;
+    for (const link of links) lease.#links.add(link);
+    if (quietMs !== null) lease.#heardAt = performance.now() - quietMs;
+    return lease;
+  }
+
+  get memory(): LeaseMemory {
+    const { uuid, identity, holder } = this;
+    const quietMs = performance.now() - this.#heardAt;
+    return { uuid, identity, holder, quietMs: Number.isFinite(quietMs) ? quietMs : null };
   }
 
   /** Its connections, now. */

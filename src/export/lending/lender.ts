@@ -33,8 +33,11 @@ import type { RecordChange } from '../../store/records/record-keeper.ts';
 import { takenBack, voidedWith } from '../../store/records/void-leases.ts';
 import { type Access, accessFault, type LendState, whyNotAttached } from './admission.ts';
 import { Lease, type LeaseLink } from './lease.ts';
+import type { LendingMemory } from './lending-memory.ts';
 import { SourceWatch } from './source-watch.ts';
 import { TakeoverGuard } from './takeover-guard.ts';
+import { Transitions } from './transitions.ts';
+import { WrittenState } from './written-state.ts';
 
 /** A proxy that is refused asks again, for as long as it takes. */
 const refusals = new Recurring('warning');
@@ -74,16 +77,43 @@ export class Lender {
   #voided: string | null = null;
   /** While the writes in flight are waited for: gives that up. */
   #giveFenceUp: ((errno: number) => void) | null = null;
-  /** One transition at a time. */
-  #transition: Promise<unknown> = Promise.resolve();
+  readonly transitions = new Transitions();
+  readonly #written: WrittenState;
 
   constructor(options: LenderOptions) {
     const { state, lease, leaseIdentity } = options.record;
     this.#options = options;
+    this.#written = new WrittenState(options.persist, () => options.baseState());
     this.#watch = new SourceWatch(options.sourceGone === 'disconnect');
     this.guard = new TakeoverGuard(options.localClients);
     this.state = state === 'fenced' || state === 'retired' || state === 'reclaimed' ? state : 'serving';
     this.#lease = this.state === 'fenced' && lease !== null ? new Lease(lease, leaseIdentity) : null;
+  }
+
+  /** What the next process needs, once no transition is under way. */
+  get memory(): LendingMemory {
+    return {
+      state: this.state,
+      lease: this.#lease?.memory ?? null,
+      voided: this.#voided,
+      watch: this.#watch.memory,
+      guardOpen: this.guard.isOpen,
+    };
+  }
+
+  /** Goes on as an earlier process stopped, unless the record says other. @param links of the lease */
+  remember({ state, lease, voided, watch, guardOpen }: LendingMemory, links: readonly LeaseLink[]): void {
+    if (state !== this.state && !(state === 'lent' && this.state === 'serving')) return;
+    this.state = state;
+    this.#lease = lease === null ? null : Lease.remembered(lease, links);
+    this.#voided = voided;
+    this.#watch.remember(watch);
+    if (guardOpen) this.guard.open();
+  }
+
+  /** The connection is one of the lease in force. */
+  holds(link: LeaseLink): boolean {
+    return this.#lease?.has(link) === true;
   }
 
   /** uuid of the lease, or null. */
@@ -98,7 +128,7 @@ export class Lender {
 
   /** @returns errno for a request of a connection, 0 when it may go on. */
   refuses(access: Access, link: LeaseLink): number {
-    const holds = this.#holds(link);
+    const holds = this.holds(link);
     if (holds && access === 'read') this.heard(link);
     return accessFault(this.state, access, { holds, remote: link.peer !== null });
   }
@@ -106,10 +136,6 @@ export class Lender {
   /** A connection has asked for something. */
   heard(link: LeaseLink): void {
     this.#lease?.heard(link);
-  }
-
-  #holds(link: LeaseLink): boolean {
-    return this.#lease?.has(link) === true;
   }
 
   /** Why a new connection is turned away, or undefined. */
@@ -163,13 +189,13 @@ export class Lender {
 
   /** TAKEOVER. @returns errno */
   async takeover(link: LeaseLink): Promise<number> {
-    const guarded = this.#options.sourceGone === 'told' && this.state === 'lent' && this.#holds(link);
+    const guarded = this.#options.sourceGone === 'told' && this.state === 'lent' && this.holds(link);
     const errno = guarded ? await this.guard.passes(link) : 0;
     return errno === 0 ? this.#fence(link) : errno;
   }
 
   #fence(link: LeaseLink): Promise<number> {
-    return this.#inTurn(async () => {
+    return this.transitions.take(async () => {
       const lease = this.#lease;
       if (lease?.has(link) !== true) return Errno.EINVAL;
       if (this.state === 'fenced') return 0;
@@ -202,13 +228,15 @@ export class Lender {
 
   /** GIVE_BACK. @returns errno */
   giveBack(link: LeaseLink): Promise<number> {
-    return this.#inTurn(() => (this.#holds(link) ? this.#liftFence(link) : Promise.resolve(Errno.EINVAL)));
+    return this.transitions.take(() =>
+      this.holds(link) ? this.#liftFence(link) : Promise.resolve(Errno.EINVAL),
+    );
   }
 
   /** RETIRE. @returns errno */
   retire(link: LeaseLink): Promise<number> {
-    return this.#inTurn(async () => {
-      if (!this.#holds(link) || this.state !== 'fenced') return Errno.EINVAL;
+    return this.transitions.take(async () => {
+      if (!this.holds(link) || this.state !== 'fenced') return Errno.EINVAL;
       const { localClients } = this.#options;
       if (link.peer !== null && localClients() > 0) {
         refusals.met(
@@ -216,7 +244,7 @@ export class Lender {
         );
         return Errno.EIO;
       }
-      const errno = await this.#persist({ state: 'retired', lease: null, leaseIdentity: null });
+      const errno = await this.#written.put({ state: 'retired', lease: null, leaseIdentity: null });
       if (errno !== 0) return errno;
       log.info('retired, its lease holder has every block');
       this.#endLease('retired');
@@ -231,7 +259,7 @@ export class Lender {
    * @throws Error, one line, when there is nothing to take back, or the holder is alive.
    */
   reclaim(): Promise<void> {
-    return this.#inTurn(async () => {
+    return this.transitions.take(async () => {
       const { name, movedTo } = this.#options.record;
       if (this.state !== 'fenced') throw new Error(`${name} is ${this.state}: there is nothing to reclaim`);
       const alive = this.#lease!.aliveSince;
@@ -241,7 +269,7 @@ export class Lender {
         );
       }
       const lease = this.#lease!.uuid;
-      await this.#options.persist((record) => takenBack(record, this.#unfenced(record).state!));
+      await this.#options.persist((record) => takenBack(record, this.#written.unfenced(record).state!));
       log.warning(
         `reclaimed from ${movedTo?.host || 'its holder'} (lease ${leaseTag(lease)}), generation ${this.#options.record.generation} now`,
       );
@@ -256,7 +284,7 @@ export class Lender {
    * @throws Error, one line, when the disk is not to be had here.
    */
   newGuest(): Promise<void> {
-    return this.#inTurn(async () => {
+    return this.transitions.take(async () => {
       const { name } = this.#options.record;
       if (this.state !== 'serving' && this.state !== 'lent')
         throw new Error(`${name} is ${this.state}: no guest can be started on it here`);
@@ -275,14 +303,14 @@ export class Lender {
   becomeReclaimed(): void {
     const { lease } = this;
     this.#voided = lease;
-    if (lease !== null) void this.#persist((record) => ({ voidLeases: voidedWith(record, lease) }));
+    if (lease !== null) void this.#written.put((record) => ({ voidLeases: voidedWith(record, lease) }));
     this.#lease?.cut();
     this.#endLease('reclaimed');
   }
 
   /** WAIT_GONE: `done` is completed once the source's client is gone. */
   waitGone(link: LeaseLink, done: Completion): void {
-    if (this.#holds(link)) this.#watch.wait(link, done);
+    if (this.holds(link)) this.#watch.wait(link, done);
     else done.complete(Errno.EINVAL);
   }
 
@@ -329,7 +357,7 @@ export class Lender {
 
   async #liftFence(asking: LeaseLink): Promise<number> {
     if (this.state === 'fenced') {
-      const errno = await this.#persist(this.#unfenced);
+      const errno = await this.#written.put(this.#written.unfenced);
       if (errno !== 0) return errno;
       log.info('given back');
     }
@@ -342,7 +370,7 @@ export class Lender {
   /** The disk may or may not say `fenced` now: it must not, because no holder was told. */
   async #fenceNotWritten(error: Error): Promise<number> {
     troubles.met(`not fenced, its record cannot be written: ${error.message}`);
-    await this.#persist(this.#unfenced);
+    await this.#written.put(this.#written.unfenced);
     this.#unfence();
     return Errno.EIO;
   }
@@ -350,24 +378,6 @@ export class Lender {
   #unfence(): void {
     if (this.links === 0) this.#endLease('serving');
     else this.#become('lent');
-  }
-
-  /** A disk may have become complete while the change waited for its turn. */
-  readonly #unfenced = ({ complete }: Readonly<ExportRecord>): Partial<ExportRecord> => ({
-    state: complete ? 'serving' : this.#options.baseState(),
-    lease: null,
-    leaseIdentity: null,
-    movedTo: null,
-  });
-
-  async #persist(change: RecordChange): Promise<number> {
-    try {
-      await this.#options.persist(change);
-      return 0;
-    } catch (error) {
-      troubles.met(`its record cannot be written: ${(error as Error).message}`);
-      return Errno.EIO;
-    }
   }
 
   #endLease(state: 'serving' | 'retired' | 'reclaimed'): void {
@@ -382,12 +392,6 @@ export class Lender {
     if (this.state === 'reclaimed') return;
     this.state = state;
     this.#options.changed();
-  }
-
-  #inTurn<T>(step: () => Promise<T>): Promise<T> {
-    const result = this.#transition.then(step);
-    this.#transition = result.catch(() => undefined);
-    return result;
   }
 
   #refusal(why: string): Refusal {

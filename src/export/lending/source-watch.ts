@@ -23,6 +23,16 @@ export class SourceWatch {
     this.#broken = false;
   }
 
+  get memory(): { gone: boolean; broken: boolean } {
+    return { gone: this.#gone, broken: this.#broken };
+  }
+
+  /** As an earlier process knew it. */
+  remember({ gone, broken }: { gone: boolean; broken: boolean }): void {
+    this.#gone = gone;
+    this.#broken = broken;
+  }
+
   clientLeft(orderly: boolean, remaining: number): void {
     if (!orderly) this.#broken = true;
     else if (remaining === 0 && this.#byDisconnect && !this.#broken) this.gone();

@@ -36,6 +36,10 @@ export class TakeoverGuard {
     this.#open = false;
   }
 
+  get isOpen(): boolean {
+    return this.#open;
+  }
+
   /**
    * @returns 0 once the takeover may go on; EPERM when the guest has not left in time; ESHUTDOWN: the link
    * has gone

@@ -64,10 +64,12 @@ export class BackgroundReads {
     this.#proceeding = false;
   }
 
-  /** The connection is gone. */
-  clear(): void {
+  /** Takes back those that the disk has not been asked for: the connection is gone, or goes elsewhere. */
+  takeBack(): Request[] {
+    const waiting = this.#waiting.slice(this.#first);
     this.#waiting = [];
     this.#first = 0;
+    return waiting;
   }
 
   get #hasRoom(): boolean {

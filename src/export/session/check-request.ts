@@ -1,7 +1,7 @@
 /** The one place where a request is judged before it reaches a disk: the range first, then the flags. */
 import { Command, CommandFlag, Errno, HASH_MAX, NBD_MAX_PAYLOAD } from '../../nbd/constants.ts';
+import type { Agreement } from '../../nbd/handshake/agreement.ts';
 import { Feature } from '../../nbd/handshake/features.ts';
-import type { Agreement } from '../../nbd/handshake/server-handshake.ts';
 
 export interface RequestFields {
   type: number;

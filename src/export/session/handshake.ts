@@ -3,14 +3,16 @@
  * lent.
  */
 import { OptionReply } from '../../nbd/constants.ts';
-import { type Refusal, ServerHandshake } from '../../nbd/handshake/server-handshake.ts';
+import type { HandshakeMemory } from '../../nbd/handshake/agreement.ts';
+import { type HandshakeHost, type Refusal, ServerHandshake } from '../../nbd/handshake/server-handshake.ts';
 import { printable } from '../../nbd/printable.ts';
 import { diskName } from '../../store/records/record.ts';
 import type { Client, Export } from '../export.ts';
 
-export function handshakeWith(served: Export, client: Client): ServerHandshake {
+/** @param memory of the process that began it; undefined: it begins here */
+export function handshakeWith(served: Export, client: Client, memory?: HandshakeMemory): ServerHandshake {
   const known = diskName(served.name);
-  return new ServerHandshake({
+  const host: HandshakeHost = {
     names: () => (served.lender.refusesClients() === undefined ? [known] : []),
     find: (name) => (name === '' || name === known ? served.offer(client) : unknownExport(name)),
     brought: (peer) => {
@@ -20,7 +22,8 @@ export function handshakeWith(served: Export, client: Client): ServerHandshake {
       if (request.name !== known) return unknownExport(request.name);
       return served.lender.attach(client, request);
     },
-  });
+  };
+  return new ServerHandshake(host, memory);
 }
 
 function unknownExport(name: string): Refusal {

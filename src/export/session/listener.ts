@@ -2,9 +2,11 @@
 import { createServer, type Server, Socket, type SocketConstructorOpts } from 'node:net';
 import type { Address } from '../../config/address.ts';
 import { Recurring } from '../../log/recurring.ts';
+import { listeningDescriptor } from '../../system/descriptors/descriptor.ts';
 import { giveToQemu } from '../../system/socket-group.ts';
-import { listenOnUnixSocket } from '../../system/unix-socket.ts';
+import { listenOnUnixSocket, takeListener } from '../../system/unix-socket.ts';
 import type { Export } from '../export.ts';
+import type { SessionMemory } from '../session-memory.ts';
 import { Session } from './session.ts';
 
 /** No client needs so many; one that opens more is hostile or broken. */
@@ -15,7 +17,9 @@ const drops = new Recurring('warning');
 
 export class Listener {
   readonly #export: Export;
-  readonly #servers: Server[] = [];
+  #unix: Server | undefined;
+  #tcp: Server | undefined;
+  #held = false;
   readonly #sessions = new Set<Session>();
 
   constructor(served: Export) {
@@ -25,6 +29,7 @@ export class Listener {
   /** @param group may connect besides root; see socket-group.ts. */
   async listenUnix(path: string, group?: string): Promise<void> {
     const server = this.#server();
+    this.#unix = server;
     await listenOnUnixSocket(server, path, 0o660);
     giveToQemu(path, group);
   }
@@ -32,6 +37,7 @@ export class Listener {
   /** @returns the address that it listens on: port 0 lets the system choose. */
   async listenTcp(address: Address): Promise<Address> {
     const server = this.#server();
+    this.#tcp = server;
     await new Promise<void>((resolve, reject) => {
       server.once('error', (error: NodeJS.ErrnoException) => {
         const taken = error.code === 'EADDRINUSE';
@@ -41,23 +47,65 @@ export class Listener {
       server.listen(address.port, address.host, resolve);
     });
     server.removeAllListeners('error');
-    const bound = server.address();
-    return {
-      host: address.host,
-      port: typeof bound === 'object' && bound !== null ? bound.port : address.port,
-    };
+    return this.#boundTo(address);
+  }
+
+  /** Listens on a unix socket that an earlier process had. @param path is removed with `close` */
+  async takeUnix(fd: number, path: string): Promise<void> {
+    this.#unix = this.#server();
+    await takeListener(this.#unix, fd, path);
+  }
+
+  /** The same for a TCP port. @returns the address that it listens on */
+  async takeTcp(fd: number, address: Address): Promise<Address> {
+    this.#tcp = this.#server();
+    await takeListener(this.#tcp, fd, null);
+    return this.#boundTo(address);
+  }
+
+  /** A connection that an earlier process had: it goes on in the next turn of the loop. */
+  takeConnection(fd: number, memory: SessionMemory): Session {
+    const session = new Session(this.#export, memory);
+    this.#start(session, new Socket({ fd, ...readsInto(session) }));
+    return session;
+  }
+
+  /** The descriptors of what it listens on; -1: nothing. */
+  get descriptors(): { nbd: number; tcp: number } {
+    const of = (server?: Server) => (server === undefined ? -1 : listeningDescriptor(server));
+    return { nbd: of(this.#unix), tcp: of(this.#tcp) };
+  }
+
+  /** Every connection that there is. */
+  get sessions(): ReadonlySet<Session> {
+    return this.#sessions;
+  }
+
+  /** No connection takes a request any more, nor does a new one, until `release`. */
+  hold(): void {
+    this.#held = true;
+    for (const session of this.#sessions) session.hold();
+  }
+
+  release(): void {
+    this.#held = false;
+    for (const session of this.#sessions) session.release();
   }
 
   /** No new connections; those in their handshake are cut off. */
   close(): void {
-    for (const server of this.#servers) server.close();
+    this.#unix?.close();
+    this.#tcp?.close();
     for (const session of this.#sessions) if (!session.inTransmission) session.destroy();
   }
 
   #server(): Server {
-    const server = createServer({ pauseOnConnect: true }, (socket) => this.#accept(socket));
-    this.#servers.push(server);
-    return server;
+    return createServer({ pauseOnConnect: true }, (socket) => this.#accept(socket));
+  }
+
+  #boundTo({ host, port }: Address): Address {
+    const bound = this.#tcp!.address();
+    return { host, port: typeof bound === 'object' && bound !== null ? bound.port : port };
   }
 
   #accept(accepted: Socket): void {
@@ -67,7 +115,11 @@ export class Listener {
       return;
     }
     const session = new Session(this.#export);
-    const socket = takeOver(accepted, session);
+    this.#start(session, takeOver(accepted, session));
+    if (this.#held) session.hold();
+  }
+
+  #start(session: Session, socket: Socket): void {
     socket.setNoDelay(true);
     socket.setKeepAlive(true, KEEPALIVE_MS);
     this.#sessions.add(session);
@@ -99,6 +151,9 @@ function takeOver(accepted: Socket, session: Session): Socket {
   const handle = holder._handle;
   holder._handle = null;
   accepted.destroy();
-  const options = { handle, onread: { buffer: session.space, callback: session.received } };
-  return new Socket(options as SocketConstructorOpts);
+  return new Socket({ handle, ...readsInto(session) } as SocketConstructorOpts);
+}
+
+function readsInto(session: Session): object {
+  return { onread: { buffer: session.space, callback: session.received } };
 }

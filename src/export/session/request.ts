@@ -8,7 +8,7 @@ import type { RequestParser } from '../../nbd/transmission/request-parser.ts';
 import type { Answered } from '../../nbd/transmission/server-replies.ts';
 import type { Extent } from '../../store/completion.ts';
 import type { RequestFields } from './check-request.ts';
-import type { Slab } from './slabs.ts';
+import type { Slab } from './replies/slabs.ts';
 
 const REQUEST_COST = 256;
 

@@ -11,23 +11,26 @@
 import type { Socket } from 'node:net';
 import { log } from '../../log/log.ts';
 import { Recurring } from '../../log/recurring.ts';
-import { Command, CommandFlag, Errno, NBD_MAX_PAYLOAD } from '../../nbd/constants.ts';
+import { Command, Errno, NBD_MAX_PAYLOAD } from '../../nbd/constants.ts';
 import type { Peer } from '../../nbd/handshake/peer.ts';
 import type { ServerHandshake } from '../../nbd/handshake/server-handshake.ts';
 import { ReceiveBuffer } from '../../nbd/receive-buffer.ts';
+import { encodeExtendedRequest, encodeRequest } from '../../nbd/transmission/request-encoder.ts';
 import { ProtocolError, RequestParser } from '../../nbd/transmission/request-parser.ts';
 import { replyStyle } from '../../nbd/transmission/server-replies.ts';
 import type { Extent } from '../../store/completion.ts';
-import { type Descriptor, descriptorOf } from '../../system/descriptor.ts';
+import { type Descriptor, descriptorOf } from '../../system/descriptors/descriptor.ts';
 import type { Client, Export } from '../export.ts';
+import type { SessionMemory } from '../session-memory.ts';
 import { Anticipation } from './anticipation.ts';
 import { BackgroundReads } from './background-reads.ts';
-import { checkRequest, commandName, type RequestLimits, requestLimits } from './check-request.ts';
+import { checkRequest, type RequestLimits, requestLimits } from './check-request.ts';
+import { Dispatch } from './dispatch.ts';
 import { handshakeWith } from './handshake.ts';
 import { Receiving } from './receiving.ts';
-import { Replies } from './replies.ts';
-import { type BodyOwner, PlainBody, type ReplyBody } from './reply-body.ts';
-import { ReplyWriter } from './reply-writer.ts';
+import { Replies } from './replies/replies.ts';
+import { type BodyOwner, PlainBody, type ReplyBody } from './replies/reply-body.ts';
+import { ReplyWriter } from './replies/reply-writer.ts';
 import { Request, type RequestOwner } from './request.ts';
 
 const HANDSHAKE_BUFFER = 16 * 1024;
@@ -44,7 +47,6 @@ const NOTHING = Buffer.alloc(0);
 
 const drops = new Recurring('warning');
 const faults = new Recurring('warning');
-const failures = new Recurring('error');
 
 export class Session implements Client, RequestOwner, BodyOwner {
   attached = false;
@@ -54,15 +56,18 @@ export class Session implements Client, RequestOwner, BodyOwner {
   readonly #receiving: Receiving;
   readonly #input: ReceiveBuffer;
   readonly #handshake: ServerHandshake;
+  /** Of an earlier process, from which the connection comes. */
+  readonly #memory: SessionMemory | undefined;
   readonly #parser = new RequestParser();
   #socket!: Socket;
   #descriptor!: Descriptor;
   #writer!: ReplyWriter;
   #replies!: Replies;
   #body!: ReplyBody;
+  #dispatch!: Dispatch;
   readonly #anticipation = new Anticipation();
   readonly #background = new BackgroundReads({
-    submit: (request) => this.#attempt(request, NOTHING),
+    submit: (request) => this.#dispatch.attempt(request, NOTHING),
     unsent: () => (this.#writer.backedUp ? null : this.#writer.laterBytes),
   });
   /** Requests that came in together, the last time, and all before. */
@@ -79,21 +84,29 @@ export class Session implements Client, RequestOwner, BodyOwner {
   #orderly = false;
   #closed = false;
   #paused = false;
+  /** Nothing more is taken: the connection may go to another process. */
+  #held = false;
+  /** Requests that another process is to be asked again, because this one cannot wait for their answers. */
+  #again: Buffer[] = [];
   #goingOn = false;
   #underWay = 0;
   /** Payload bytes and costs of the requests under way. */
   #heldBytes = 0;
   #faults = 0;
 
-  constructor(served: Export) {
+  /** @param memory of the connection in an earlier process; undefined: it is new */
+  constructor(served: Export, memory?: SessionMemory) {
     this.#export = served;
+    this.#memory = memory;
+    this.peer = memory?.peer ?? null;
     this.#receiving = new Receiving(
       served.largeRequests,
       () => this.#goOn(),
       (seconds) => this.#drop(`a request has not come in as a whole for ${seconds.toFixed(0)} s`),
     );
     this.#input = new ReceiveBuffer(HANDSHAKE_BUFFER, this.#receiving);
-    this.#handshake = handshakeWith(served, this);
+    this.#handshake = handshakeWith(served, this, memory?.handshake);
+    if (memory !== undefined) this.#input.putBack(memory.received);
   }
 
   /** Where the socket is to receive into. */
@@ -104,6 +117,7 @@ export class Session implements Client, RequestOwner, BodyOwner {
     this.#input.filled(count);
     // After the client's goodbye nothing is looked at, nor kept.
     if (this.#ending && !this.#stopping) this.#input.consume(this.#input.length);
+    if (this.#held) return false;
     this.#run();
     if (this.#oneByOne && this.#export.soleClient) this.#anticipate();
     return !this.#paused;
@@ -120,7 +134,64 @@ export class Session implements Client, RequestOwner, BodyOwner {
     }, HANDSHAKE_LIMIT_MS);
     socket.on('error', () => undefined);
     socket.on('close', () => this.#close());
-    socket.write(this.#handshake.greeting());
+    if (this.#memory === undefined) this.#writer.say(this.#handshake.greeting());
+    else this.#resume(this.#memory);
+  }
+
+  #resume({ unsent }: SessionMemory): void {
+    this.#writer.say(unsent);
+    this.attached = this.#handshake.agreement.attached;
+    if (this.#handshake.state === 'transmission') this.#begin();
+    this.#paused = true;
+    this.#goOn();
+  }
+
+  /** Takes no more of what the client sends, until `release`; what is under way is answered. */
+  hold(): void {
+    this.#held = true;
+    this.#paused = true;
+    this.#socket.pause();
+    // They leave as fast as the line takes their answers.
+    for (const request of this.#background.takeBack()) request.complete(Errno.ESHUTDOWN);
+  }
+
+  /** Goes on after `hold`. */
+  release(): void {
+    this.#held = false;
+    this.#input.putBack(Buffer.concat(this.#again));
+    this.#again = [];
+    this.#goOn();
+  }
+
+  /** Nothing of it is under way. */
+  get isIdle(): boolean {
+    return this.#underWay === 0;
+  }
+
+  /** The client has said goodbye, or the connection is being ended from here. */
+  get isEnding(): boolean {
+    return this.#ending || this.#closed;
+  }
+
+  /** What another process needs to go on with the connection; to be asked for when it is held and idle. */
+  remember(): { descriptor: number; memory: SessionMemory } {
+    this.#writer.flush();
+    const { bytes, start, end } = this.#input;
+    return {
+      descriptor: this.#descriptor.fd,
+      memory: {
+        handshake: this.#handshake.memory,
+        peer: this.peer,
+        holds: this.#export.lender.holds(this),
+        received: Buffer.concat([...this.#again, bytes.subarray(start, end)]),
+        unsent: this.#writer.unsent,
+      },
+    };
+  }
+
+  /** The client's goodbye, or the end of the connection, counts now, though the socket is not closed yet. */
+  endNow(): void {
+    this.#close();
   }
 
   /** Requests that still come while others are under way get ESHUTDOWN. */
@@ -151,7 +222,7 @@ export class Session implements Client, RequestOwner, BodyOwner {
   }
 
   #run(): void {
-    if (this.#closed) return;
+    if (this.#closed || this.#held) return;
     this.#takenBefore += this.#taken;
     this.#taken = 0;
     const parser = this.#parser;
@@ -208,28 +279,36 @@ export class Session implements Client, RequestOwner, BodyOwner {
   /** @returns true once the handshake is done. */
   #haggle(): boolean {
     const replies = this.#handshake.feed(this.#input);
-    if (replies.length > 0) this.#socket.write(Buffer.concat(replies));
+    if (replies.length > 0) this.#writer.say(Buffer.concat(replies));
     const { state, agreement, closedBecause } = this.#handshake;
     // From its attaching on, not from its GO, the lease belongs to this connection.
     this.attached = agreement.attached;
     if (state === 'haggling') return false;
-    clearTimeout(this.#handshakeTimer);
     if (state === 'closed') {
+      clearTimeout(this.#handshakeTimer);
       log.debug(closedBecause);
       this.#ending = true;
       this.#socket.destroySoon();
       return false;
     }
+    this.#begin();
+    return true;
+  }
+
+  /** The handshake is done: requests follow. */
+  #begin(): void {
+    const { agreement } = this.#handshake;
+    clearTimeout(this.#handshakeTimer);
     this.#parser.extended = agreement.extendedHeaders;
     const style = replyStyle(agreement);
     this.#replies = new Replies(this.#writer, style);
     this.#body = new PlainBody(this, this.#writer, style);
+    this.#dispatch = new Dispatch(this.#export, this, this.#body);
     this.#limits = requestLimits(agreement, this.#export.disk.size, this.#export.readOnly);
     if (this.#limits.background) this.#writer.keepLittleUnsent();
     this.#input.resize(RECEIVE_BUFFER);
     this.inTransmission = true;
     this.#export.joined(this);
-    return true;
   }
 
   #take(parsed: RequestParser): void {
@@ -251,101 +330,11 @@ export class Session implements Client, RequestOwner, BodyOwner {
     const fault = checkRequest(request, this.#limits);
     if (fault === undefined) {
       if (request.background) this.#background.add(request);
-      else this.#attempt(request, parsed.payload);
+      else this.#dispatch.attempt(request, parsed.payload);
     } else {
       this.#logFault(fault.text);
       request.complete(fault.errno);
     }
-  }
-
-  /**
-   * Whatever throws is our fault, not the client's: its request fails, so that a write does not stay counted
-   * for ever.
-   */
-  #attempt(request: Request, payload: Buffer): void {
-    try {
-      this.#submit(request, payload);
-    } catch (error) {
-      const what = commandName(request.type);
-      failures.met(`${what} failed: ${String((error as Error).stack)}`);
-      this.#body.abandon(request);
-      request.complete(Errno.EIO);
-    }
-  }
-
-  #submit(request: Request, payload: Buffer): void {
-    const { disk, lender, digests } = this.#export;
-    const { type, offset, length } = request;
-    const fua = (request.flags & CommandFlag.FUA) !== 0;
-    switch (type) {
-      case Command.READ:
-        if (this.#admitted(request, 'read')) disk.read(this.#body.space(request), offset, request);
-        break;
-      case Command.WRITE:
-        if (this.#admitted(request, 'write')) disk.write(payload, offset, fua, request);
-        break;
-      case Command.FLUSH:
-        if (this.#admitted(request, 'flush')) disk.flush(request);
-        break;
-      case Command.TRIM:
-        if (this.#admitted(request, 'write')) disk.trim(offset, length, fua, request);
-        break;
-      case Command.WRITE_ZEROES: {
-        const noHole = (request.flags & CommandFlag.NO_HOLE) !== 0;
-        const fast = (request.flags & CommandFlag.FAST_ZERO) !== 0;
-        if (this.#admitted(request, 'write')) disk.zero(offset, length, { fua, noHole, fast }, request);
-        break;
-      }
-      case Command.CACHE:
-        if (this.#admitted(request, 'read')) disk.cache(offset, length, request);
-        break;
-      case Command.BLOCK_STATUS: {
-        const one = (request.flags & CommandFlag.REQ_ONE) !== 0;
-        if (this.#admitted(request, 'read')) disk.extents(offset, length, one, request);
-        break;
-      }
-      case Command.XNBD_TAKEOVER:
-        this.#whenDone(request, lender.takeover(this));
-        break;
-      case Command.XNBD_GIVE_BACK:
-        this.#whenDone(request, lender.giveBack(this));
-        break;
-      case Command.XNBD_RETIRE:
-        this.#whenDone(request, lender.retire(this));
-        break;
-      case Command.XNBD_WAIT_GONE:
-        lender.waitGone(this, request);
-        break;
-      case Command.XNBD_HASH:
-        if (this.#admitted(request, 'read')) digests.digest(this.#body.space(request), request, this);
-        break;
-      default:
-        lender.heard(this);
-        request.complete(type === Command.XNBD_PING ? 0 : Errno.EINVAL);
-    }
-  }
-
-  #admitted(request: Request, access: 'read' | 'write' | 'flush'): boolean {
-    const errno = this.#export.lender.refuses(access, this);
-    if (errno !== 0) {
-      request.complete(errno);
-      return false;
-    }
-    if (access === 'write') {
-      request.counted = true;
-      this.#export.writeBegan();
-    }
-    return true;
-  }
-
-  #whenDone(request: Request, result: Promise<number>): void {
-    result.then(
-      (errno) => request.complete(errno),
-      (error: unknown) => {
-        failures.met(`${commandName(request.type)} failed: ${String(error)}`);
-        request.complete(Errno.EIO);
-      },
-    );
   }
 
   finished(request: Request, errno: number, extents: readonly Extent[] | undefined): void {
@@ -353,7 +342,10 @@ export class Session implements Client, RequestOwner, BodyOwner {
       this.#export.writeEnded(errno === 0 && request.type === Command.WRITE ? request.length : 0);
     }
     if (request.background) this.#background.finished(request);
-    if (!this.#closed) {
+    if (this.#held && errno === Errno.ESHUTDOWN && request.type !== Command.WRITE) {
+      this.#body.discard(request);
+      this.#again.push(encodeAgain(request, this.#parser.extended));
+    } else if (!this.#closed) {
       if (errno === 0 && request.returnsData) {
         this.#body.write(request);
         return;
@@ -377,7 +369,8 @@ export class Session implements Client, RequestOwner, BodyOwner {
   #eased(): void {
     if (this.#closed) return;
     this.#background.proceed();
-    if (this.#paused && this.#heldBytes < this.#export.clientBytes / 2 && !this.#isSlow) this.#goOn();
+    if (this.#paused && !this.#held && this.#heldBytes < this.#export.clientBytes / 2 && !this.#isSlow)
+      this.#goOn();
     if (this.#ending && this.#underWay === 0) setImmediate(() => this.#endIfIdle());
   }
 
@@ -387,6 +380,7 @@ export class Session implements Client, RequestOwner, BodyOwner {
     this.#goingOn = true;
     setImmediate(() => {
       this.#goingOn = false;
+      if (this.#held) return;
       this.#paused = false;
       this.#run();
       this.#readOn();
@@ -408,7 +402,7 @@ export class Session implements Client, RequestOwner, BodyOwner {
     this.#closed = true;
     clearTimeout(this.#handshakeTimer);
     this.#writer.close();
-    this.#background.clear();
+    this.#background.takeBack();
     this.#receiving.close();
     this.#export.digests.forget(this);
     this.#export.left(this, this.#orderly);
@@ -419,4 +413,11 @@ export class Session implements Client, RequestOwner, BodyOwner {
     // Each connection has a few of its own; one that comes again and again has no more.
     if (this.#faults <= LOGGED_FAULTS) faults.met(`client's ${text}`);
   }
+}
+
+/** The request as its client sent it, but for a payload, which is not kept. */
+function encodeAgain(request: Request, extended: boolean): Buffer {
+  const { type, flags, offset, length, cookieHigh, cookieLow } = request;
+  const cookie = (BigInt(cookieHigh) << 32n) | BigInt(cookieLow);
+  return (extended ? encodeExtendedRequest : encodeRequest)(type, flags, cookie, offset, length);
 }

@@ -25,6 +25,7 @@ import {
 } from '../constants.ts';
 import { printable } from '../printable.ts';
 import type { ReceiveBuffer } from '../receive-buffer.ts';
+import type { Agreement, HandshakeMemory, HandshakeState } from './agreement.ts';
 import type { Attached, AttachRequest } from './attach.ts';
 import { decodeAttachRequest, encodeAttached } from './attach.ts';
 import { decodeFeatures, encodeFeatures } from './features.ts';
@@ -52,9 +53,7 @@ export interface OfferedExport {
   transmissionFlags: number;
 }
 
-/**
- * An option is refused: `type` is one of OptionReply.ERR_*, `text` one line for the person at the other end.
- */
+/** An option is refused: `type` is an OptionReply.ERR_*, `text` one line for the person at the other end. */
 export interface Refusal {
   type: number;
   text: string;
@@ -70,18 +69,6 @@ export interface HandshakeHost {
   /** The client asks for a lease; when it is given, it belongs to this connection. */
   attach(request: AttachRequest): Attached | Refusal;
 }
-
-export interface Agreement {
-  structuredReplies: boolean;
-  /** Implies structured replies. */
-  extendedHeaders: boolean;
-  baseAllocation: boolean;
-  attached: boolean;
-  /** Feature bits. */
-  features: number;
-}
-
-export type HandshakeState = 'haggling' | 'transmission' | 'closed';
 
 export class ServerHandshake {
   state: HandshakeState = 'haggling';
@@ -104,11 +91,33 @@ export class ServerHandshake {
   #attachedExport: string | undefined;
   #replies: Buffer[] = [];
 
-  constructor(host: HandshakeHost) {
+  /** @param memory of the process that began it; undefined: it begins here */
+  constructor(host: HandshakeHost, memory?: HandshakeMemory) {
     this.#host = host;
+    if (memory === undefined) return;
+    this.state = memory.state;
+    Object.assign(this.agreement, memory.agreement);
+    this.#noZeroes = memory.noZeroes;
+    this.#flagsSeen = memory.flagsSeen;
+    this.#options = memory.options;
+    this.#contextExport = memory.contextExport ?? undefined;
+    this.#attachedExport = memory.attachedExport ?? undefined;
   }
 
-  /** The first bytes on a connection. */
+  /** Between two options. */
+  get memory(): HandshakeMemory {
+    return {
+      state: this.state,
+      agreement: this.agreement,
+      noZeroes: this.#noZeroes,
+      flagsSeen: this.#flagsSeen,
+      options: this.#options,
+      contextExport: this.#contextExport ?? null,
+      attachedExport: this.#attachedExport ?? null,
+    };
+  }
+
+  /** The first bytes. */
   greeting(): Buffer {
     return encodeGreeting();
   }
@@ -120,7 +129,7 @@ export class ServerHandshake {
   feed(input: ReceiveBuffer): Buffer[] {
     this.#replies = [];
     while (this.state === 'haggling' && (this.#flagsSeen ? this.#option(input) : this.#clientFlags(input))) {
-      // one message a turn
+      // One message a turn.
     }
     return this.#replies;
   }

@@ -13,7 +13,7 @@ import {
   STRUCTURED_CHUNK_HEADER_LENGTH,
 } from '../constants.ts';
 import type { Extent } from '../extent.ts';
-import type { Agreement } from '../handshake/server-handshake.ts';
+import type { Agreement } from '../handshake/agreement.ts';
 
 /** What a connection has agreed on; each style can do all that those before it can. */
 export const ReplyStyle = { SIMPLE: 0, STRUCTURED: 1, EXTENDED: 2 } as const;

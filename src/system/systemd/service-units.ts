@@ -46,6 +46,11 @@ export class ServiceUnits {
     return await this.#job('StartUnit', unit, signal);
   }
 
+  /** Ends a unit and starts it again, with what it has left in its store, and waits until it is up. */
+  async restart(unit: string): Promise<JobResult> {
+    return await this.#job('RestartUnit', unit);
+  }
+
   /** Ends a unit, and waits until it is gone. */
   async stop(unit: string): Promise<JobResult> {
     return await this.#job('StopUnit', unit);
@@ -94,7 +99,11 @@ export class ServiceUnits {
     return await bus.call(call);
   }
 
-  async #job(member: 'StartUnit' | 'StopUnit', unit: string, signal?: AbortSignal): Promise<JobResult> {
+  async #job(
+    member: `${'Start' | 'Stop' | 'Restart'}Unit`,
+    unit: string,
+    signal?: AbortSignal,
+  ): Promise<JobResult> {
     const { results, waiting, bus } = await this.#connect();
     const [path] = (await this.#call(member, 'ss', [unit, 'replace'])) as [string];
     const known = results.get(path);

@@ -3,7 +3,7 @@ import { once } from 'node:events';
 import { createConnection, createServer, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { Anticipation } from '../../../src/export/session/anticipation.ts';
-import { descriptorOf } from '../../../src/system/descriptor.ts';
+import { descriptorOf } from '../../../src/system/descriptors/descriptor.ts';
 import { temporaryDirectory } from '../../lab/temporary-directory.ts';
 
 describe('anticipation', () => {

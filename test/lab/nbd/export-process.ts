@@ -1,6 +1,6 @@
 /** A real xnbd-export as a child process: started from source, ready when it says so, ended by pid. */
 import type { ChildProcess } from 'node:child_process';
-import { exportStatus } from '../../../src/control/client.ts';
+import { exportStatus, restartExport } from '../../../src/control/client.ts';
 import type { ControlMethod } from '../../../src/control/methods.ts';
 import type { ExportStatus } from '../../../src/control/status.ts';
 import { startProgram } from '../processes.ts';
@@ -14,6 +14,8 @@ export interface ExportProcess {
   log(): string;
   status(): Promise<ExportStatus>;
   call(method: ControlMethod): Promise<unknown>;
+  /** Has a new process take its place. @returns the pid of that; it is not `child` any more */
+  restart(): Promise<number>;
   /** Waits until the status is as wished; fails after `limitMs`. */
   until(wish: (status: ExportStatus) => boolean, limitMs?: number): Promise<ExportStatus>;
   /** Waits until it has ended by itself. @returns the exit code */
@@ -45,6 +47,7 @@ export async function startExport(
     log: () => running.said(),
     status: () => exportStatus(ctl),
     call: (method) => callExport(ctl, method),
+    restart: async () => (await restartExport(ctl)).pid,
     until: async (wish, limitMs = 15_000) => {
       const deadline = performance.now() + limitMs;
       while (true) {

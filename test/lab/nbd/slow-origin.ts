@@ -165,6 +165,7 @@ export async function startSlowOrigin(options: SlowOriginOptions): Promise<SlowO
         describe: () => ({}),
         takeover: () => Promise.resolve(),
         abandon: () => Promise.resolve(),
+        handOver: { refuses: () => 'it is a test' },
         close: () => Promise.resolve(),
       },
     );

@@ -3,6 +3,7 @@
  */
 import { join } from 'node:path';
 import { startWan, type Wan } from '../net/wan.ts';
+import { processesOf, signalTo } from '../processes.ts';
 import { temporaryDirectory } from '../temporary-directory.ts';
 import { type ExportProcess, startExport } from './export-process.ts';
 
@@ -32,6 +33,9 @@ export function useExports(): Exports {
   afterEach(async () => {
     for (const line of lines) await line.resume();
     for (const each of started.splice(0).reverse()) await each.end('SIGKILL');
+    // Those that have taken the place of others.
+    for (const [pid, command] of await processesOf(directory.path))
+      if (command.includes('xnbd-export')) signalTo(pid, 'SIGKILL');
     for (const line of lines.splice(0)) await line.stop();
     await directory.remove();
   });

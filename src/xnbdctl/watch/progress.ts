@@ -1,7 +1,7 @@
 /** How fast an export comes, from one status to the next. */
-import type { ExportStatus } from '../control/status.ts';
-import { formatBytes, formatSeconds, formatShare } from './format.ts';
-import { unreachable } from './table.ts';
+import type { ExportStatus } from '../../control/status.ts';
+import { formatBytes, formatSeconds, formatShare } from '../format.ts';
+import { unreachable } from '../table.ts';
 
 /** The rate is that of the last so many milliseconds: steady, and soon right after a change. */
 const WINDOW_MS = 5000;

@@ -12,8 +12,8 @@
  * and so does all that follows until it is empty.
  */
 import type { Socket } from 'node:net';
-import { type Descriptor, descriptorOf } from '../../system/descriptor.ts';
-import { sendNow, setSendBuffer } from '../../system/syscalls.ts';
+import { type Descriptor, descriptorOf, unsentBytes } from '../../../system/descriptors/descriptor.ts';
+import { sendNow, setSendBuffer } from '../../../system/syscalls.ts';
 import { newSlab, SLAB_BYTES, type Slab, spareSlabs } from './slabs.ts';
 
 /** So much is not held back until the end of the turn. */
@@ -52,6 +52,8 @@ export class ReplyWriter {
   #held = false;
   #closed = false;
   readonly #descriptor: Descriptor;
+  /** Given to the stream, and not known to have left. */
+  readonly #streamed: Buffer[] = [];
 
   constructor(socket: Socket, drained: () => void) {
     this.#socket = socket;
@@ -60,6 +62,22 @@ export class ReplyWriter {
     // TCP finds its own size, by the length of the line.
     if (this.#descriptor.fd >= 0 && socket.remoteAddress === undefined)
       setSendBuffer(this.#descriptor.fd, SEND_BUFFER);
+  }
+
+  /** Sends bytes that are no reply to a request: of the handshake, or left by an earlier process. */
+  say(bytes: Buffer): void {
+    if (bytes.length > 0) this.#stream(bytes, this.#drained);
+  }
+
+  /**
+   * What the kernel has not taken. To be called when all that is queued has been flushed; the socket must not
+   * be used afterwards, because it would send the same.
+   */
+  get unsent(): Buffer {
+    const length = unsentBytes(this.#socket);
+    const streamed = Buffer.concat(this.#streamed);
+    const later = this.#later.map(({ slab, start, end }) => slab.bytes.subarray(start, end));
+    return Buffer.concat([streamed.subarray(streamed.length - length), ...later]);
   }
 
   /** Until `flush` is called nothing needs to be scheduled. */
@@ -169,10 +187,18 @@ export class ReplyWriter {
         return;
       }
     }
-    this.#socket.write(slab.bytes.subarray(piece.start, piece.end), () => {
+    this.#stream(slab.bytes.subarray(piece.start, piece.end), () => {
       this.#leave(slab, reservations);
       this.#flush();
       this.#drained();
+    });
+  }
+
+  #stream(bytes: Buffer, left: () => void): void {
+    this.#streamed.push(bytes);
+    this.#socket.write(bytes, () => {
+      this.#streamed.shift();
+      left();
     });
   }
 

@@ -1,16 +1,16 @@
 /** Replies without data, in the style that a connection has agreed: an error or success, and extents. */
-import { Errno } from '../../nbd/constants.ts';
-import { ALLOCATION_CONTEXT_ID } from '../../nbd/handshake/server-handshake.ts';
+import { Errno } from '../../../nbd/constants.ts';
+import { ALLOCATION_CONTEXT_ID } from '../../../nbd/handshake/server-handshake.ts';
 import {
   blockStatusLength,
   type ReplyStyle,
   statusLength,
   writeBlockStatus,
   writeStatus,
-} from '../../nbd/transmission/server-replies.ts';
-import type { Extent } from '../../store/completion.ts';
+} from '../../../nbd/transmission/server-replies.ts';
+import type { Extent } from '../../../store/completion.ts';
+import type { Request } from '../request.ts';
 import type { ReplyWriter } from './reply-writer.ts';
-import type { Request } from './request.ts';
 
 export class Replies {
   readonly #writer: ReplyWriter;

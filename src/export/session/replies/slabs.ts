@@ -6,7 +6,7 @@
  * fault for every page, and make V8 collect garbage for the sake of memory that is not on its heap. What was
  * not needed for SPARE_MS is given back to the system.
  */
-import { addressOf } from '../../system/syscalls.ts';
+import { addressOf } from '../../../system/syscalls.ts';
 
 export const SLAB_BYTES = 1024 * 1024;
 const SPARE_MS = 1000;

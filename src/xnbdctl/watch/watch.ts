@@ -7,10 +7,10 @@
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { MultiBar, type SingleBar } from 'cli-progress';
-import type { ControlClient } from '../control/client.ts';
-import type { ExportStatus } from '../control/status.ts';
-import { formatShare } from './format.ts';
-import { ANSWER_LIMIT_MS, connectIfRunning, connectRunning } from './known-exports.ts';
+import type { ControlClient } from '../../control/client.ts';
+import type { ExportStatus } from '../../control/status.ts';
+import { formatShare } from '../format.ts';
+import { ANSWER_LIMIT_MS, connectIfRunning, connectRunning } from '../known-exports.ts';
 import { isArriving, type Progress, ProgressMeter, progressLine, progressText } from './progress.ts';
 
 export interface Watched {

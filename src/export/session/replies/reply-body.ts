@@ -2,9 +2,13 @@
  * The data of a reply, between "the disk has answered" and "the reply is written". A connection has one body,
  * chosen when its handshake is done: how data travels is agreed there.
  */
-import { dataHeaderLength, type ReplyStyle, writeDataHeader } from '../../nbd/transmission/server-replies.ts';
+import {
+  dataHeaderLength,
+  type ReplyStyle,
+  writeDataHeader,
+} from '../../../nbd/transmission/server-replies.ts';
+import type { Request } from '../request.ts';
 import type { ReplyWriter } from './reply-writer.ts';
-import type { Request } from './request.ts';
 
 export interface ReplyBody {
   /** Space of `request.dataLength` bytes, which the disk fills. */

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
-import { type ExportStatus, emptyStatus } from '../../src/control/status.ts';
-import { ProgressMeter, progressLine } from '../../src/xnbdctl/progress.ts';
+import { type ExportStatus, emptyStatus } from '../../../src/control/status.ts';
+import { ProgressMeter, progressLine } from '../../../src/xnbdctl/watch/progress.ts';
 
 const MIB = 1024 * 1024;
 

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import sinon from 'sinon';
-import { SpareSlabs } from '../../../src/export/session/slabs.ts';
+import { SpareSlabs } from '../../../../src/export/session/replies/slabs.ts';
 
 describe('spare slabs', () => {
   let clock: sinon.SinonFakeTimers;
