@@ -18,7 +18,8 @@ export function giveToQemu(path: string, group?: string): void {
   else if (group !== undefined) throw new Error(`there is no group '${group}' on this host: see /etc/group`);
 }
 
-function groupId(names: readonly string[]): number | undefined {
+/** Of the first of these groups that this host has. */
+export function groupId(names: readonly string[]): number | undefined {
   const groups = new Map<string, number>();
   for (const line of readFileSync('/etc/group', 'utf8').split('\n')) {
     const [name, , id] = line.split(':');

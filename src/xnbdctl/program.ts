@@ -17,6 +17,7 @@ import {
   namesInUse,
 } from './known-exports.ts';
 import { hasLimits, limitLines, pauseAll, setHostLimit, setPeerLimit } from './limits.ts';
+import { addPkiCommands } from './pki/commands.ts';
 import { restart, restartEach, running, upgradable, type Which } from './restart.ts';
 import { listTable, statusDetails, statusTable } from './table.ts';
 import { abandon, setOriginTimeout, setSetting, takeOver } from './takeover-abandon-set.ts';
@@ -147,7 +148,7 @@ export function program(): Command {
   addLimitCommands(xnbdctl, options);
   addRestartCommands(xnbdctl, options);
 
-  addPkiCommands(xnbdctl, options);
+  addPkiCommands(xnbdctl, () => loadConfig(options().config));
 
   addDefinitionCommands(xnbdctl, options);
   return xnbdctl;
@@ -174,26 +175,6 @@ function addDefinitionCommands(xnbdctl: Command, options: () => GlobalOptions): 
       });
     });
   }
-}
-
-function addPkiCommands(xnbdctl: Command, options: () => GlobalOptions): void {
-  xnbdctl
-    .command('pki')
-    .description('certificates')
-    .command('check')
-    .description("what is wrong with this host's certificates")
-    .action(async () => {
-      const { gateway, tls } = await loadConfig(options().config);
-      // TLS costs every other command time that it has no use for.
-      const { checkPki } = await import('../pki/check.ts');
-      const { faults, notes } = await checkPki({ gateway, tls });
-      process.stdout.write(
-        [...notes, ...faults.map((fault) => `WRONG: ${fault}`)].map((line) => `${line}\n`).join(''),
-      );
-      if (faults.length > 0)
-        throw new Error(`${faults.length} to put right; what else is wrong may show then`);
-      process.stdout.write('all is well\n');
-    });
 }
 
 function addLimitCommands(xnbdctl: Command, options: () => GlobalOptions): void {
