@@ -79,6 +79,12 @@ const diskSettings = {
     changeable: true,
     help: "the disk's part of a rate that several share: one of 200 gets twice what one of 100 gets",
   }),
+  follow: diskSetting({
+    ...offOrOn,
+    default: 'on',
+    changeable: true,
+    help: "what lies around the guest's reads is copied before the rest",
+  }),
   paused: diskSetting({
     ...offOrOn,
     default: 'off',

@@ -41,6 +41,8 @@ export interface DiskCopyOptions {
   map: PresentMap;
   locks: BlockLocks;
   caps: CopyCaps;
+  /** The surroundings of the guest's reads come first. */
+  follow: () => boolean;
   /** Every block is present. May be told again and again. */
   onComplete: () => void;
   /** Something of the status has changed. */
@@ -63,7 +65,7 @@ export class DiskCopy {
   #checkpointError: string | null = null;
   #closing: Promise<void> | null = null;
 
-  constructor({ link, image, map, locks, caps, onComplete, onChange }: DiskCopyOptions) {
+  constructor({ link, image, map, locks, caps, follow, onComplete, onChange }: DiskCopyOptions) {
     this.map = map;
     this.#onComplete = onComplete;
     this.#bad = new BadBlocks(map);
@@ -84,9 +86,17 @@ export class DiskCopy {
     });
     const parts = { image, map, locks, space: this.#space, bad: this.#bad };
     this.#fetcher = new Fetcher({ ...parts, source: link });
-    const pace = new RateLimit(new BackgroundWindow(), () => this.#fetcher.onDemandBytes);
+    const window = new BackgroundWindow();
+    const pace = new RateLimit(window, () => this.#fetcher.onDemandBytes);
     pace.limit(caps.rate);
-    this.#background = new BackgroundCopy({ ...parts, link, fetcher: this.#fetcher, pace });
+    this.#background = new BackgroundCopy({
+      ...parts,
+      link,
+      fetcher: this.#fetcher,
+      pace,
+      pathBytes: () => window.limit,
+      follow,
+    });
     caps.onChange = () => {
       pace.limit(caps.rate);
       this.#background.proceed();

@@ -258,6 +258,7 @@ export class Relocation {
       map,
       locks: this.#locks,
       caps,
+      follow: () => this.#options.settings.value('follow'),
       onComplete: () => this.#goOn(),
       onChange: () => this.onChange?.(),
     });

@@ -1,11 +1,12 @@
 /**
- * Copies what is still absent, from the first block to the last, while the guest works.
+ * Copies what is still absent while the guest works: what lies around its reads (follow.ts), and else from
+ * the first block to the last.
  *
- * It walks the disk twice over, one walk ahead of the other: the first (survey.ts) asks the origin which
- * stretches are holes, which are marked as present without fetching them; the second fetches what remains, as
- * much at a time as the window allows (background-window.ts). What fails is tried again in a later round, and
- * rounds that bring nothing become rare: the copy is over when every block is present, and not before. While
- * the image has no room it pauses (fetch/image-space.ts).
+ * For that it walks the disk twice over, one walk ahead of the other: the first (survey.ts) asks the origin
+ * which stretches are holes, which are marked as present without fetching them; the second fetches what
+ * remains, as much at a time as the window allows (background-window.ts). What fails is tried again in a
+ * later round, and rounds that bring nothing become rare: the copy is over when every block is present, and
+ * not before. While the image has no room it pauses (fetch/image-space.ts).
  */
 
 import { log } from '../../log/log.ts';
@@ -19,6 +20,7 @@ import type { Fetcher } from '../fetch/fetcher.ts';
 import type { ImageSpace } from '../fetch/image-space.ts';
 import type { OriginLink } from '../origin/link.ts';
 import { type CopyOrder, firstOf, inSequence } from './copy-order.ts';
+import { Follow } from './follow.ts';
 import { HoleSkipper } from './hole-skipper.ts';
 import { type Pace, Reopening } from './pace.ts';
 import { Survey } from './survey.ts';
@@ -35,6 +37,10 @@ export interface BackgroundCopyOptions {
   space: ImageSpace;
   bad: BadBlocks;
   pace: Pace;
+  /** Bytes that the path holds now, bandwidth x round trip. */
+  pathBytes: () => number;
+  /** The surroundings of the guest's reads come first. */
+  follow: () => boolean;
 }
 
 export class BackgroundCopy {
@@ -72,7 +78,8 @@ export class BackgroundCopy {
       },
       proceeded: () => this.proceed(),
     });
-    this.#order = firstOf(inSequence(this.#survey, parts.fetcher));
+    const follow = new Follow({ ...parts, blocks: parts.map.blocks, enabled: parts.follow });
+    this.#order = firstOf(follow, inSequence(this.#survey, parts.fetcher));
     parts.fetcher.onNoticed = (range, by) => this.#order.noticed(range, by);
     parts.fetcher.onSettled = () => this.proceed();
   }

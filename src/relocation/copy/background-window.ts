@@ -69,6 +69,11 @@ export class BackgroundWindow implements Pace {
     return Math.min(Math.max(share, this.#smallest), LARGEST_CHUNK);
   }
 
+  /** Bytes that may be in flight. */
+  get limit(): number {
+    return this.#limit;
+  }
+
   get open(): boolean {
     if (this.#probing) return this.#inFlight === 0;
     return this.#hasRoom;

@@ -6,9 +6,9 @@
  * arrive, readers get them at once; then, under the block lock, those blocks that are *still* absent are
  * written to the image and marked (rules 4 and 6); then the requests that wait for the block to be local are
  * answered. If the local image refuses (no room, a bad sector), readers have their data all the same and the
- * blocks stay absent; so they do while room is short (image-space.ts), but for those that a guest's write
- * needs. What the origin cannot read as a whole is read in parts (salvage.ts), so that an error is that of
- * its own block alone.
+ * blocks stay absent (zeros need none: they become holes); so they do while room is short (image-space.ts),
+ * but for those that a guest's write needs. What the origin cannot read as a whole is read in parts
+ * (salvage.ts), so that an error is that of its own block alone.
  */
 
 import { log } from '../../log/log.ts';
@@ -25,6 +25,7 @@ import type { BlockSource } from './block-source.ts';
 import { Fetch, type LocalWaiter, type Reader } from './fetch.ts';
 import type { ImageSpace } from './image-space.ts';
 import { salvage } from './salvage.ts';
+import { type Piece, piecesOf } from './zero-runs.ts';
 
 export type { LocalWaiter, Reader };
 
@@ -217,10 +218,10 @@ export class Fetcher {
 
   /** Under the lock: what is still absent, and is to be kept, goes to the image, run by run. */
   #keepAbsent(fetch: Fetch, release: () => void): void {
-    const runs = this.#runsToKeep(fetch);
+    const pieces = this.#piecesToKeep(fetch);
     const otherwise =
       fetch.unread.size > 0 ? Errno.EIO : this.#parts.space.shortage === null ? 0 : Errno.ENOSPC;
-    const all = new Countdown(runs.length, {
+    const all = new Countdown(pieces.length, {
       complete: (errno) => {
         const outcome = errno !== 0 ? errno : otherwise;
         const end = () => {
@@ -231,7 +232,10 @@ export class Fetcher {
         else this.#keepVital(fetch, new Set(), end);
       },
     });
-    for (const { first, end } of runs) this.#write(fetch, first, end, all);
+    for (const { first, end, zero } of pieces) {
+      if (zero) this.#punch(first, end, all);
+      else this.#write(fetch, first, end, all);
+    }
   }
 
   /**
@@ -254,6 +258,16 @@ export class Fetcher {
     }
   }
 
+  #piecesToKeep(fetch: Fetch): Piece[] {
+    return this.#runsToKeep(fetch).flatMap(({ first, end }) =>
+      piecesOf(fetch.part(first, end)).map((piece) => ({
+        first: first + piece.first,
+        end: first + piece.end,
+        zero: piece.zero,
+      })),
+    );
+  }
+
   #runsToKeep(fetch: Fetch): readonly Readonly<BlockRange>[] {
     const absent = this.#map.absentRuns(fetch.first, fetch.end);
     const short = this.#parts.space.shortage !== null;
@@ -264,6 +278,19 @@ export class Fetcher {
         if (!fetch.unread.has(block) && (!short || fetch.isVital(block))) runs.add(block, block + 1);
     }
     return [...runs];
+  }
+
+  /** Zeros need no room. */
+  #punch(first: number, end: number, done: Completion): void {
+    const { image, space, bad } = this.#parts;
+    image.punch(first * BLOCK_SIZE, bytesIn(first, end, this.#map.sizeBytes), {
+      complete: (errno) => {
+        const outcome = errno !== 0 ? errno : this.#map.mark(first, end - first);
+        if (outcome === Errno.ENOSPC) space.refused();
+        else if (outcome === Errno.EIO) bad.add(first, end, 'image');
+        done.complete(outcome);
+      },
+    });
   }
 
   #write(fetch: Fetch, first: number, end: number, done: Completion): void {

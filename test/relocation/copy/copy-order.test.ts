@@ -30,8 +30,10 @@ describe('the background copy', () => {
   let map: PresentMap;
   let space: ImageSpace;
   let copy: BackgroundCopy;
+  let following: boolean;
   const content = bytesOf(7, SIZE);
   beforeEach(async () => {
+    following = true;
     directory = await temporaryDirectory();
     image = await Image.create(join(directory.path, 'b.img'), SIZE);
     const identity = { uuid: 'u', sizeBytes: SIZE, image: image.path, inode: 1, origin: 'o' };
@@ -47,7 +49,7 @@ describe('the background copy', () => {
   });
 
   /** Copies everything from an origin that does not tell its holes. @returns the reads, in order, in blocks */
-  const copyAll = async (pace: Pace): Promise<BlockRange[]> => {
+  const copyAll = async (pace: Pace, guest?: (fetcher: Fetcher) => void): Promise<BlockRange[]> => {
     const reads: BlockRange[] = [];
     const source: BlockSource = {
       read: (into, offset, done) => {
@@ -62,12 +64,14 @@ describe('the background copy', () => {
     } as unknown as OriginLink;
     const parts = { image, map, space, locks: new BlockLocks(), bad: new BadBlocks(map) };
     const fetcher = new Fetcher({ ...parts, source });
-    copy = new BackgroundCopy({ ...parts, link, fetcher, pace });
+    const follow = { pathBytes: () => 0, follow: () => following };
+    copy = new BackgroundCopy({ ...parts, link, fetcher, pace, ...follow });
     const complete = new Promise<void>((resolve) => {
       map.onMarked = () => {
         if (map.complete) resolve();
       };
     });
+    guest?.(fetcher);
     copy.start();
     await complete;
     await waitFor('the last fetch', () => fetcher.idle);
@@ -87,6 +91,39 @@ describe('the background copy', () => {
     const copied = Buffer.alloc(SIZE);
     assert.equal(await new Promise((resolve) => image.read(copied, 0, { complete: resolve })), 0);
     assert.ok(copied.equals(content));
+  });
+
+  const READ = { first: 300, end: 304 };
+  const reads = (fetcher: Fetcher): void => {
+    const reader = { take: () => undefined, complete: () => undefined, over: false };
+    fetcher.read(READ.first, READ.end, reader);
+  };
+
+  it('follows the guest: what lies behind its read, then before it, then the rest', async () => {
+    const [first, ...then] = await copyAll(new BackgroundWindow(), reads);
+    assert.deepEqual(first, READ);
+    const reach = (512 * 1024) / BLOCK_SIZE;
+    const behind = new BlockRanges();
+    const before = new BlockRanges();
+    while ([...behind].at(-1)?.end !== READ.end + reach) {
+      const { first, end } = then.shift()!;
+      assert.ok(first >= READ.end, `${first} is asked for too early`);
+      behind.add(first, end);
+    }
+    while ([...before].at(0)?.first !== READ.first - reach) {
+      const { first, end } = then.shift()!;
+      assert.equal(end, before.first?.first ?? READ.first);
+      before.add(first, end);
+    }
+    assert.deepEqual([...behind], [{ first: READ.end, end: READ.end + reach }]);
+    assert.equal(then[0]!.first, 0);
+  });
+
+  it('does not where that is switched off', async () => {
+    following = false;
+    const [first, second] = await copyAll(new BackgroundWindow(), reads);
+    assert.deepEqual(first, READ);
+    assert.equal(second!.first, 0);
   });
 
   it('sends as much as its pace allows, and goes on when that opens by itself', async () => {

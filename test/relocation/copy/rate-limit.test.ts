@@ -144,7 +144,7 @@ describe('what is set of a disk', function () {
     started.push(origin);
     const proxy = await startExport('proxy', 'disk', path('b'), [
       ...['--image', path('b.img'), '--origin', origin.uri, '--takeover', 'now'],
-      ...['--set', 'copy-rate=2M'],
+      ...['--set', 'copy-rate=2M', '--set', 'follow=off'],
     ]);
     started.push(proxy);
     await proxy.until(({ backgroundBytes }) => backgroundBytes > MIB / 8);
