@@ -3,12 +3,13 @@
  * `<!-- /NAME -->`: settings, control methods, the properties of a status with their names on D-Bus. Without an
  * argument it writes; with `--check` it only names documents that are not up to date.
  */
-import { readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { type DiskSetting, relocationRows } from '../src/config/settings.ts';
 import { methodRows } from '../src/control/methods.ts';
 import { statusRows } from '../src/control/status.ts';
 import { exportRows } from '../src/daemon/dbus/interfaces.ts';
+import { messages } from '../src/log/messages.ts';
 
 const COLUMNS = 100;
 const top = join(import.meta.dirname, '..');
@@ -36,8 +37,26 @@ const tables: Readonly<Record<string, () => string[]>> = {
     }),
 };
 
-/** Documents with a table, as they should be. */
+const CATALOGUE = 'packaging/journal/xnbd.catalog';
+
+/** What `journalctl -x` shows of each message. */
+function catalogue(): string {
+  const entries = Object.values(messages).map(({ id, subject, help }) => {
+    const about = `Subject: ${subject}\nDefined-By: xNBD\nDocumentation: man:xnbdctl(8)`;
+    return `-- ${id}\n${about}\n\n${filled(help, '')}\n`;
+  });
+  return `# Made from src/log/messages.ts by \`npm run docs\`.\n\n${entries.join('\n')}`;
+}
+
+/** Documents that are, or have, a table, as they should be. */
 export function writtenDocuments(): { path: string; text: string; upToDate: boolean }[] {
+  const text = catalogue();
+  const path = join(top, CATALOGUE);
+  const upToDate = existsSync(path) && readFileSync(path, 'utf8') === text;
+  return [...documentsWithTables(), { path: CATALOGUE, text, upToDate }];
+}
+
+function documentsWithTables(): { path: string; text: string; upToDate: boolean }[] {
   return ['docs/reference.md'].map((path) => {
     const before = readFileSync(join(top, path), 'utf8');
     let text = before;
@@ -53,8 +72,8 @@ export function writtenDocuments(): { path: string; text: string; upToDate: bool
   });
 }
 
-/** An item of a list, in lines that fit. */
-function filled(item: string): string {
+/** An item of a list, in lines that fit. @param indent of the lines after the first */
+function filled(item: string, indent = '  '): string {
   const lines: string[] = [];
   let line = '';
   for (const word of item.split(' ')) {
@@ -64,7 +83,7 @@ function filled(item: string): string {
       continue;
     }
     lines.push(line);
-    line = `  ${word}`;
+    line = `${indent}${word}`;
   }
   return [...lines, line].join('\n');
 }

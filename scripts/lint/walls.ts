@@ -22,7 +22,7 @@ export const floors: Readonly<Record<string, readonly (readonly string[])[]>> = 
     ['guests', 'follow-up.ts'],
     ['hooks'],
     ['disks'],
-    ['log-changes.ts'],
+    ['log-changes.ts', 'log-fields.ts'],
     ['host.ts'],
     ['dbus', 'devices'],
     ['limits'],

@@ -10,10 +10,11 @@ import { type DiskSettingValues, parseSettingArgument } from '../config/settings
 import { exportArguments } from '../daemon/exports/arguments.ts';
 import { readArrivalNote } from '../daemon/exports/arrival-note.ts';
 import { takeOverFrom } from '../export/hand-over/taken.ts';
-import { type ServeOptions, serve, serveUntilStopped } from '../export/serve.ts';
+import { type RunningExport, type ServeOptions, serve, serveUntilStopped } from '../export/serve.ts';
 import { openTarget } from '../export/target.ts';
 import { oneLine } from '../log/line.ts';
 import { configureLog, log } from '../log/log.ts';
+import { logToJournal } from '../log/native.ts';
 import { isHolder } from '../nbd/handshake/attach.ts';
 import { certificatesIn } from '../pki/certificate-files.ts';
 import { Credentials } from '../pki/credentials.ts';
@@ -65,11 +66,21 @@ process.env['UV_THREADPOOL_SIZE'] ??= '16';
  */
 const FAULT_EXIT = 70;
 
+/** Once it serves. */
+let serving: RunningExport | null = null;
+
 /** Its command line, which manual pages and completion tell, too. */
 export const program = new Command('xnbd-export')
   .description('serve one disk over NBD')
   .version(packageJson.version)
-  .hook('preAction', (_program, command) => configureLog({ disk: command.args[0]! }));
+  .hook('preAction', (_program, command) => {
+    const name = nameOfInstance(command.args[0]!);
+    configureLog({ disk: name });
+    logToJournal('xnbd-export', () => ({
+      export: name,
+      ...(serving !== null && { state: serving.status().state }),
+    }));
+  });
 
 withCommonOptions(program.command('target'))
   .description('serve a disk whose blocks are all here')
@@ -79,7 +90,8 @@ withCommonOptions(program.command('target'))
     const options = serveOptions(args, readOnly);
     const taken = takeOverFrom(packageJson.version);
     const served = await openTarget({ name, image: args.image, stateDir: stateDirectory(args), readOnly });
-    process.exitCode = await serveUntilStopped(options, await serve(options, served, taken));
+    serving = await serve(options, served, taken);
+    process.exitCode = await serveUntilStopped(options, serving);
   });
 
 withCommonOptions(program.command('proxy'))
@@ -140,6 +152,7 @@ withCommonOptions(program.command('proxy'))
       tls: await tlsParty(args),
     });
     const running = await serve(options, served, taken);
+    serving = running;
     served.relocation.onChange = () => running.changed();
     void served.relocation.reclaimed.promise.then(() => running.export.lender.becomeReclaimed());
     if (args.takeover === 'now') await served.relocation.takeOver('command line');
@@ -239,14 +252,14 @@ function parseListen(text: string): Address {
 if (import.meta.main) {
   nameProcess('xnbd-export');
   process.on('uncaughtException', (error) => {
-    log.error(`it ends, because of a fault of its own: ${error.stack}`);
+    log.error(`it ends, because of a fault of its own: ${error.stack}`, { id: 'export-fault' });
     exitNow(FAULT_EXIT);
   });
   try {
     await program.parseAsync();
   } catch (error) {
     const { message } = error as Error;
-    log.error(message);
+    log.error(message, { id: 'export-not-started' });
     // Last words: the daemon, and systemctl status, tell them.
     tellServiceManager(`STATUS=${oneLine(message)}`);
     process.exitCode = 1;

@@ -57,6 +57,7 @@ try {
   process.once('SIGINT', end);
   log.info(
     `listening on ${formatAddress(gateway.address)}, exports of ${config.paths.run}, ${tls === null ? 'in the clear' : 'TLS'}`,
+    { id: 'gateway-listens' },
   );
 } catch (error) {
   process.stderr.write(`xnbd-gateway: ${(error as Error).message}\n`);

@@ -5,7 +5,7 @@
 import { parseArgs } from 'node:util';
 import packageJson from '../../package.json' with { type: 'json' };
 import { type Config, loadConfig } from '../config/config.ts';
-import { startDaemon } from '../daemon/daemon.ts';
+import { type Daemon, startDaemon } from '../daemon/daemon.ts';
 import { exportArguments } from '../daemon/exports/arguments.ts';
 import { ChildLauncher, exportProgram } from '../daemon/exports/child-launcher.ts';
 import type { Launcher } from '../daemon/exports/launcher.ts';
@@ -59,18 +59,24 @@ nameProcess('xnbdd');
 const options = readArguments();
 try {
   const config = await loadConfig(options.config);
-  const endLog = startResidentLog({ identifier: 'xnbdd', level: config.log.level });
-  const daemon = await startDaemon({
+  let daemon: Daemon | null = null;
+  const endLog = startResidentLog({
+    identifier: 'xnbdd',
+    level: config.log.level,
+    complete: (fields) => daemon?.knownFields(fields) ?? {},
+  });
+  const started = await startDaemon({
     config,
     launcher: await launcherFor(config, options['export-program'] ?? process.env.XNBD_EXPORT),
     version: packageJson.version,
   });
+  daemon = started;
   tellServiceManager('READY=1');
-  log.info(`ready: hooks on ${config.paths.run}/hook.sock`);
+  log.info(`ready: hooks on ${config.paths.run}/hook.sock`, { id: 'daemon-ready' });
   const end = (): void => {
     tellServiceManager('STOPPING=1');
-    void daemon.close().then(() => {
-      log.info('ended; the exports go on');
+    void started.close().then(() => {
+      log.info('ended; the exports go on', { id: 'daemon-ended' });
       endLog();
       exitNow(0);
     });

@@ -7,6 +7,7 @@ import { dirname, join } from 'node:path';
 import type { Config } from '../config/config.ts';
 import { LibvirtClient } from '../libvirt/client.ts';
 import { isActive } from '../libvirt/has-ended.ts';
+import type { LogFields } from '../log/entry.ts';
 import { makeDirectory } from '../store/directory.ts';
 import { sweepDeparted } from '../store/records/departed.ts';
 import { Publisher } from './dbus/publisher.ts';
@@ -31,6 +32,7 @@ import { inTheBackground } from './in-the-background.ts';
 import { KeyedQueue } from './keyed-queue.ts';
 import { Limits } from './limits/limits.ts';
 import { logChanges } from './log-changes.ts';
+import { knownFields } from './log-fields.ts';
 import { Domains } from './registry/domains.ts';
 import { Moves } from './registry/moves.ts';
 
@@ -46,6 +48,8 @@ export interface DaemonOptions {
 }
 
 export interface Daemon {
+  /** Of a line of the log: its domain and state, where it is about a disk. */
+  knownFields(fields: LogFields): LogFields;
   /** Ends the daemon; every export and every move goes on without it. */
   close(): Promise<void>;
 }
@@ -129,6 +133,7 @@ export async function startDaemon({ config, launcher, version }: DaemonOptions):
   }, tickMs);
 
   return {
+    knownFields: (fields) => knownFields(host, fields),
     async close() {
       clearInterval(timer);
       limits.close();

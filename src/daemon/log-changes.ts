@@ -17,15 +17,17 @@ export function logChanges({ exports, moves }: Pick<Host, 'exports' | 'moves'>):
 
 function logState({ name, state }: ExportStatus, before: ExportStatus | undefined): void {
   if (before === undefined || before.state === state) return;
-  log.info(`disk ${name}: ${before.state}, now ${state}`, { export: name });
+  log.info(`disk ${name}: ${before.state}, now ${state}`, { id: 'state-changed', export: name });
 }
 
 function logOrigin(status: ExportStatus, before: ExportStatus | undefined): void {
   const { name, origin, originReachable, originUnreachableReason } = status;
   if (originReachable === (before?.originReachable ?? true)) return;
-  if (originReachable) log.info(`disk ${name}: its origin can be reached again`, { export: name });
+  if (originReachable)
+    log.info(`disk ${name}: its origin can be reached again`, { id: 'origin-reachable', export: name });
   else
     log.warning(`disk ${name}: its origin ${origin} is unreachable: ${originUnreachableReason}`, {
+      id: 'origin-unreachable',
       export: name,
     });
 }
@@ -33,15 +35,17 @@ function logOrigin(status: ExportStatus, before: ExportStatus | undefined): void
 function logMove(move: Move): void {
   const { domain, state, disks } = move;
   const fields = { domain: domain.name, domainUuid: domain.uuid };
-  if (state === 'relocating') log.info(`${domain.name} has arrived: its disks follow`, fields);
-  if (state === 'failed') log.warning(`the move of ${domain.name} is given up: ${move.reason}`, fields);
+  if (state === 'relocating')
+    log.info(`${domain.name} has arrived: its disks follow`, { id: 'move-arrived', ...fields });
+  if (state === 'failed')
+    log.warning(`the move of ${domain.name} is given up: ${move.reason}`, { id: 'move-failed', ...fields });
   if (state !== 'completed') return;
   for (const [name, done] of Object.entries(disks)) {
     log.info(
       `disk ${name} of ${domain.name} is here completely: ${done?.onDemandBytes} bytes on demand, ` +
         `${done?.backgroundBytes} in the background, ${done?.skippedBytes} skipped, ` +
         `${done?.secondsSinceTakeover.toFixed(1)} s after the takeover`,
-      { ...fields, export: name },
+      { id: 'disk-complete', ...fields, export: name },
     );
   }
 }

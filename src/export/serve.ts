@@ -149,7 +149,10 @@ export async function serve(
         limitMs: STOP_LIMIT_MS,
         originAway: () => served.originAway?.() ?? false,
       });
-      if (errno !== 0) log.error(`the last flush failed (${errno}); recent writes may be lost`);
+      if (errno !== 0)
+        log.error(`the last flush failed (${errno}); recent writes may be lost`, {
+          id: 'export-flush-failed',
+        });
       await served.close();
       return errno === 0 ? 0 : 1;
     });
@@ -257,7 +260,7 @@ export async function serveUntilStopped(options: ServeOptions, running: RunningE
       () => undefined,
     );
   }
-  log.info(`${state} on ${options.socket}${where(running.tcp)}`);
+  log.info(`${state} on ${options.socket}${where(running.tcp)}`, { id: 'export-serves' });
   // The process that started this one may have closed the pipe.
   process.stdout.on('error', () => undefined);
   process.stdout.write(`ready ${name} ${state} ${options.socket}\n`);
@@ -265,7 +268,7 @@ export async function serveUntilStopped(options: ServeOptions, running: RunningE
   const code = await running.ended;
   told.end();
   abort.abort();
-  log.info('stopped');
+  log.info('stopped', { id: 'export-stopped' });
   return code;
 }
 

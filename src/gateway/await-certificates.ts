@@ -27,7 +27,9 @@ export async function awaitCertificates(
     } catch (error) {
       const { message } = error as Error;
       if (message !== told)
-        log.warning(`nobody is let in yet: ${message}; it is looked for until it is there`);
+        log.warning(`nobody is let in yet: ${message}; it is looked for until it is there`, {
+          id: 'gateway-waits',
+        });
       told = message;
     }
     await sleep(lookMs);

@@ -55,6 +55,7 @@ export class Doorkeeper {
       if (source.turnedAway === 0)
         log.warning(
           `${sourceName(visitor.address)} comes more than ${this.#options.perSecond} times a second and names no export: turned away`,
+          { id: 'peer-floods', peer: visitor.address },
         );
       source.turnedAway += 1;
       return visitor;

@@ -69,13 +69,11 @@ export async function startGateway(options: GatewayOptions): Promise<Gateway> {
     }
     if (named === null) return;
     const { stream, who } = visitor;
-    log.info(`${who} is at export ${named.name}`, { export: named.name });
+    log.info(`${who} is at export ${named.name}`, { id: 'peer-arrives', export: named.name, peer: who });
     await joinStreams(stream, named.stream);
     log.info(
       `${who} has left export ${named.name}: ${stream.bytesRead} bytes from it, ${stream.bytesWritten} to it`,
-      {
-        export: named.name,
-      },
+      { id: 'peer-leaves', export: named.name, peer: who },
     );
   };
 
@@ -112,10 +110,16 @@ export async function startGateway(options: GatewayOptions): Promise<Gateway> {
 }
 
 function showOut({ who, address, stream }: Visitor, why: string): void {
-  shownOut.met(`${who} is shown out: ${why}`, { kind: `${address}: ${why}` });
+  shownOut.met(`${who} is shown out: ${why}`, {
+    kind: `${address}: ${why}`,
+    fields: { id: 'peer-refused', peer: who },
+  });
   stream.destroy();
 }
 
 function tell({ who, address }: Visitor, fault: string): void {
-  turnedAway.met(`${who}: ${fault}`, { kind: `${address}: ${fault}` });
+  turnedAway.met(`${who}: ${fault}`, {
+    kind: `${address}: ${fault}`,
+    fields: { id: 'peer-refused', peer: who },
+  });
 }

@@ -136,7 +136,9 @@ async function answer(
         const attaches = option === Option.XNBD_ATTACH;
         return reply(attaches ? OptionReply.XNBD_ERR_RETIRED : OptionReply.ERR_POLICY, error.message);
       }
-      refusals.met((error as Error).message, { fields: { export: name } });
+      refusals.met((error as Error).message, {
+        fields: { id: 'peer-refused', export: name, peer: visitor.who },
+      });
       return reply(OptionReply.ERR_PLATFORM, (error as Error).message);
     }
   }

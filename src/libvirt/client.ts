@@ -177,7 +177,9 @@ export class LibvirtClient extends EventEmitter<LibvirtEvents> {
     if (this.#closed) return;
     try {
       const bus = await openBus(this.#options.address, (reason) => {
-        log.warning(`libvirt: the D-Bus connection has gone away (${reason}); trying again`);
+        log.warning(`libvirt: the D-Bus connection has gone away (${reason}); trying again`, {
+          id: 'bus-gone',
+        });
         this.#bus = undefined;
         this.#forget();
         this.#reconnectLater();

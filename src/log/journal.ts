@@ -5,15 +5,24 @@
 import { DgramSocket } from 'node-unix-socket';
 import type { LogFields, LogLevel } from './entry.ts';
 import { oneLine, priorities } from './line.ts';
+import { messages } from './messages.ts';
 
 const socketPath = '/run/systemd/journal/socket';
 
 /** Datagrams beyond about 200 KB fail; longer entries would need a memfd. */
 export const maxDatagramLength = 150_000;
 
-/** `domainUuid` to DOMAIN_UUID, `export` to XNBD_EXPORT; undefined for what journald would drop. */
+/** Those that are more than the same in capitals. */
+const fieldNames = new Map([
+  ['export', 'XNBD_EXPORT'],
+  ['peer', 'XNBD_PEER'],
+  ['state', 'XNBD_STATE'],
+  ['domain', 'DOMAIN_NAME'],
+]);
+
+/** `domainUuid` to DOMAIN_UUID; undefined for what journald would drop. */
 function fieldName(key: string): string | undefined {
-  const name = key === 'export' ? 'XNBD_EXPORT' : key.replace(/([a-z0-9])([A-Z])/g, '$1_$2').toUpperCase();
+  const name = fieldNames.get(key) ?? key.replace(/([a-z0-9])([A-Z])/g, '$1_$2').toUpperCase();
   return /^[A-Z][A-Z0-9_]{0,63}$/.test(name) ? name : undefined;
 }
 
@@ -28,15 +37,17 @@ export function encodeJournalEntry(
   message: string,
   fields: LogFields,
 ): Buffer {
+  const { id, ...others } = fields;
   const lines = [
+    ...(id === undefined ? [] : [`MESSAGE_ID=${messages[id].id}\n`]),
     `MESSAGE=${oneLine(message)}\n`,
     `PRIORITY=${priorities[level]}\n`,
     `SYSLOG_IDENTIFIER=${oneLine(identifier)}\n`,
     `SYSLOG_PID=${process.pid}\n`,
   ];
-  const taken = new Set(['MESSAGE', 'PRIORITY', 'SYSLOG_IDENTIFIER', 'SYSLOG_PID']);
+  const taken = new Set(['MESSAGE', 'MESSAGE_ID', 'PRIORITY', 'SYSLOG_IDENTIFIER', 'SYSLOG_PID']);
   let length = lines.reduce((sum, line) => sum + Buffer.byteLength(line), 0);
-  for (const [key, value] of Object.entries(fields)) {
+  for (const [key, value] of Object.entries(others)) {
     const name = fieldName(key);
     if (name === undefined || taken.has(name)) continue;
     const line = `${name}=${oneLine(value)}\n`;
@@ -55,6 +66,8 @@ export interface JournalOptions {
   path?: string;
   /** Gets the entries that journald did not take. */
   otherwise: (level: LogLevel, message: string, fields: LogFields) => void;
+  /** What else is known of what an entry is about. The entry's own fields go before. */
+  complete?: (fields: LogFields) => LogFields;
 }
 
 export class Journal {
@@ -68,8 +81,9 @@ export class Journal {
 
   /** The kernel has the entry when this returns; a process that ends at once after it has lost nothing. */
   write(level: LogLevel, message: string, fields: LogFields): void {
-    const { identifier, path = socketPath, otherwise } = this.#options;
-    const datagram = encodeJournalEntry(identifier, level, message, fields);
+    const { identifier, path = socketPath, otherwise, complete } = this.#options;
+    const all = complete === undefined ? fields : { ...complete(fields), ...fields };
+    const datagram = encodeJournalEntry(identifier, level, message, all);
     try {
       this.#socket.sendTo(datagram, 0, datagram.length, path, (error) => {
         if (error !== undefined) otherwise(level, message, fields);

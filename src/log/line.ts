@@ -29,10 +29,11 @@ export function oneLine(text: string): string {
   );
 }
 
-/** `message key=value key="value with spaces"` */
+/** `message key=value key="value with spaces"`; which message it is, is for the journal. */
 export function formatEntry(message: string, fields: LogFields): string {
   const parts = [oneLine(message)];
   for (const [key, value] of Object.entries(fields)) {
+    if (key === 'id') continue;
     const line = oneLine(value);
     parts.push(`${oneLine(key)}=${/^[^\s"=]+$/.test(line) ? line : JSON.stringify(line)}`);
   }

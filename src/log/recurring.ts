@@ -24,16 +24,19 @@ interface State {
 export class Recurring {
   readonly #level: LogLevel;
   readonly #quietMs: number;
+  readonly #about: LogFields;
   readonly #states = new Map<string, State>();
   #timer: NodeJS.Timeout | null = null;
 
-  constructor(level: LogLevel, quietMs = QUIET_MS) {
+  constructor(level: LogLevel, quietMs = QUIET_MS, about: LogFields = {}) {
+    this.#about = about;
     this.#level = level;
     this.#quietMs = quietMs;
   }
 
   /** It has been met. @param kind what is the same when it is met again; default: the message */
-  met(message: string, { kind = message, fields = {} }: { kind?: string; fields?: LogFields } = {}): void {
+  met(message: string, { kind = message, ...more }: { kind?: string; fields?: LogFields } = {}): void {
+    const fields = { ...this.#about, ...more.fields };
     const own = this.#states.has(kind) || this.#states.size < MOST_KINDS;
     const key = own ? kind : '';
     const known = this.#states.get(key);

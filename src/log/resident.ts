@@ -15,6 +15,8 @@ export interface ResidentLogOptions {
   level: LogLevel;
   /** journald's socket; by default the system's, when stderr leads to the journal anyway. */
   journalPath?: string;
+  /** What else is known of what an entry is about, for the journal. */
+  complete?: (fields: LogFields) => LogFields;
 }
 
 interface Entry {
@@ -45,6 +47,7 @@ export function startResidentLog(options: ResidentLogOptions): () => void {
           identifier: options.identifier,
           otherwise: writeLine,
           ...(options.journalPath === undefined ? {} : { path: options.journalPath }),
+          ...(options.complete === undefined ? {} : { complete: options.complete }),
         })
       : undefined;
   const logger = winston.createLogger({

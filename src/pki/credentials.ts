@@ -42,14 +42,17 @@ export class Credentials {
     if (before !== null && (stamp === this.#stamp || stamp === this.#refused)) return before;
     try {
       const material = await readMaterial(this.files);
-      if (before !== null) log.info(`the certificate ${this.files.cert} has been renewed`);
+      if (before !== null)
+        log.info(`the certificate ${this.files.cert} has been renewed`, { id: 'certificate-renewed' });
       this.#material = material;
       this.#stamp = stamp;
       return material;
     } catch (error) {
       if (before === null) throw error;
       this.#refused = stamp;
-      log.warning(`${(error as Error).message}; what was there before is used on`);
+      log.warning(`${(error as Error).message}; what was there before is used on`, {
+        id: 'certificate-faulty',
+      });
       return before;
     }
   }

@@ -220,7 +220,7 @@ export class Relocation {
 
   async #takeOver(why: string): Promise<void> {
     const { keeper, stateDir, image } = this.#options;
-    log.info(`takeover, by ${why}`);
+    log.info(`takeover, by ${why}`, { id: 'takeover' });
     this.#askedToFence = true;
     try {
       const ended = (): boolean => this.#state.ended;
@@ -299,7 +299,9 @@ export class Relocation {
     this.#error = null;
     this.disk.completed();
     this.#options.image.overcome();
-    log.info(`complete after ${this.#record.relocationSeconds.toFixed(1)} s; letting go of the origin`);
+    log.info(`complete after ${this.#record.relocationSeconds.toFixed(1)} s; letting go of the origin`, {
+      id: 'disk-complete',
+    });
     this.onChange?.();
     await this.#retireOrigin('completing');
   }
@@ -356,7 +358,7 @@ export class Relocation {
     // Before the record goes: the next process knows by it whose the image is.
     if (imageCreated) await removeDurably(image.path);
     await PresentMap.remove(stateDir);
-    log.info('abandoned; the origin has its disk back');
+    log.info('abandoned; the origin has its disk back', { id: 'given-back' });
   }
 
   /** Our lease is void: what was kept is of no use, and no client is served from it. */

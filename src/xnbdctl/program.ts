@@ -17,6 +17,7 @@ import {
   namesInUse,
 } from './known-exports.ts';
 import { hasLimits, limitLines, pauseAll, setHostLimit, setPeerLimit } from './limits.ts';
+import { showLog } from './log.ts';
 import { addPkiCommands } from './pki/commands.ts';
 import { restart, restartEach, running, upgradable, type Which } from './restart.ts';
 import { listTable, statusDetails, statusTable } from './table.ts';
@@ -92,6 +93,15 @@ export function program(): Command {
       process.once('SIGINT', () => ended.abort());
       process.once('SIGTERM', () => ended.abort());
       await watch(await watched(options(), names), process.stdout, ended.signal);
+    });
+
+  xnbdctl
+    .command('log <name>')
+    .description('what happened to a disk on this host, from the journal')
+    .option('-f, --follow', 'go on with what happens from now on')
+    .action(async (name: string, { follow = false }: { follow?: boolean }) => {
+      checkName(name);
+      await showLog(await paths(options()), name, follow);
     });
 
   xnbdctl

@@ -92,7 +92,7 @@ describe('journal', () => {
     assert.equal(
       entry.toString(),
       `MESSAGE=two\\nlines\nPRIORITY=4\nSYSLOG_IDENTIFIER=xnbdd\nSYSLOG_PID=${process.pid}\n` +
-        'XNBD_EXPORT=vm1-vda\nDOMAIN_UUID=u\nDOMAIN=vm1\n',
+        'XNBD_EXPORT=vm1-vda\nDOMAIN_UUID=u\nDOMAIN_NAME=vm1\n',
     );
   });
 

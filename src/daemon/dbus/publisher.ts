@@ -60,7 +60,9 @@ export class Publisher {
         onClosed: (reason) => {
           this.#service = undefined;
           void moves.signalBy(undefined);
-          log.warning(`D-Bus has gone away (${reason}): org.xnbd1 is not on the bus until it is back`);
+          log.warning(`D-Bus has gone away (${reason}): org.xnbd1 is not on the bus until it is back`, {
+            id: 'bus-gone',
+          });
           this.#again();
         },
       });

@@ -50,6 +50,7 @@ export async function arrive(host: Host, domain: DomainInfo, signal: AbortSignal
       log.info(
         `${domain.name} is about to arrive: disk ${name}, ${sizeBytes} bytes, stands by at ${origin}`,
         {
+          id: 'move-arriving',
           domain: domain.name,
           domainUuid: domain.uuid,
           export: name,

@@ -25,6 +25,7 @@ export function retire(host: Host, name: string): Promise<void> {
       await deleteRetired(host, record);
     } else if (ran) {
       log.info(`disk ${name} has moved away completely; its old image ${record.image} is kept`, {
+        id: 'disk-left',
         export: name,
       });
     }
@@ -44,5 +45,8 @@ function userOf({ domains, exports }: Pick<Host, 'domains' | 'exports'>, name: s
 /** Deletes what is left of it, with a word in the log. */
 export async function deleteRetired(host: Host, record: ExportRecord): Promise<void> {
   const image = await deleteLeftovers(host.config.paths, record.name, record);
-  log.info(`disk ${record.name} has moved away completely; ${image}`, { export: record.name });
+  log.info(`disk ${record.name} has moved away completely; ${image}`, {
+    id: 'disk-left',
+    export: record.name,
+  });
 }

@@ -114,7 +114,10 @@ export class Exports extends EventEmitter<ExportsEvents> {
     await Promise.race([Promise.all(looks), sleep(findLimitMs, undefined, { ref: false })]);
     for (const name of late.keys()) {
       if (!starting.has(name))
-        log.warning(`export ${name} does not answer yet: it is taken up when it does`, { export: name });
+        log.warning(`export ${name} does not answer yet: it is taken up when it does`, {
+          id: 'export-hangs',
+          export: name,
+        });
     }
     return late;
   }
@@ -128,7 +131,10 @@ export class Exports extends EventEmitter<ExportsEvents> {
       begins();
       await this.ensure(name);
     } catch (error) {
-      log.error(`export ${name} could not be taken up: ${(error as Error).message}`, { export: name });
+      log.error(`export ${name} could not be taken up: ${(error as Error).message}`, {
+        id: 'export-fails',
+        export: name,
+      });
       void this.#startAgain(name, firstPauseMs, (error as Error).message);
     }
   }
@@ -139,7 +145,11 @@ export class Exports extends EventEmitter<ExportsEvents> {
       try {
         return await this.#watch(name);
       } catch (error) {
-        if (!told) log.warning(`export ${name} hangs: ${(error as Error).message}`, { export: name });
+        if (!told)
+          log.warning(`export ${name} hangs: ${(error as Error).message}`, {
+            id: 'export-hangs',
+            export: name,
+          });
         await sleep(firstPauseMs);
       }
     }
@@ -176,7 +186,10 @@ export class Exports extends EventEmitter<ExportsEvents> {
       return true;
     }
     this.#entries.set(name, entry);
-    log.info(`export ${name} is up: ${entry.status?.state}, pid ${entry.status?.pid}`, { export: name });
+    log.info(`export ${name} is up: ${entry.status?.state}, pid ${entry.status?.pid}`, {
+      id: 'export-up',
+      export: name,
+    });
     return true;
   }
 
@@ -269,6 +282,7 @@ export class Exports extends EventEmitter<ExportsEvents> {
     }
     if (await this.#stillRuns(pid, name)) {
       log.warning(`export ${name} (pid ${pid}) did not end after '${method}': it is killed`, {
+        id: 'export-killed',
         export: name,
       });
       await this.#launcher.kill(name, pid);
@@ -291,6 +305,7 @@ export class Exports extends EventEmitter<ExportsEvents> {
     if (this.#entries.has(name) || this.#starting.has(name)) return;
     for (const stray of await this.#launcher.killStrays(name)) {
       log.warning(`export ${name} (${stray}), which was still starting, is ended: it was given up`, {
+        id: 'export-killed',
         export: name,
       });
     }
@@ -316,7 +331,7 @@ export class Exports extends EventEmitter<ExportsEvents> {
     // One that is told to end takes its sockets away.
     this.emit('ended', name, !existsSync(this.paths(name).ctl));
     if (entry.ending) return;
-    log.warning(`export ${name} (pid ${entry.status?.pid}) is gone`, { export: name });
+    log.warning(`export ${name} (pid ${entry.status?.pid}) is gone`, { id: 'export-gone', export: name });
     // A broken control link is no proof of a dead process, and a second process on one image would be fatal.
     while (entry.status !== undefined && (await exportRuns(entry.status.pid, name))) {
       if (await this.#watchPatiently(name)) return;
@@ -343,7 +358,10 @@ export class Exports extends EventEmitter<ExportsEvents> {
       } catch (error) {
         const message = (error as Error).message;
         if (message !== said)
-          log.error(`export ${name} does not start, and is tried again: ${message}`, { export: name });
+          log.error(`export ${name} does not start, and is tried again: ${message}`, {
+            id: 'export-fails',
+            export: name,
+          });
         said = message;
         await sleep(pause);
       }

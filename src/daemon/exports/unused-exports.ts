@@ -61,7 +61,7 @@ export class UnusedExports {
       return;
     }
     await this.#exports.stop(name);
-    log.info(`disk ${name} is no longer in use: its export has ended`, { export: name });
+    log.info(`disk ${name} is no longer in use: its export has ended`, { id: 'export-unused', export: name });
   }
 
   /** The export has no guest, and must run all the same. */

@@ -125,7 +125,10 @@ export class GuestResumer {
     if (targets === null) return laterMs;
     if (targets.length === 0) {
       if (entry.resumedFor !== undefined)
-        log.info(`${domain.name} goes on: it had been stopped while ${entry.resumedFor} was away`, fields);
+        log.info(`${domain.name} goes on: it had been stopped while ${entry.resumedFor} was away`, {
+          id: 'guest-resumed',
+          ...fields,
+        });
       entry.resumedFor = undefined;
       return undefined;
     }
@@ -136,7 +139,10 @@ export class GuestResumer {
     entry.stoppedAt ??= performance.now();
     const why = this.#whyLeft(stoppers, performance.now() - entry.stoppedAt);
     if (why !== undefined) {
-      log.warning(`${domain.name} stays paused: ${why}; then: virsh resume ${domain.name}`, fields);
+      log.warning(`${domain.name} stays paused: ${why}; then: virsh resume ${domain.name}`, {
+        id: 'guest-stays-paused',
+        ...fields,
+      });
       this.#due.delete(uuid);
       return undefined;
     }

@@ -75,6 +75,7 @@ export function watchGuests(host: Host, libvirt: LibvirtClient): GuestWatch {
         return;
       }
       log.warning(`${domain.name} has ended and no hook told: its disks are let go`, {
+        id: 'end-not-told',
         domain: domain.name,
         domainUuid: domain.uuid,
       });

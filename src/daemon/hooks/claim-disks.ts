@@ -35,6 +35,7 @@ export async function claimDisks(host: Host, domain: UsingDomain): Promise<void>
       );
     }
     log.warning(`${other.name} has ended and no hook told: its disks are let go`, {
+      id: 'end-not-told',
       domain: other.name,
       domainUuid: other.uuid,
     });

@@ -89,9 +89,7 @@ async function reconnect(host: Host, domain: DomainInfo): Promise<void> {
     host.exports.ensure(name).catch((error: unknown) => {
       log.error(
         `export ${name} of the running guest ${domain.name} is not there: ${(error as Error).message}`,
-        {
-          export: name,
-        },
+        { id: 'disk-missing', export: name },
       );
     });
   }

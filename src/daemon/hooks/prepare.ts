@@ -66,6 +66,7 @@ async function start(host: Host, domain: DomainInfo, signal: AbortSignal): Promi
   }
   const names = domain.disks.map((disk) => disk.export).join(', ');
   log.info(`${domain.name} starts: its disks are served (${names})`, {
+    id: 'guest-starts',
     domain: domain.name,
     domainUuid: domain.uuid,
   });

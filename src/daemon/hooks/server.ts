@@ -100,7 +100,10 @@ async function answer(line: string, options: HookServerOptions): Promise<HookAns
   const reply = await Promise.race([work, tooLate]);
   clearTimeout(timer);
   if (reply.exit !== 0) {
-    log.warning(`hook ${call.op} of ${call.guest} refused: ${reply.stderr.trim()}`, { domain: call.guest });
+    log.warning(`hook ${call.op} of ${call.guest} refused: ${reply.stderr.trim()}`, {
+      id: 'hook-refused',
+      domain: call.guest,
+    });
   }
   return reply;
 }

@@ -41,7 +41,7 @@ import { WrittenState } from './written-state.ts';
 
 /** A proxy that is refused asks again, for as long as it takes. */
 const refusals = new Recurring('warning');
-const troubles = new Recurring('error');
+const troubles = new Recurring('error', undefined, { id: 'not-fenced' });
 
 export interface LenderOptions {
   /** Read here, changed through `persist` alone. */
@@ -219,8 +219,8 @@ export class Lender {
       } catch (error) {
         return this.#fenceNotWritten(error as Error);
       }
-      const whom = lease.holder === '' ? '' : ` of ${lease.holder}`;
-      log.info(`fenced at generation ${generation}, for lease ${leaseTag(lease.uuid)}${whom}`);
+      const whom = `${leaseTag(lease.uuid)}${lease.holder === '' ? '' : ` of ${lease.holder}`}`;
+      log.info(`fenced at generation ${generation}, for lease ${whom}`, { id: 'fenced', peer: lease.holder });
       this.#become('fenced');
       return 0;
     });
@@ -246,7 +246,7 @@ export class Lender {
       }
       const errno = await this.#written.put({ state: 'retired', lease: null, leaseIdentity: null });
       if (errno !== 0) return errno;
-      log.info('retired, its lease holder has every block');
+      log.info('retired, its lease holder has every block', { id: 'disk-left' });
       this.#endLease('retired');
       this.#options.onRetired();
       return 0;
@@ -263,15 +263,15 @@ export class Lender {
       const { name, movedTo } = this.#options.record;
       if (this.state !== 'fenced') throw new Error(`${name} is ${this.state}: there is nothing to reclaim`);
       const alive = this.#lease!.aliveSince;
-      if (alive !== null) {
+      if (alive !== null)
         throw new Error(
           `${name} is not lost: ${movedTo?.host || 'its holder'} was heard ${alive.toFixed(1)} s ago; end it there first`,
         );
-      }
-      const lease = this.#lease!.uuid;
+      const tag = leaseTag(this.#lease!.uuid);
       await this.#options.persist((record) => takenBack(record, this.#written.unfenced(record).state!));
       log.warning(
-        `reclaimed from ${movedTo?.host || 'its holder'} (lease ${leaseTag(lease)}), generation ${this.#options.record.generation} now`,
+        `reclaimed from ${movedTo?.host || 'its holder'} (lease ${tag}), generation ${this.#options.record.generation} now`,
+        { id: 'reclaimed' },
       );
       this.#lease?.cut();
       this.#endLease('serving');
@@ -359,7 +359,7 @@ export class Lender {
     if (this.state === 'fenced') {
       const errno = await this.#written.put(this.#written.unfenced);
       if (errno !== 0) return errno;
-      log.info('given back');
+      log.info('given back', { id: 'given-back' });
     }
     // The other connections of the lease read what may change from now on.
     this.#lease?.cut(asking);

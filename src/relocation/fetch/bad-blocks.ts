@@ -57,7 +57,7 @@ export class BadBlocks {
     if (this.#logged > MOST_LOGGED) return;
     const what = at === 'origin' ? 'the origin cannot read' : 'the image cannot take';
     const more = this.#logged === MOST_LOGGED ? ' (further ones are not logged)' : '';
-    log.error(`${what} ${length} bytes at ${offset}: they stay absent${more}`);
+    log.error(`${what} ${length} bytes at ${offset}: they stay absent${more}`, { id: 'blocks-unreadable' });
   }
 
   /** Those that are still absent, in order. */

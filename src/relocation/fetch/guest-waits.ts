@@ -88,6 +88,7 @@ export class GuestWaits {
       if (this.#expired === 1)
         log.warning(
           `the origin has kept a request waiting for ${this.#seconds} s (origin-timeout): it gets EIO, and so do others that wait as long`,
+          { id: 'request-timeout' },
         );
       waiting.expire();
     }

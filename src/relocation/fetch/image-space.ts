@@ -102,14 +102,16 @@ export class ImageSpace {
     const { image, missing, onChange } = this.#options;
     const where = image === null ? 'on its block device' : `in ${dirname(image)}`;
     this.shortage = `no room ${where} for the ${missing()} bytes that are still to come`;
-    log.warning(`the copy pauses: ${this.shortage}; it goes on when there is room, the guest works on`);
+    log.warning(`the copy pauses: ${this.shortage}; it goes on when there is room, the guest works on`, {
+      id: 'no-room',
+    });
     onChange();
   }
 
   #setEnough(): void {
     if (this.shortage === null) return;
     this.shortage = null;
-    log.info('there is room again: the copy goes on');
+    log.info('there is room again: the copy goes on', { id: 'room-again' });
     this.#options.onChange();
   }
 }

@@ -48,7 +48,7 @@ export async function retireOrigin(options: RetireOriginOptions): Promise<void> 
   await closeMap();
   await PresentMap.remove(stateDir);
   await keeper.update({ origin: null });
-  log.info('the origin is let go');
+  log.info('the origin is let go', { id: 'origin-let-go' });
 }
 
 /**

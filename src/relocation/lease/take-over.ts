@@ -46,7 +46,7 @@ export async function takeOver({
     takenOverAt: new Date().toISOString(),
     state: 'relocating',
   });
-  log.info(`relocating, generation ${record.generation}`);
+  log.info(`relocating, generation ${record.generation}`, { id: 'relocating' });
   return map;
 }
 
@@ -60,7 +60,7 @@ export async function openMap(
   stateDir: string,
 ): Promise<PresentMap> {
   const map = await PresentMap.open(stateDir, await mapIdentity(record, image), image);
-  log.info(`relocating again, ${map.presentBytes} of ${map.sizeBytes} bytes present`);
+  log.info(`relocating again, ${map.presentBytes} of ${map.sizeBytes} bytes present`, { id: 'relocating' });
   return map;
 }
 

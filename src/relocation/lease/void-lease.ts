@@ -12,10 +12,10 @@ import type { RecordKeeper } from '../../store/records/record-keeper.ts';
 export async function endVoid(keeper: RecordKeeper, takenOver: boolean, reason: string): Promise<void> {
   const { name } = keeper.record;
   if (!takenOver) {
-    log.error(`${reason}; this arrival is void: give it up (xnbdctl abandon ${name})`);
+    log.error(`${reason}; this arrival is void: give it up (xnbdctl abandon ${name})`, { id: 'lease-void' });
     return;
   }
-  log.error(`${reason}; what is here is void, and is served no more`);
+  log.error(`${reason}; what is here is void, and is served no more`, { id: 'lease-void' });
   const reclaimed = `${reason}; if nobody wants what its guest wrote here last: xnbdctl delete ${name} --force`;
   await keeper.update({ state: 'reclaimed', reclaimed }).catch((error: unknown) => {
     // The next start is told again.

@@ -49,6 +49,7 @@ export class Outage {
     if (this.#saidLost)
       log.warning(
         `origin ${this.#where} is unreachable: ${reason}; what needs it waits, and it is tried again`,
+        { id: 'origin-unreachable' },
       );
     return this.#nextDelay();
   }
@@ -67,6 +68,7 @@ export class Outage {
     if (this.#saidLost)
       log.info(
         `origin ${this.#where} is reachable again, after ${seconds.toFixed(1)} s; ${waiting} requests are sent again`,
+        { id: 'origin-reachable' },
       );
     this.#saidLost = false;
     this.since = null;

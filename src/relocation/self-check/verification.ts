@@ -190,11 +190,12 @@ export class Verification {
         this.#state = 'differs';
         this.#settled = false;
         this.#error = this.#held(`: ${this.#different.text()}`);
-        log.error(this.#error);
+        log.error(this.#error, { id: 'compared-different' });
       }
       if (this.#doubtful.bytes > 0)
         log.warning(
           `differs from its origin where a write before a loss of power may be the cause: ${this.#doubtful.text()}`,
+          { id: 'compared-different' },
         );
     } catch (error) {
       if (this.#stopped) return;

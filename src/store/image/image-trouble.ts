@@ -44,7 +44,7 @@ export class ImageTrouble {
         ? `image ${this.#path}: a sync failed (${code}): what was written since the one before may be lost, and no flush succeeds any more; mend its storage, then start the export again`
         : `image ${this.#path}: ${call} at offset ${position} failed: ${code}`;
     this.#states.set(kind, { line, at: now, count: 1 });
-    log.error(call === 'fdatasync' ? line : `${line} (further ones are not logged)`);
+    log.error(call === 'fdatasync' ? line : `${line} (further ones are not logged)`, { id: 'storage-error' });
   }
 
   /** The gravest that lasts, in one line with how often it was met; null while all is well. */
