@@ -8,6 +8,7 @@
  */
 import { EventEmitter } from 'node:events';
 import { existsSync } from 'node:fs';
+import { rm } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { type ExportPaths, exportPaths, type HostPaths } from '../../config/export-paths.ts';
 
@@ -287,6 +288,10 @@ export class Exports extends EventEmitter<ExportsEvents> {
       });
       await this.#launcher.kill(name, pid);
     }
+    if (this.#starting.has(name)) return;
+    // One that was killed while it ended leaves its sockets.
+    const { socket, ctl } = this.paths(name);
+    for (const path of [socket, ctl]) await rm(path, { force: true });
   }
 
   async #stillRuns(pid: number, name: string): Promise<boolean> {
