@@ -41,6 +41,7 @@ lintian lintian
 rpmlint rpmlint
 apparmor_parser apparmor
 secilc secilc
+checkpolicy checkpolicy
 busybox busybox-static
 man man-db
 zsh zsh
