@@ -33,7 +33,8 @@ export const floors: Readonly<Record<string, readonly (readonly string[])[]>> = 
   'src/relocation': [
     ['served-proxy.ts'],
     ['relocation.ts', 'open-proxy.ts'],
-    ['disk-copy.ts', 'relocation-state.ts'],
+    ['relocation-options.ts'],
+    ['disk-copy.ts', 'guest-arrival.ts', 'relocation-memory.ts', 'relocation-state.ts'],
     ['self-check'],
     ['copy', 'proxy', 'lease'],
     ['fetch'],

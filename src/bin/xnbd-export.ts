@@ -136,21 +136,24 @@ withCommonOptions(program.command('proxy'))
     const options = serveOptions(args, false);
     const { origin, image, allowOldstyle = false, verify = false } = args;
     const taken = takeOverFrom(packageJson.version);
-    const served = await openServedProxy({
-      name,
-      image,
-      origin,
-      allowOldstyle,
-      settings: { ...(verify && { verify }), ...args.originTimeout, ...args.set },
-      awaitShare: args.awaitShare ?? false,
-      waitForGuest: args.sourceGone === 'told',
-      ...(args.originUuid !== undefined && {
-        expected: { uuid: args.originUuid, generation: args.originGeneration ?? 0 },
-      }),
-      holder: args.holder ?? hostname().replaceAll(/[^A-Za-z0-9_.-]/g, ''),
-      stateDir: stateDirectory(args),
-      tls: await tlsParty(args),
-    });
+    const served = await openServedProxy(
+      {
+        name,
+        image,
+        origin,
+        allowOldstyle,
+        settings: { ...(verify && { verify }), ...args.originTimeout, ...args.set },
+        awaitShare: args.awaitShare ?? false,
+        waitForGuest: args.sourceGone === 'told',
+        ...(args.originUuid !== undefined && {
+          expected: { uuid: args.originUuid, generation: args.originGeneration ?? 0 },
+        }),
+        holder: args.holder ?? hostname().replaceAll(/[^A-Za-z0-9_.-]/g, ''),
+        stateDir: stateDirectory(args),
+        tls: await tlsParty(args),
+      },
+      taken,
+    );
     const running = await serve(options, served, taken);
     serving = running;
     served.relocation.onChange = () => running.changed();

@@ -12,6 +12,7 @@ import type { ServerOffer } from '../nbd/handshake/client-handshake.ts';
 import { parseReplies } from '../nbd/transmission/reply-parser.ts';
 import { encodeExtendedRequest, encodeRequest } from '../nbd/transmission/request-encoder.ts';
 import type { Completion, ExtentsCompletion } from '../store/completion.ts';
+import { descriptorOf } from '../system/descriptors/descriptor.ts';
 import { type ConnectOptions, dialOrigin } from './dial.ts';
 import { type Awaiting, RequestTable } from './request-table.ts';
 import { StallWatch } from './stall-watch.ts';
@@ -125,6 +126,11 @@ export class OriginConnection {
     this.#socket.end(this.#encode(Command.DISC, 0, 0n, 0, 0));
     // A server that has gone quiet must not keep the process alive.
     this.#socket.setTimeout(2000, () => this.#socket.destroy());
+  }
+
+  /** Of its socket; -1 once that is closed. */
+  get descriptor(): number {
+    return descriptorOf(this.#socket).fd;
   }
 
   /** Closes without a word. */

@@ -127,7 +127,6 @@ export async function serve(
     control,
     release: packageJson.version,
     disk: served.handOver,
-    close: () => served.close(),
   });
 
   const { promise: ended, resolve: resolveEnded } = Promise.withResolvers<number>();

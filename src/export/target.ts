@@ -44,7 +44,13 @@ export async function openTarget(options: TargetOptions): Promise<Served> {
     abandon: () =>
       Promise.reject(new Error(`export ${options.name} is no relocation: use stop, its image stays`)),
     // The next process would not know of a sync that failed, nor the kernel tell it.
-    handOver: { refuses: () => image.lostSync },
+    handOver: {
+      refuses: () => image.lostSync,
+      close: async () => {
+        await close();
+        return { state: null, descriptors: [] };
+      },
+    },
     close,
   };
 }

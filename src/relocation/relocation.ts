@@ -15,18 +15,16 @@
  * | reclaimed | the origin took the disk back by hand: what is here is void | refused |
  * | retired, origin known | moved on before it was complete | `movedOn`: tells its own origin to retire |
  */
+import { fstatSync } from 'node:fs';
 import { log } from '../log/log.ts';
 import { LeaseVoid } from '../nbd/handshake/client-handshake.ts';
 import { removeDurably } from '../store/directory.ts';
-import type { Image } from '../store/image/image.ts';
 import { PresentMap } from '../store/maps/present-map.ts';
-import type { DiskSettings } from '../store/records/disk-settings.ts';
 import { type ExportRecord, secondsSinceTakeover } from '../store/records/record.ts';
-import type { RecordKeeper } from '../store/records/record-keeper.ts';
-import type { CopyCaps } from './copy/copy-caps.ts';
 import { type Counters, DiskCopy, sumOf } from './disk-copy.ts';
 import { BlockLocks } from './fetch/block-locks.ts';
 import { GuestWaits } from './fetch/guest-waits.ts';
+import { GuestArrival } from './guest-arrival.ts';
 import { completed, fenceAgain } from './lease/commands.ts';
 import { giveBack } from './lease/give-back.ts';
 import { retireOrigin } from './lease/retire-origin.ts';
@@ -36,26 +34,12 @@ import { endVoid } from './lease/void-lease.ts';
 import { countData } from './origin/count-data.ts';
 import type { OriginLink } from './origin/link.ts';
 import { ProxyDisk } from './proxy/proxy-disk.ts';
+import type { RelocationMemory } from './relocation-memory.ts';
+import type { RelocationOptions } from './relocation-options.ts';
 import { RelocationState } from './relocation-state.ts';
 import { Verification } from './self-check/verification.ts';
 
 const ASK_AGAIN_MS = 1000;
-/** If libvirt has not told within this that the migration failed, the guest is taken to run here. */
-const GUEST_RUNS_UNLESS_TOLD_MS = 60_000;
-
-export interface RelocationOptions {
-  keeper: RecordKeeper;
-  stateDir: string;
-  image: Image;
-  /** The origin; null when the record has none any more. */
-  link: OriginLink | null;
-  settings: DiskSettings;
-  caps: CopyCaps;
-  /**
-   * A hypervisor that has read here may wait for a guest that never comes: the daemon tells (`guestRuns`).
-   */
-  waitForGuest: boolean;
-}
 
 export class Relocation {
   readonly disk: ProxyDisk;
@@ -84,13 +68,14 @@ export class Relocation {
   #copy: DiskCopy | null = null;
   /** The origin may have been fenced by this process. */
   #askedToFence = false;
-  #guestRuns = false;
-  #guestTimer: NodeJS.Timeout | null = null;
+  readonly #guest: GuestArrival;
   #error: string | null = null;
 
   private constructor(options: RelocationOptions) {
     const { link } = options;
     this.#options = options;
+    this.#guest = new GuestArrival(options.waitForGuest, options.memory?.guestRuns ?? false);
+    this.#askedToFence = options.memory?.askedToFence ?? false;
     this.#record = options.keeper.record;
     this.#before = sumOf(this.#record);
     this.#link = link;
@@ -98,6 +83,7 @@ export class Relocation {
     this.waits = new GuestWaits(options.settings.value('origin-timeout'));
     options.settings.follow('origin-timeout', (seconds) => this.waits.limit(seconds));
     this.disk = new ProxyDisk(options.image, this.#record.complete ? null : link, this.waits);
+    this.disk.readInStandby = options.memory?.readInStandby ?? false;
     this.disk.changes.onAcknowledged = () => this.guestRuns();
     this.disk.onFirstChange = () => this.takeOver('the first write of the guest');
     this.verification = new Verification({
@@ -156,6 +142,11 @@ export class Relocation {
     return this.#state.now === 'givingUp';
   }
 
+  /** The origin is being fenced. */
+  get takingOver(): boolean {
+    return this.#state.now === 'takingOver';
+  }
+
   /** Fences the origin and begins to keep blocks. Resolves once that is so. @param why for the log. */
   takeOver(why: string): Promise<void> {
     if (this.#state.now === 'takingOver') return this.#step;
@@ -166,13 +157,9 @@ export class Relocation {
     return this.#step;
   }
 
-  /**
-   * The guest runs here. Until that is known a disk of which every block is present keeps its origin: the
-   * source's guest may be gone because it was killed in the middle of its migration, and then the disk goes
-   * back to where its domain is.
-   */
+  /** The guest runs here. */
   guestRuns(): void {
-    this.#guestRuns = true;
+    this.#guest.runs = true;
     this.#goOn();
   }
 
@@ -198,8 +185,21 @@ export class Relocation {
   /** Stops fetching and saves the map. What was present stays so. */
   stop(): Promise<void> {
     this.#state.stop();
-    this.#closing ??= this.#close();
+    this.#closing ??= this.#close(false);
     return this.#closing;
+  }
+
+  /** The same for another process to go on, while the connection to the origin stays open. */
+  async leave(): Promise<{ memory: RelocationMemory; connection: number }> {
+    const connection = this.#link?.leave() ?? -1;
+    this.#state.stop();
+    this.#closing ??= this.#close(true);
+    await this.#closing;
+    const { readInStandby, changes } = this.disk;
+    const link = connection < 0 ? null : fstatSync(connection, { bigint: true }).ino.toString();
+    const { runs: guestRuns } = this.#guest;
+    const memory = { acknowledged: changes.acknowledged, readInStandby, guestRuns };
+    return { memory: { ...memory, askedToFence: this.#askedToFence, link }, connection };
   }
 
   /** Standby: waits for the source's guest to be gone, and asks how much data there is. */
@@ -241,8 +241,8 @@ export class Relocation {
     const link = this.#link!;
     const { stateDir, image } = this.#options;
     const map = await openMap(this.#record, image, stateDir);
-    // Whether a client wrote before the restart is not known: so it is taken for granted.
-    this.disk.changes.acknowledged = true;
+    // Whether a client wrote before the restart may not be known: then it is taken for granted.
+    this.disk.changes.acknowledged = this.#options.memory?.acknowledged ?? true;
     if (link.lends)
       fenceAgain(link, (errno) => this.#hindered(`the origin refuses to be fenced again: error ${errno}`));
     this.#startCopy(map);
@@ -272,9 +272,8 @@ export class Relocation {
     if (this.#record.state === 'retired') this.#state.become('relocating', 'movedOn');
     if (this.#state.now === 'movedOn') this.#step = this.#retireOrigin('movedOn');
     if (this.#state.now !== 'relocating' || this.#copy?.isComplete !== true) return;
-    if (this.#options.waitForGuest && this.disk.readInStandby && !this.#guestRuns)
-      this.#guestTimer ??= setTimeout(() => this.guestRuns(), GUEST_RUNS_UNLESS_TOLD_MS).unref();
-    else if (this.verification.admits() && this.#state.become('relocating', 'completing'))
+    if (!this.#guest.admits(this.disk.readInStandby, () => this.guestRuns())) return;
+    if (this.verification.admits() && this.#state.become('relocating', 'completing'))
       this.#step = this.#complete();
   }
 
@@ -374,10 +373,10 @@ export class Relocation {
     this.onChange?.();
   }
 
-  async #close(): Promise<void> {
+  async #close(leaveLink: boolean): Promise<void> {
     this.#copy?.pause();
-    this.#link?.close();
-    if (this.#guestTimer !== null) clearTimeout(this.#guestTimer);
+    if (!leaveLink) this.#link?.close();
+    this.#guest.close();
     // Without the link nothing new begins. What is being written to the image or the record ends before they
     // are closed.
     await this.#step.catch(() => undefined);

@@ -2,15 +2,18 @@
 import { existsSync } from 'node:fs';
 import { dirname, resolve } from 'node:path';
 import type { ExportStatus } from '../control/status.ts';
+import type { DiskHandOver } from '../export/hand-over/hand-over.ts';
+import type { Taken } from '../export/hand-over/taken.ts';
 import type { Served } from '../export/serve.ts';
 import type { Image } from '../store/image/image.ts';
 import { DiskSettings } from '../store/records/disk-settings.ts';
 import { checkExportName, readRecord, removeRecord, secondsSinceTakeover } from '../store/records/record.ts';
 import type { RecordKeeper } from '../store/records/record-keeper.ts';
-import { lockState, removeEmptyStateDirectory } from '../store/records/state-lock.ts';
+import { lockState, removeEmptyStateDirectory, type StateLock } from '../store/records/state-lock.ts';
 import { CopyCaps } from './copy/copy-caps.ts';
 import { openProxy, type ProxyOptions } from './open-proxy.ts';
 import { Relocation } from './relocation.ts';
+import { readMemory } from './relocation-memory.ts';
 
 export interface ServedProxy extends Served {
   relocation: Relocation;
@@ -23,8 +26,14 @@ interface Described {
   caps: CopyCaps;
 }
 
-/** @throws Error of one line that names the thing and the way out. */
-export async function openServedProxy(options: ProxyOptions): Promise<ServedProxy> {
+/**
+ * @param taken what an earlier process of the disk has handed over. @throws Error of one line that names the
+ * thing and the way out.
+ */
+export async function openServedProxy(
+  options: ProxyOptions,
+  taken: Taken | null = null,
+): Promise<ServedProxy> {
   checkExportName(options.name);
   const directory = dirname(resolve(options.image));
   // First of all: the state directory beside the image would be made with its parents.
@@ -39,6 +48,9 @@ export async function openServedProxy(options: ProxyOptions): Promise<ServedProx
   });
   const { stateDir, waitForGuest = false, awaitShare = false } = options;
   const settings = new DiskSettings(keeper, options.settings);
+  const memory = readMemory(taken?.state.disk);
+  const connection = memory === null || memory.link === null ? -1 : taken!.descriptor(memory.link);
+  if (connection >= 0) link?.relieve(connection);
   const caps = new CopyCaps(settings, awaitShare);
   const relocation = await Relocation.open({
     keeper,
@@ -48,6 +60,7 @@ export async function openServedProxy(options: ProxyOptions): Promise<ServedProx
     settings,
     caps,
     waitForGuest,
+    memory,
   }).catch(async (error: unknown) => {
     link?.close();
     await image.close();
@@ -80,11 +93,27 @@ export async function openServedProxy(options: ProxyOptions): Promise<ServedProx
       await removeState(options.stateDir);
       await lock.release();
     },
-    handOver: { refuses: () => image.lostSync },
+    handOver: handOver(relocation, image, lock),
     close: async () => {
       await relocation.stop();
       await image.close();
       await lock.release();
+    },
+  };
+}
+
+function handOver(relocation: Relocation, image: Image, lock: StateLock): DiskHandOver {
+  return {
+    refuses: () => {
+      if (relocation.givingUp) return 'it is being given up';
+      return relocation.takingOver ? 'its origin is being fenced: ask again' : image.lostSync;
+    },
+    letWaitersGo: () => relocation.waits.letGo(),
+    close: async () => {
+      const { memory, connection } = await relocation.leave();
+      await image.close();
+      await lock.release();
+      return { state: memory, descriptors: connection < 0 ? [] : [connection] };
     },
   };
 }

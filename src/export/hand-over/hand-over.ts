@@ -39,8 +39,13 @@ export interface DiskHandOver {
   refuses(): string | null;
   /** Requests that wait for an origin end with ESHUTDOWN. */
   letWaitersGo?(): void;
-  /** What the next process of the disk needs, for JSON, and descriptors. To be asked for after `close`. */
-  memory?(): { state: unknown; descriptors: number[] };
+  /** Closes image and maps. @returns what the next process of the disk needs, for JSON, and descriptors */
+  close(): Promise<DiskMemory>;
+}
+
+export interface DiskMemory {
+  state: unknown;
+  descriptors: number[];
 }
 
 export interface HandOverParts {
@@ -49,8 +54,6 @@ export interface HandOverParts {
   control: ControlServer;
   release: string;
   disk: DiskHandOver;
-  /** Closes image and maps. */
-  close(): Promise<void>;
 }
 
 export class HandOver {
@@ -157,14 +160,15 @@ export class HandOver {
   }
 
   async #leave(give: (state: number, sockets: number[]) => void): Promise<void> {
+    let ofDisk: DiskMemory = { state: null, descriptors: [] };
     try {
-      await this.#parts.close();
+      ofDisk = await this.#parts.disk.close();
     } catch (error) {
       // As after kill -9, then: the next process finds on disk what is there.
       log.error(`the disk could not be closed: ${(error as Error).message}`);
     }
     try {
-      const { state, content, sockets } = this.#everything();
+      const { state, content, sockets } = this.#everything(ofDisk);
       give(memoryFile(`xnbd-${state.name}`, content), sockets);
     } catch (error) {
       log.error(
@@ -174,11 +178,10 @@ export class HandOver {
     exitNow(0);
   }
 
-  #everything(): { state: HandOverState; content: Buffer[]; sockets: number[] } {
-    const { exported, listener, control, release, disk } = this.#parts;
+  #everything(ofDisk: DiskMemory): { state: HandOverState; content: Buffer[]; sockets: number[] } {
+    const { exported, listener, control, release } = this.#parts;
     const stretches = new Stretches();
     const { nbd, tcp } = listener.descriptors;
-    const ofDisk = disk.memory?.() ?? { state: null, descriptors: [] };
     const sockets = [nbd, control.descriptor, ...ofDisk.descriptors];
     if (tcp >= 0) sockets.push(tcp);
     for (const session of listener.sessions) if (session.isEnding) session.endNow();

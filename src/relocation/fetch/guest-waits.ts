@@ -19,6 +19,7 @@ export interface Wait {
 interface Waiting {
   since: number;
   expire: () => void;
+  letGo: (() => void) | undefined;
 }
 
 export class GuestWaits {
@@ -54,10 +55,11 @@ export class GuestWaits {
 
   /**
    * A request begins to wait. @param expire called at most once, when it has waited too long and has not been
-   * ended
+   * ended. @param letGo of a request that changes nothing: it is to be answered with ESHUTDOWN, because
+   * another process will be asked again
    */
-  begin(expire: () => void): Wait {
-    const waiting: Waiting = { since: performance.now(), expire };
+  begin(expire: () => void, letGo?: () => void): Wait {
+    const waiting: Waiting = { since: performance.now(), expire, letGo };
     this.#waiting.add(waiting);
     if (this.#timer === null) this.#arm();
     return {
@@ -66,6 +68,16 @@ export class GuestWaits {
         if (this.#waiting.size === 0) this.#expired = 0;
       },
     };
+  }
+
+  /** Another process will be asked again: those that can be let go wait no more. */
+  letGo(): void {
+    for (const waiting of this.#waiting) {
+      if (waiting.letGo === undefined) continue;
+      this.#waiting.delete(waiting);
+      waiting.letGo();
+    }
+    this.onExpired?.();
   }
 
   #arm(): void {

@@ -13,6 +13,7 @@
  * The first connection is the caller's: it fails loudly, so that a wrong URI is an error and not a wait.
  */
 
+import { closeSync } from 'node:fs';
 import { OriginConnection, Stalled } from '../../client/connection.ts';
 import { log } from '../../log/log.ts';
 import { Command, Errno } from '../../nbd/constants.ts';
@@ -21,6 +22,7 @@ import type { NbdAddress } from '../../nbd/uri.ts';
 import type { TlsParty } from '../../pki/tls.ts';
 import { type BlockRange, blockAt, blockBehind } from '../../store/block-ranges.ts';
 import type { Completion, Extent, ExtentsCompletion } from '../../store/completion.ts';
+import { cutExtents } from './cut-extents.ts';
 import {
   attachRequest,
   checkExpected,
@@ -51,6 +53,8 @@ export interface OriginLinkOptions {
 
 /** What the patience with a silent origin grows to: its silence is 5 s and so many times 5 s long then. */
 const MOST_PATIENCE = 64;
+/** An origin that has not been reached again by then has lost the connection of the earlier process, too. */
+const RELIEVED_MS = 60_000;
 /** Until an origin that hung up on a request is dialled again: it is there. */
 const HUNG_UP_RETRY_MS = 50;
 /** The longest range of a compact request that whole blocks of any server fill. */
@@ -95,6 +99,8 @@ export class OriginLink {
   /** The connection was given up for its silence, and no attempt has failed since. */
   #silentOnly = false;
   #closed = false;
+  /** A connection of an earlier process; -1: none. */
+  #relieves = -1;
 
   private constructor(
     options: OriginLinkOptions,
@@ -237,12 +243,33 @@ export class OriginLink {
 
   /** The orderly end. What is unanswered fails with ESHUTDOWN. */
   close(): void {
-    if (this.#closed) return;
+    this.#connection?.disconnect();
+    this.leave();
+  }
+
+  /**
+   * Ends the link as `close` does, and says nothing to the origin. @returns the descriptor of the connection,
+   * which stays open until this process ends; -1: there is none
+   */
+  leave(): number {
+    if (this.#closed) return -1;
     this.#closed = true;
     if (this.#retryTimer !== null) clearTimeout(this.#retryTimer);
-    this.#connection?.disconnect();
+    const descriptor = this.#connection?.descriptor ?? -1;
     this.#connection = null;
     this.#unanswered.failAll();
+    return descriptor;
+  }
+
+  /** Keeps a connection of an earlier process open until there is one of this process. */
+  relieve(descriptor: number): void {
+    this.#relieves = descriptor;
+    setTimeout(() => this.#closeRelieved(), RELIEVED_MS).unref();
+  }
+
+  #closeRelieved(): void {
+    if (this.#relieves >= 0) closeSync(this.#relieves);
+    this.#relieves = -1;
   }
 
   #submit(
@@ -328,6 +355,7 @@ export class OriginLink {
     this.refusal = null;
     this.#outage.end(this.#unanswered.size);
     this.#watch(connection);
+    this.#closeRelieved();
     this.onChange?.();
     this.#unanswered.connected(connection);
   }
@@ -366,17 +394,4 @@ async function connectTo(
     connection.disconnect();
     throw error;
   }
-}
-
-/** What of the extents lies behind the first `skip` bytes, `length` bytes at most. */
-function cutExtents(extents: readonly Extent[], skip: number, length: number): Extent[] {
-  const found: Extent[] = [];
-  let at = -skip;
-  for (const extent of extents) {
-    const from = Math.max(at, 0);
-    at += extent.length;
-    const until = Math.min(at, length);
-    if (from < until) found.push({ length: until - from, flags: extent.flags });
-  }
-  return found;
 }

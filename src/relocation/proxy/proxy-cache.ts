@@ -40,10 +40,11 @@ export class ProxyCache implements LocalWaiter {
     this.#next = blockAt(offset);
     this.#end = blockBehind(offset + length);
     this.#done = done;
-    this.#wait = waits.begin(() => {
+    const give = (errno: number) => () => {
       this.over = true;
-      done.complete(Errno.EIO);
-    });
+      done.complete(errno);
+    };
+    this.#wait = waits.begin(give(Errno.EIO), give(Errno.ESHUTDOWN));
   }
 
   /** Sends what may be sent now. */

@@ -177,7 +177,7 @@ export class ProxyDisk implements Disk {
     const first = blockAt(offset) * BLOCK_SIZE;
     const end = byteEnd(blockBehind(offset + into.length), this.size);
     const whole = Buffer.allocUnsafeSlow(end - first);
-    const guest = this.#patiently(done);
+    const guest = this.#patiently(done, true);
     const answered: Completion = {
       complete: (errno) => {
         if (!guest.waits()) return;
@@ -192,12 +192,13 @@ export class ProxyDisk implements Disk {
   }
 
   /** A client's request begins to wait for the origin: it gets EIO when that takes too long. */
-  #patiently(done: Completion): Patience {
+  #patiently(done: Completion, changesNothing = false): Patience {
     let over = false;
-    const wait = this.#waits.begin(() => {
+    const give = (errno: number) => () => {
       over = true;
-      done.complete(Errno.EIO);
-    });
+      done.complete(errno);
+    };
+    const wait = this.#waits.begin(give(Errno.EIO), changesNothing ? give(Errno.ESHUTDOWN) : undefined);
     return {
       isOver: () => over,
       waits: () => {

@@ -58,7 +58,12 @@ export class ProxyRead implements Reader {
       const pieces = fetcher.read(run.first, run.end, this);
       this.#remotePieces += pieces;
     }
-    if (this.#remotePieces > 0) this.#wait = waits.begin(() => this.#expire());
+    if (this.#remotePieces > 0) {
+      this.#wait = waits.begin(
+        () => this.#expire(Errno.EIO),
+        () => this.#expire(Errno.ESHUTDOWN),
+      );
+    }
     this.#localCame(0);
   }
 
@@ -84,9 +89,9 @@ export class ProxyRead implements Reader {
     this.#finishIfLast();
   }
 
-  #expire(): void {
+  #expire(errno: number): void {
     this.over = true;
-    this.#errno = Errno.EIO;
+    this.#errno = errno;
     this.#remotePieces = 0;
     this.#finishIfLast();
   }

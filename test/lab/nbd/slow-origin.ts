@@ -165,7 +165,10 @@ export async function startSlowOrigin(options: SlowOriginOptions): Promise<SlowO
         describe: () => ({}),
         takeover: () => Promise.resolve(),
         abandon: () => Promise.resolve(),
-        handOver: { refuses: () => 'it is a test' },
+        handOver: {
+          refuses: () => 'it is a test',
+          close: () => Promise.resolve({ state: null, descriptors: [] }),
+        },
         close: () => Promise.resolve(),
       },
     );
