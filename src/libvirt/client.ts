@@ -29,6 +29,7 @@ import {
   setMetadata,
   uuidOfPath,
 } from './calls.ts';
+import { driversOfHost } from './drivers.ts';
 
 export interface DomainEvent {
   uuid: string;
@@ -50,6 +51,7 @@ export interface ActiveDomain {
 export interface LibvirtClientOptions {
   /** 'system', or the address of the bus that libvirt-dbus is on. */
   address: string;
+  /** By default those that this host can have. */
   drivers?: readonly Driver[];
   /** Milliseconds between two looks at a driver that answers; 10,000 by default. */
   interval?: number;
@@ -94,7 +96,7 @@ export class LibvirtClient extends EventEmitter<LibvirtEvents> {
   constructor(options: LibvirtClientOptions) {
     super();
     this.#options = options;
-    this.#watched = (options.drivers ?? ['QEMU', 'Xen']).map((driver) => ({
+    this.#watched = (options.drivers ?? driversOfHost()).map((driver) => ({
       driver,
       present: false,
       known: undefined,
