@@ -22,7 +22,7 @@ const groups: readonly { name: string; jobs: number; holds: readonly string[] }[
   {
     name: 'fast',
     jobs: 3,
-    holds: ['nbd', 'store', 'log', 'config', 'pki', 'export', 'libvirt', 'client', 'tree.test.ts'],
+    holds: ['nbd', 'store', 'log', 'config', 'pki', 'export', 'libvirt', 'client', 'testbed', 'tree.test.ts'],
   },
   {
     name: 'process',

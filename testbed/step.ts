@@ -6,6 +6,8 @@ export interface Step {
   /** One word, for --only. */
   name: string;
   limitS: number;
+  /** It changes nothing, so that what comes after it can be tried though it has failed. */
+  onlyLooks?: true;
   /** @returns what was seen. @throws Error when that is not what it should be */
   run(bed: Bed): Promise<string>;
 }
@@ -18,7 +20,7 @@ interface Outcome {
 }
 
 /**
- * Runs steps in order and prints the table of them. The first that fails is the last.
+ * Runs steps in order and prints the table of them. One that fails is the last, but for those that only look.
  * @returns whether all held
  */
 export async function runSteps(steps: readonly Step[], bed: Bed): Promise<boolean> {
@@ -32,7 +34,7 @@ export async function runSteps(steps: readonly Step[], bed: Bed): Promise<boolea
     );
     if (!outcome.held) {
       for (const machine of bed.machines) process.stdout.write(`${await machine.lastWords()}\n`);
-      break;
+      if (step.onlyLooks !== true) break;
     }
   }
   process.stdout.write(`\n${table(outcomes, steps.slice(outcomes.length))}\n`);

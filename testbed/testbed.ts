@@ -69,7 +69,7 @@ async function main(): Promise<number> {
 }
 
 async function tellAll(chosen: readonly Step[], machines: Bed['machines'], dir: string): Promise<number> {
-  const guest = new Guest(machines, dir);
+  const guest = new Guest(machines, dir, chosen[0]?.name === 'boot');
   const end = async (): Promise<void> => {
     await guest.close();
     if (!values.keep) for (const machine of machines) await machine.end();

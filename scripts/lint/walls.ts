@@ -63,7 +63,7 @@ export const floors: Readonly<Record<string, readonly (readonly string[])[]>> = 
   test: [
     [
       ...['nbd', 'store', 'log', 'config', 'pki', 'client', 'libvirt', 'control', 'export', 'relocation'],
-      ...['gateway', 'daemon', 'xnbdctl', 'hooks', 'packaging', 'demo', 'tree.test.ts'],
+      ...['gateway', 'daemon', 'xnbdctl', 'hooks', 'packaging', 'demo', 'testbed', 'tree.test.ts'],
       ...['crash', 'chaos', 'fuzz', 'interop', 'systemd', 'e2e'],
     ],
     ['lab'],
@@ -88,6 +88,7 @@ export const only: Readonly<Record<string, readonly string[]>> = {
   testbed: ['src', 'test/lab'],
   'test/lab': ['src'],
   'test/demo': ['demo', 'src', 'test/lab'],
+  'test/testbed': ['testbed', 'src', 'test/lab'],
   test: ['src', 'test/lab', 'scripts'],
 };
 

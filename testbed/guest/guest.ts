@@ -4,23 +4,24 @@
  *
  * What it prints lies in a file on each machine. `follow` copies both as they grow, so that the story is one stream here.
  */
-import { existsSync, statSync } from 'node:fs';
+import { existsSync, rmSync, statSync } from 'node:fs';
 import { rm, writeFile } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Console } from '../../test/lab/libvirt/console.ts';
 import { type DiskReport, readReports } from '../../test/lab/libvirt/guest-reports.ts';
 import { guestSystem } from '../../test/lab/libvirt/guest-system.ts';
-import { createPatternImage, differences } from '../../test/lab/libvirt/pattern.ts';
+import { createPatternImage } from '../../test/lab/libvirt/pattern.ts';
 import { type Running, start } from '../../test/lab/processes.ts';
 import { waitFor } from '../../test/lab/wait-for.ts';
 import type { Machine } from '../machine/machine.ts';
+import { wrongBlocks } from './compare.ts';
 import { COMMANDS, CONSOLE, DISK, definition, FILES, IMAGE } from './definition.ts';
 
 export const GUEST = 'vm1';
 /** The name that `xnbdctl adopt` gives to the guest's disk. */
 export const EXPORT = `${GUEST}-${DISK}`;
-const SIZE_BYTES = 48 * 2 ** 20;
+const SIZE_BYTES = 32 * 2 ** 20;
 
 export class Guest {
   readonly console: Console;
@@ -35,10 +36,11 @@ export class Guest {
   readonly #followers = new Map<Machine, Running>();
   #commands = Date.now() % 1_000_000;
 
-  /** @param dir where what it prints is copied to. */
-  constructor(machines: readonly Machine[], dir: string) {
+  /** @param dir where what it prints is copied to. @param anew what it printed in an earlier run is forgotten */
+  constructor(machines: readonly Machine[], dir: string, anew: boolean) {
     this.#machines = machines;
     this.#dir = dir;
+    if (anew) for (const machine of machines) rmSync(this.#copy(machine), { force: true });
     this.console = new Console(
       machines.map((machine) => this.#copy(machine)),
       (line) => this.#heard(line),
@@ -53,11 +55,6 @@ export class Guest {
     const from = existsSync(copy) ? statSync(copy).size : 0;
     const command = machine.remote(`exec tail -c +${from + 1} -F ${CONSOLE} 2>/dev/null`);
     this.#followers.set(machine, await start(command, { log: copy, env: process.env }));
-  }
-
-  /** Forgets what it printed in an earlier run. */
-  async forget(): Promise<void> {
-    for (const machine of this.#machines) await rm(this.#copy(machine), { force: true });
   }
 
   async close(): Promise<void> {
@@ -129,15 +126,19 @@ export class Guest {
     await this.#command('go');
   }
 
-  /** Compares an image, fetched from a machine, byte by byte with what it must hold: the disk of the beginning, and these writes. */
-  async compare(machine: Machine, image: string, writes: DiskReport['writes']): Promise<string[]> {
+  /**
+   * Compares an image, fetched from a machine, with what it must hold.
+   * @param since what the guest told last, of all that it wrote since it booted. @param before what it told before that
+   */
+  async compare(machine: Machine, image: string, since: DiskReport, before?: DiskReport): Promise<void> {
     const local = join(this.#dir, 'image-to-compare');
     await machine.get(image, local);
-    try {
-      return await differences(local, { exportName: EXPORT, sizeBytes: SIZE_BYTES, writes });
-    } finally {
-      await rm(local);
-    }
+    const { sizeBytes, writes: exactly } = since;
+    const disk = { exportName: EXPORT, sizeBytes, exactly, ...(before && { atLeast: before.writes }) };
+    const wrong = await wrongBlocks(local, disk);
+    if (wrong.length > 0)
+      throw new Error(`${image} at ${machine.name} (kept as ${local}): ${wrong.join('; ')}`);
+    await rm(local);
   }
 
   /** Sends a command until it is answered, because a migration may swallow it. @returns the lines of the answer */

@@ -18,7 +18,7 @@ export type MachineName = 'a' | 'b';
 
 const MEMORY_MIB = 1536;
 const BOOT_LIMIT_MS = 480_000;
-const END_LIMIT_MS = 180_000;
+const SHUTDOWN_LIMIT_MS = 300_000;
 
 const KERNEL_ARGUMENTS = [
   ...['root=/dev/vda', 'rw', 'console=ttyS0', 'net.ifnames=0', 'apparmor=1', 'security=apparmor'],
@@ -85,7 +85,10 @@ export class Machine {
       async () => {
         if (!qemu.runs) throw new Error(`QEMU has ended: ${await lastLines(this.#file('qemu'), 3)}`);
         await sleep(1000);
-        return (await this.#ssh(['true'], 20_000, false)).code === 0;
+        return this.#ssh(['true'], 60_000, true).then(
+          () => true,
+          () => false,
+        );
       },
       BOOT_LIMIT_MS,
     );
@@ -115,16 +118,10 @@ export class Machine {
     await run([...this.#copyCommand(), `root@127.0.0.1:${file}`, local], { timeoutMs: 300_000 });
   }
 
-  /** Has systemd shut it down, waits for its end, and boots it again from the same disk. */
-  async reboot(): Promise<void> {
-    await this.shutDown();
-    await this.boot();
-  }
-
   /** Has systemd shut it down, and waits for its end. */
   async shutDown(): Promise<void> {
     await this.sh('systemctl poweroff --no-block');
-    await waitFor(`machine ${this.name} to shut down`, async () => !(await this.find()), END_LIMIT_MS * 2);
+    await waitFor(`machine ${this.name} to shut down`, async () => !(await this.find()), SHUTDOWN_LIMIT_MS);
   }
 
   /** Ends its QEMU, as a loss of power does. */
