@@ -1,7 +1,7 @@
 /** What the demo prints: one line a step, a live line while the disk is on its way, a table at the end. */
 import { SingleBar } from 'cli-progress';
 import Table from 'cli-table3';
-import { formatShare } from '../src/xnbdctl/format.ts';
+import { formatShare } from '../src/log/numbers.ts';
 import { type Progress, progressText } from '../src/xnbdctl/watch/progress.ts';
 
 const out = process.stdout;

@@ -8,7 +8,7 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import type { ExportStatus } from '../src/control/status.ts';
-import { formatBytes, formatSeconds } from '../src/xnbdctl/format.ts';
+import { formatBytes, formatSeconds } from '../src/log/numbers.ts';
 import { ProgressMeter } from '../src/xnbdctl/watch/progress.ts';
 import { Guest } from './guest.ts';
 import { GuestDisk } from './guest-disk.ts';

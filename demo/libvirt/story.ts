@@ -1,5 +1,5 @@
 /** The demo with two real libvirtd and a real guest: `virsh migrate`, and what it sets in motion. */
-import { formatBytes, formatSeconds } from '../../src/xnbdctl/format.ts';
+import { formatBytes, formatSeconds } from '../../src/log/numbers.ts';
 import { defineGuest } from '../../test/lab/libvirt/guest.ts';
 import { createLab, type Lab, labUnavailable } from '../../test/lab/libvirt/lab.ts';
 import { differences } from '../../test/lab/libvirt/pattern.ts';

@@ -10,7 +10,7 @@ import {
   planRelease,
 } from '../libvirt/adopt.ts';
 import { openShutOffDomain } from '../libvirt/shut-off-domain.ts';
-import { formatBytes } from './format.ts';
+import { formatBytes } from '../log/numbers.ts';
 
 const changes = {
   adopt: { plan: planAdopt, apply: applyAdopt, become: 'xNBD disks' },

@@ -1,7 +1,7 @@
 /** Exports as tables for people. */
 import Table from 'cli-table3';
 import { type StatusName, type StatusProperty, statusRows } from '../control/status.ts';
-import { formatBytes, formatRate, formatSeconds, formatShare } from './format.ts';
+import { formatBytes, formatRate, formatSeconds, formatShare } from '../log/numbers.ts';
 import type { KnownExport } from './known-exports.ts';
 
 /** No lines, two blanks between columns: good to read, and good for awk. */

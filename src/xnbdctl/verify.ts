@@ -2,7 +2,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { ControlClient } from '../control/client.ts';
 import type { ExportStatus, VerificationStatus } from '../control/status.ts';
-import { formatBytes, formatShare } from './format.ts';
+import { formatBytes, formatShare } from '../log/numbers.ts';
 import { connectRunning } from './known-exports.ts';
 
 const LOOK_MS = 200;

@@ -1,6 +1,6 @@
 /** How fast an export comes, from one status to the next. */
 import type { ExportStatus } from '../../control/status.ts';
-import { formatBytes, formatSeconds, formatShare } from '../format.ts';
+import { formatBytes, formatSeconds, formatShare } from '../../log/numbers.ts';
 import { unreachable } from '../table.ts';
 
 /** The rate is that of the last so many milliseconds: steady, and soon right after a change. */

@@ -9,7 +9,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { MultiBar, type SingleBar } from 'cli-progress';
 import type { ControlClient } from '../../control/client.ts';
 import type { ExportStatus } from '../../control/status.ts';
-import { formatShare } from '../format.ts';
+import { formatShare } from '../../log/numbers.ts';
 import { ANSWER_LIMIT_MS, connectIfRunning, connectRunning } from '../known-exports.ts';
 import { isArriving, type Progress, ProgressMeter, progressLine, progressText } from './progress.ts';
 

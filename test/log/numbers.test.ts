@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import fc from 'fast-check';
-import { formatBytes, formatSeconds, formatShare } from '../../src/xnbdctl/format.ts';
+import { formatBytes, formatSeconds, formatShare } from '../../src/log/numbers.ts';
 
 describe('numbers for people', () => {
   it('writes bytes with three digits', () => {
