@@ -1,8 +1,9 @@
 /** What the demo prints: one line a step, a live line while the disk is on its way, a table at the end. */
 import { SingleBar } from 'cli-progress';
 import Table from 'cli-table3';
+import type { ExportStatus } from '../src/control/status.ts';
 import { formatShare } from '../src/log/numbers.ts';
-import { type Progress, progressText } from '../src/xnbdctl/watch/progress.ts';
+import { progressText } from '../src/xnbdctl/watch/progress.ts';
 
 const out = process.stdout;
 const WIDTH = 14;
@@ -37,7 +38,7 @@ export function table(rows: [string, string][]): void {
 }
 
 export interface LiveLine {
-  show(progress: Progress, guest: string): void;
+  show(status: ExportStatus, guest: string): void;
   end(): void;
 }
 
@@ -46,11 +47,11 @@ export function liveLine(): LiveLine {
   if (!out.isTTY) {
     let last = 0;
     return {
-      show(progress, guest) {
+      show(status, guest) {
         if (performance.now() - last < 2000) return;
         last = performance.now();
-        const { presentBytes, sizeBytes } = progress.status;
-        step('', `${formatShare(presentBytes, sizeBytes).padStart(6)}  ${progressText(progress)}  ${guest}`);
+        const { presentBytes, sizeBytes } = status;
+        step('', `${formatShare(presentBytes, sizeBytes).padStart(6)}  ${progressText(status)}  ${guest}`);
       },
       end: () => undefined,
     };
@@ -68,11 +69,11 @@ export function liveLine(): LiveLine {
   });
   let started = false;
   return {
-    show(progress, guest) {
-      const { presentBytes, sizeBytes } = progress.status;
+    show(status, guest) {
+      const { presentBytes, sizeBytes } = status;
       const payload = {
         share: formatShare(presentBytes, sizeBytes).padStart(6),
-        text: progressText(progress),
+        text: progressText(status),
         guest,
       };
       if (started) bar.update(presentBytes, payload);

@@ -9,7 +9,6 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import type { ExportStatus } from '../src/control/status.ts';
 import { formatBytes, formatSeconds } from '../src/log/numbers.ts';
-import { ProgressMeter } from '../src/xnbdctl/watch/progress.ts';
 import { Guest } from './guest.ts';
 import { GuestDisk } from './guest-disk.ts';
 import { DISK, type Host, startDestination, startOrigin } from './hosts.ts';
@@ -124,10 +123,9 @@ async function moveGuest(guest: Guest, diskAtA: GuestDisk, b: Host, latencies: L
 
 /** Shows the disk arrive. @returns the last status of the relocation. */
 async function followDisk(guest: Guest, proxy: WatchedExport, latencies: Latencies): Promise<ExportStatus> {
-  const meter = new ProgressMeter();
   const line = liveLine();
   const show = (status: ExportStatus): void =>
-    line.show(meter.add(status), `guest: ${guest.counts.writes} writes, ${guest.counts.reads} reads`);
+    line.show(status, `guest: ${guest.counts.writes} writes, ${guest.counts.reads} reads`);
   proxy.onStatus = show;
   const timer = setInterval(() => show(proxy.status), 250);
   try {

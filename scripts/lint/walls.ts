@@ -35,6 +35,7 @@ export const floors: Readonly<Record<string, readonly (readonly string[])[]>> = 
     ['relocation.ts', 'open-proxy.ts'],
     ['relocation-options.ts'],
     ['disk-copy.ts', 'guest-arrival.ts', 'relocation-memory.ts', 'relocation-state.ts'],
+    ['arrival.ts'],
     ['self-check'],
     ['copy', 'proxy', 'lease'],
     ['fetch'],

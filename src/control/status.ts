@@ -11,6 +11,7 @@ import {
   count,
   countOrNull,
   duration,
+  durationOrNull,
   type Kind,
   listOf,
   type ObjectOf,
@@ -134,6 +135,35 @@ const statusProperties = {
     unit: 'bytes',
     label: 'skipped',
     help: 'bytes never fetched because they are holes (or zeros) at the origin',
+  }),
+  missingBytes: property({
+    kind: count,
+    unit: 'bytes',
+    label: 'depends',
+    help: 'bytes that are only at the origin still, holes not counted as far as they are known',
+  }),
+  secondsLeft: property({
+    kind: durationOrNull,
+    unit: 'seconds',
+    label: null,
+    help: 'until all of them are here, as fast as they come now; null: that cannot be said (yet, or while it pauses)',
+  }),
+  arrivalRate: property({
+    kind: count,
+    unit: 'bit/s',
+    label: 'rate',
+    help: 'how fast the disk comes, of the last seconds',
+  }),
+  averageRate: property({
+    kind: count,
+    unit: 'bit/s',
+    label: null,
+    help: 'and from the takeover until now, or until all was here',
+  }),
+  alarm: property({
+    kind: textOrNull,
+    label: 'alarm',
+    help: 'nothing comes and no reason is known, or the time left has doubled: one line',
   }),
   secondsSinceTakeover: property({
     kind: duration,

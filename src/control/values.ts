@@ -88,6 +88,8 @@ export function truth(empty: boolean): Kind<boolean> {
   };
 }
 
+export const durationOrNull = orNull(duration, { null: -1 });
+
 /** Texts by their names. */
 export const texts: Kind<Record<string, string>> = {
   empty: {},

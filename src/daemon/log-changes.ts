@@ -11,6 +11,7 @@ export function logChanges({ exports, moves }: Pick<Host, 'exports' | 'moves'>):
   exports.on('status', (status, before) => {
     logOrigin(status, before);
     logState(status, before);
+    logAlarm(status, before);
   });
   moves.on('entered', logMove);
 }
@@ -30,6 +31,12 @@ function logOrigin(status: ExportStatus, before: ExportStatus | undefined): void
       id: 'origin-unreachable',
       export: name,
     });
+}
+
+function logAlarm({ name, origin, alarm }: ExportStatus, before: ExportStatus | undefined): void {
+  if (alarm === (before?.alarm ?? null)) return;
+  if (alarm !== null) log.warning(`disk ${name}, from ${origin}: ${alarm}`, { export: name });
+  else log.info(`disk ${name}: it comes as it should again`, { export: name });
 }
 
 function logMove(move: Move): void {

@@ -41,3 +41,10 @@ export function formatShare(part: number, whole: number): string {
   if (part >= whole) return '100 %';
   return `${Math.min((part / whole) * 100, 99.9).toFixed(1)} %`;
 }
+
+/** `00:12:40`, as a clock that runs down: hours, minutes, seconds. */
+export function formatClock(seconds: number): string {
+  const whole = Math.round(seconds);
+  const two = (value: number): string => String(value).padStart(2, '0');
+  return [Math.floor(whole / 3600), Math.floor(whole / 60) % 60, whole % 60].map(two).join(':');
+}

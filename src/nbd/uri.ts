@@ -47,6 +47,16 @@ export function formatNbdUri(address: NbdAddress): string {
   return `${address.kind === 'tls' ? 'nbds' : 'nbd'}://${host}${port}/${name}`;
 }
 
+/** Where the server of a URI is, for messages: a host, or the path of a socket. */
+export function originHost(uri: string): string {
+  try {
+    const address = parseNbdUri(uri);
+    return address.kind === 'unix' ? address.path : address.host;
+  } catch {
+    return 'its origin';
+  }
+}
+
 function parseHost(kind: 'tcp' | 'tls', text: string, url: URL): NbdAddress {
   if (url.hostname === '') throw bad(text, 'names no host');
   if (url.port === '0') throw bad(text, 'has the port 0');

@@ -1,9 +1,13 @@
 /** From the takeover to the last block: what makes the blocks of one disk local, put together. */
 import type { BadRange } from '../control/status.ts';
 import { log } from '../log/log.ts';
+import { originHost } from '../nbd/uri.ts';
 import type { Image } from '../store/image/image.ts';
 import type { PresentMap } from '../store/maps/present-map.ts';
-import type { ExportRecord } from '../store/records/record.ts';
+import { type ExportRecord, secondsSinceTakeover } from '../store/records/record.ts';
+import type { RecordKeeper } from '../store/records/record-keeper.ts';
+import { Arrival } from './arrival.ts';
+import type { ArrivalSample } from './copy/arrival-estimate.ts';
 import { BackgroundCopy } from './copy/background-copy.ts';
 import { BackgroundWindow } from './copy/background-window.ts';
 import type { CopyCaps } from './copy/copy-caps.ts';
@@ -35,6 +39,12 @@ export function sumOf(...all: readonly Readonly<Counters>[]): Counters {
   return sum;
 }
 
+/** bit/s over the link, from the takeover until now, or until all was here. */
+export function averageRate({ onDemandBytes, backgroundBytes }: Counters, record: ExportRecord): number {
+  const seconds = secondsSinceTakeover(record);
+  return seconds === 0 ? 0 : Math.round(((onDemandBytes + backgroundBytes) * 8) / seconds);
+}
+
 export interface DiskCopyOptions {
   link: OriginLink;
   image: Image;
@@ -43,6 +53,9 @@ export interface DiskCopyOptions {
   caps: CopyCaps;
   /** The surroundings of the guest's reads come first. */
   follow: () => boolean;
+  keeper: Pick<RecordKeeper, 'record'>;
+  /** The counters of earlier processes. */
+  before: Counters;
   /** Every block is present. May be told again and again. */
   onComplete: () => void;
   /** Something of the status has changed. */
@@ -60,12 +73,15 @@ export class DiskCopy {
   readonly #background: BackgroundCopy;
   readonly #caps: CopyCaps;
   readonly #limit: RateLimit;
+  readonly #link: OriginLink;
+  readonly #arrival: Arrival;
   readonly #checkpointTimer: NodeJS.Timeout;
   readonly #onComplete: () => void;
   #checkpointError: string | null = null;
   #closing: Promise<void> | null = null;
 
-  constructor({ link, image, map, locks, caps, follow, onComplete, onChange }: DiskCopyOptions) {
+  constructor(options: DiskCopyOptions) {
+    const { link, image, map, locks, caps, follow, keeper, before, onComplete, onChange } = options;
     this.map = map;
     this.#onComplete = onComplete;
     this.#bad = new BadBlocks(map);
@@ -102,6 +118,14 @@ export class DiskCopy {
       this.#background.proceed();
       onChange();
     };
+    this.#arrival = new Arrival({
+      origin: originHost(keeper.record.origin?.uri ?? ''),
+      averageRate: () => averageRate(sumOf(before, this.counters), keeper.record),
+      sizeBytes: map.sizeBytes,
+      sample: () => this.#sample(),
+      onAlarm: onChange,
+    });
+    this.#link = link;
     this.#caps = caps;
     this.#limit = pace;
     map.onMarked = () => this.#tellIfComplete();
@@ -116,6 +140,7 @@ export class DiskCopy {
 
   start(): void {
     if (this.map.failed === null) this.#background.start();
+    this.#arrival.start();
     this.#tellIfComplete();
   }
 
@@ -136,6 +161,7 @@ export class DiskCopy {
   /** The end: no checkpoint any more, either. */
   stop(): void {
     this.pause();
+    this.#arrival.stop();
     this.#space.stop();
     this.#unreadable.stop();
     clearInterval(this.#checkpointTimer);
@@ -161,6 +187,29 @@ export class DiskCopy {
   /** It would go faster if what people have set let it. */
   get held(): boolean {
     return this.#limit.held;
+  }
+
+  /** bit/s of the last seconds; seconds until all is here, or null; an alarm, or null. */
+  get arrival(): { rate: number; secondsLeft: number | null; alarm: string | null } {
+    return this.#arrival.estimate;
+  }
+
+  /** Bytes that are only at the origin: those that have to be fetched, as far as is known. */
+  get missingBytes(): number {
+    return this.#background.leftBytes ?? this.map.sizeBytes - this.map.presentBytes;
+  }
+
+  #sample(): ArrivalSample {
+    const { onDemandBytes, backgroundBytes } = this.#fetcher;
+    const hindered = this.paused !== null || this.#link.unreachableSince !== null;
+    return {
+      fetchedBytes: onDemandBytes + backgroundBytes,
+      presentBytes: this.map.presentBytes,
+      leftBytes: this.#background.leftBytes,
+      hindered,
+      excused: hindered || this.error !== null || this.map.complete,
+      cap: this.#caps.rate,
+    };
   }
 
   /** Bytes that cannot be copied, or not be read any more. */

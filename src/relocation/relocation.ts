@@ -250,15 +250,15 @@ export class Relocation {
 
   /** From now on blocks are kept. */
   #startCopy(map: PresentMap): void {
-    const { image, caps } = this.#options;
+    const { image } = this.#options;
     const link = this.#link!;
     this.#copy = new DiskCopy({
+      ...this.#options,
       link,
-      image,
       map,
       locks: this.#locks,
-      caps,
       follow: () => this.#options.settings.value('follow'),
+      before: this.#before,
       onComplete: () => this.#goOn(),
       onChange: () => this.onChange?.(),
     });

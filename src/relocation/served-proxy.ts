@@ -7,10 +7,17 @@ import type { Taken } from '../export/hand-over/taken.ts';
 import type { Served } from '../export/serve.ts';
 import type { Image } from '../store/image/image.ts';
 import { DiskSettings } from '../store/records/disk-settings.ts';
-import { checkExportName, readRecord, removeRecord, secondsSinceTakeover } from '../store/records/record.ts';
+import {
+  checkExportName,
+  type ExportRecord,
+  readRecord,
+  removeRecord,
+  secondsSinceTakeover,
+} from '../store/records/record.ts';
 import type { RecordKeeper } from '../store/records/record-keeper.ts';
 import { lockState, removeEmptyStateDirectory, type StateLock } from '../store/records/state-lock.ts';
 import { CopyCaps } from './copy/copy-caps.ts';
+import { averageRate } from './disk-copy.ts';
 import { openProxy, type ProxyOptions } from './open-proxy.ts';
 import { Relocation } from './relocation.ts';
 import { readMemory } from './relocation-memory.ts';
@@ -128,6 +135,11 @@ function describe({ relocation, keeper, image, caps }: Described): Partial<Expor
     originDataBytes: relocation.originDataBytes,
     originTimeoutSeconds: relocation.waits.seconds,
     requestsWaiting: relocation.waits.count,
+    missingBytes: missingBytes(relocation, keeper.record),
+    arrivalRate: relocation.copy?.arrival.rate ?? 0,
+    averageRate: averageRate(relocation.counters, keeper.record),
+    secondsLeft: relocation.copy === null ? null : relocation.copy.arrival.secondsLeft,
+    alarm: relocation.copy?.arrival.alarm ?? null,
     share: caps.share.rate,
     copyHeld: relocation.copy?.held ?? false,
     copyPaused: relocation.copy?.paused ?? null,
@@ -139,6 +151,12 @@ function describe({ relocation, keeper, image, caps }: Described): Partial<Expor
     // What a disk that arrives meets in its image the copy tells itself, for as long as it lasts.
     error: relocation.error ?? (relocation.copy === null ? image.trouble : image.lostSync),
   };
+}
+
+/** Bytes that are only at the origin, as far as is known. */
+function missingBytes({ copy, originDataBytes }: Relocation, { complete, sizeBytes }: ExportRecord): number {
+  if (complete) return 0;
+  return copy?.missingBytes ?? originDataBytes ?? sizeBytes;
 }
 
 function isAway({ link }: Relocation): boolean {

@@ -33,6 +33,13 @@ export function bytesIn(first: number, end: number, sizeBytes: number): number {
   return byteEnd(end, sizeBytes) - byteEnd(first, sizeBytes);
 }
 
+/** How many blocks some ranges have. */
+export function blocksIn(ranges: Iterable<Readonly<BlockRange>>): number {
+  let blocks = 0;
+  for (const { first, end } of ranges) blocks += end - first;
+  return blocks;
+}
+
 /**
  * A set of blocks, as ranges in order of which no two touch. Adding behind the last one, which is what most
  * do, costs nothing; anywhere else it costs a search and a move of what stands behind.

@@ -1,7 +1,8 @@
 /** Exports as tables for people. */
 import Table from 'cli-table3';
 import { type StatusName, type StatusProperty, statusRows } from '../control/status.ts';
-import { formatBytes, formatRate, formatSeconds, formatShare } from '../log/numbers.ts';
+import { formatBytes, formatClock, formatRate, formatSeconds, formatShare } from '../log/numbers.ts';
+import { originHost } from '../nbd/uri.ts';
 import type { KnownExport } from './known-exports.ts';
 
 /** No lines, two blanks between columns: good to read, and good for awk. */
@@ -44,6 +45,7 @@ function trouble(each: KnownExport): string {
   if (each.pid === null) return 'not running';
   if (!each.originReachable) return unreachable(each);
   if (each.badBytes > 0) return `${formatBytes(each.badBytes)} bad`;
+  if (each.alarm !== null) return each.alarm;
   if (each.copyPaused !== null) return 'copy paused';
   if (each.verification?.state === 'differs') return 'differs from origin';
   return each.error === null ? '' : 'error';
@@ -55,16 +57,23 @@ export function unreachable({ originUnreachableSince }: Pick<KnownExport, 'origi
   return `origin unreachable since ${originUnreachableSince.slice(0, 19)}Z`;
 }
 
+/** The time until all of it is here; nothing where all is. */
+function left({ state, pid, secondsLeft }: KnownExport): string {
+  if (state !== 'relocating' || pid === null) return '';
+  return secondsLeft === null ? 'unknown' : formatClock(secondsLeft);
+}
+
 /** One line an export. */
 export function listTable(exports: readonly KnownExport[]): string {
   return table(
-    ['NAME', 'STATE', 'SIZE', 'PRESENT', 'TROUBLE'],
-    ['left', 'left', 'right', 'right', 'left'],
+    ['NAME', 'STATE', 'SIZE', 'PRESENT', 'LEFT', 'TROUBLE'],
+    ['left', 'left', 'right', 'right', 'right', 'left'],
     exports.map((each) => [
       each.name,
       each.state,
       formatBytes(each.sizeBytes),
       formatShare(each.presentBytes, each.sizeBytes),
+      left(each),
       each.pid === null && each.problem === null ? '' : trouble(each),
     ]),
   );
@@ -73,8 +82,11 @@ export function listTable(exports: readonly KnownExport[]): string {
 /** One line an export, with its counters. */
 export function statusTable(exports: readonly KnownExport[]): string {
   return table(
-    ['NAME', 'STATE', 'SIZE', 'PRESENT', 'ON DEMAND', 'BACKGROUND', 'SKIPPED', 'CLIENTS', 'TROUBLE'],
-    ['left', 'left', 'right', 'right', 'right', 'right', 'right', 'right', 'left'],
+    [
+      ...['NAME', 'STATE', 'SIZE', 'PRESENT', 'ON DEMAND', 'BACKGROUND', 'SKIPPED'],
+      ...['RATE', 'LEFT', 'CLIENTS', 'TROUBLE'],
+    ],
+    ['left', 'left', ...Array<Align>(8).fill('right'), 'left'],
     exports.map((each) => [
       each.name,
       each.state,
@@ -83,6 +95,8 @@ export function statusTable(exports: readonly KnownExport[]): string {
       formatBytes(each.onDemandBytes),
       formatBytes(each.backgroundBytes),
       formatBytes(each.skippedBytes),
+      each.state === 'relocating' && each.pid !== null ? formatRate(each.arrivalRate) : '',
+      left(each),
       String(each.clients),
       trouble(each),
     ]),
@@ -93,6 +107,13 @@ function takeover({ state, secondsSinceTakeover }: KnownExport): string | null {
   if (secondsSinceTakeover === 0) return null;
   const time = formatSeconds(secondsSinceTakeover);
   return state === 'relocating' ? `${time} ago` : `it was complete after ${time}`;
+}
+
+/** What would be lost with the origin, and for how long. */
+function depends({ origin, pid, missingBytes, sizeBytes, secondsLeft }: KnownExport): string | null {
+  if (origin === null || pid === null || missingBytes === 0) return null;
+  const left = secondsLeft === null ? 'time left unknown' : `${formatClock(secondsLeft)} left`;
+  return `on ${originHost(origin)} for ${formatShare(missingBytes, sizeBytes)} (${formatBytes(missingBytes)}), ${left}`;
 }
 
 /** How long requests wait for the origin; nothing where there is none. */
@@ -126,6 +147,9 @@ const lines: Partial<Record<StatusName, (each: KnownExport) => string | null>> =
   sizeBytes: ({ sizeBytes }) => `${formatBytes(sizeBytes)} (${sizeBytes} bytes)`,
   presentBytes: ({ presentBytes, sizeBytes }) =>
     `${formatBytes(presentBytes)}, ${formatShare(presentBytes, sizeBytes)}`,
+  missingBytes: depends,
+  arrivalRate: ({ state, arrivalRate, averageRate }) =>
+    state === 'relocating' ? `${formatRate(arrivalRate)} now, ${formatRate(averageRate)} on average` : null,
   secondsSinceTakeover: takeover,
   originUnreachableSince: ({ originUnreachableSince, originUnreachableReason }) =>
     originUnreachableSince === null

@@ -120,7 +120,7 @@ describe('xnbdctl', function () {
     assert.match((await here('status')).stdout, /^vm1-vda +serving +8\.0 MiB +100 % .*not running$/m);
     assert.match(
       (await here('list')).stdout,
-      /^NAME +STATE +SIZE +PRESENT +TROUBLE\nvm1-vda .*\nvm2-vda .*37\.5 %\n$/,
+      /^NAME +STATE +SIZE +PRESENT +LEFT +TROUBLE\nvm1-vda .*\nvm2-vda .*37\.5 %\n$/,
     );
     assert.match((await here('status', 'vm2-vda')).stdout, /^state +relocating, not running$/m);
   });

@@ -193,6 +193,9 @@ export class ManagerInterface extends PropertyInterface {
   OriginReachable(exportObject: string, name: string, origin: string): unknown[] {
     return [exportObject, name, origin];
   }
+  RelocationAlarm(exportObject: string, name: string, reason: string): unknown[] {
+    return [exportObject, name, reason];
+  }
   /** For the introspection only, as above. */
   SetPeerRate(): void {
     // The service answers.
@@ -216,5 +219,6 @@ ManagerInterface.configureMembers({
     VerificationFailed: { signature: 'osta(tt)s' },
     OriginUnreachable: { signature: 'osss' },
     OriginReachable: { signature: 'oss' },
+    RelocationAlarm: { signature: 'oss' },
   },
 });

@@ -42,6 +42,8 @@ export class Publisher {
       this.#showExport(status);
       this.#signalOrigin(status, before);
       this.#signalVerification(status, before);
+      const { alarm } = status;
+      if (alarm !== null && alarm !== before?.alarm) this.#service?.relocationAlarm(status, alarm);
     });
     exports.on('ended', (name) => this.#service?.removeExport(name));
     moves.on('changed', (move) => this.#showMove(move));

@@ -169,6 +169,11 @@ export class DBusService {
     this.#manager.OriginReachable(exportPath(name), name, origin ?? '');
   }
 
+  relocationAlarm({ name }: ExportStatus, reason: string): void {
+    this.#tree.flush();
+    this.#manager.RelocationAlarm(exportPath(name), name, reason);
+  }
+
   verificationFailed({ name, error }: ExportStatus, { different, differentBytes }: VerificationStatus): void {
     this.#tree.flush();
     const ranges = different.map(({ offset, length }) => [BigInt(offset), BigInt(length)] as const);

@@ -132,7 +132,7 @@ export class Dealer {
           const why = paused
             ? 'an administrator has paused all disks (xnbdctl resume --all)'
             : waiting.has(name)
-              ? `it queues: ${most} disks are copied already (max-arriving)`
+              ? `it queues: so many are copied already as may be (max-arriving = ${most})`
               : null;
           const rate = why === null ? (dealt.get(name) ?? null) : 0;
           return [name, { rate, why: rate === 0 ? (why ?? whyNothing(peer, caps)) : null }];

@@ -89,6 +89,16 @@ export class BackgroundCopy {
     return this.#holes.skippedBytes;
   }
 
+  /** Bytes that are still to be fetched, as far as holes are known; null: that is not known yet. */
+  get leftBytes(): number | null {
+    const { map } = this.#parts;
+    const absent = map.sizeBytes - map.presentBytes;
+    const unknownHoles = this.#survey.unknownHoles(absent / BLOCK_SIZE);
+    if (unknownHoles === null) return null;
+    const holes = (this.#holes.waitingBlocks + unknownHoles) * BLOCK_SIZE;
+    return Math.max(Math.round(absent - holes), 0);
+  }
+
   start(): void {
     this.#running = true;
     this.proceed();

@@ -6,7 +6,7 @@
  * wait for the lock, and because everything else that the disk has to do waits for the thread pool.
  */
 import { Errno } from '../../nbd/constants.ts';
-import { BLOCK_SIZE, BlockRanges, bytesIn } from '../../store/block-ranges.ts';
+import { BLOCK_SIZE, BlockRanges, blocksIn, bytesIn } from '../../store/block-ranges.ts';
 import { Countdown } from '../../store/countdown.ts';
 import type { Image } from '../../store/image/image.ts';
 import type { PresentMap } from '../../store/maps/present-map.ts';
@@ -34,6 +34,8 @@ export class HoleSkipper {
   readonly #parts: HoleSkipperOptions;
   readonly #holes = new BlockRanges();
   #underWay = 0;
+  /** Blocks of the pieces that are under way. */
+  #skipping = 0;
 
   constructor(parts: HoleSkipperOptions) {
     this.#parts = parts;
@@ -46,6 +48,11 @@ export class HoleSkipper {
   /** Stretches that have not been begun. */
   get waiting(): number {
     return this.#holes.length;
+  }
+
+  /** Blocks of what has not been dealt with. */
+  get waitingBlocks(): number {
+    return blocksIn(this.#holes) + this.#skipping;
   }
 
   add(first: number, end: number): void {
@@ -69,12 +76,14 @@ export class HoleSkipper {
   #skip(first: number, end: number): void {
     const { locks, map, image, space, bad, done } = this.#parts;
     this.#underWay += 1;
+    this.#skipping += end - first;
     locks.acquire(first, end - first, (release) => {
       const runs = map.absentRuns(first, end);
       const all = new Countdown(runs.length, {
         complete: (errno) => {
           release();
           this.#underWay -= 1;
+          this.#skipping -= end - first;
           this.#proceed();
           const told = errno === 0 || errno === Errno.ENOSPC || errno === Errno.EIO;
           done(

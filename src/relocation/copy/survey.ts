@@ -13,6 +13,7 @@ import {
   BlockRanges,
   blockAt,
   blockBehind,
+  blocksIn,
   byteEnd,
   bytesIn,
 } from '../../store/block-ranges.ts';
@@ -45,6 +46,10 @@ export class Survey {
   /** Not asked for yet, in order. */
   readonly #unknown = new BlockRanges();
   #underWay = 0;
+  /** Blocks that are asked for now, and what was found so far in the first round. */
+  #asking = 0;
+  #found = { holes: 0, data: 0 };
+  #rounds = 0;
   /** Data that waits for the copy. */
   readonly #data = new BlockRanges();
 
@@ -60,7 +65,21 @@ export class Survey {
 
   /** Begins anew; to be called when it is over. */
   again(): void {
+    this.#rounds += 1;
     this.#unknown.add(0, this.#parts.map.blocks);
+  }
+
+  /**
+   * How many blocks, of those that are absent, are holes of which it is not known yet: as large a part of
+   * what has not been asked for as of the rest. null: nothing is known yet.
+   */
+  unknownHoles(absent: number): number | null {
+    // What is absent after a round is what failed.
+    if (this.#rounds > 1) return 0;
+    const { holes, data } = this.#found;
+    const unknown = Math.min(blocksIn(this.#unknown) + this.#asking, absent);
+    if (unknown === 0) return 0;
+    return holes + data === 0 ? null : (unknown * holes) / (holes + data);
   }
 
   /** The first data that is known and has not been taken. */
@@ -94,9 +113,11 @@ export class Survey {
   #ask(first: number, end: number): void {
     const { link, map, failed, proceeded } = this.#parts;
     this.#underWay += 1;
+    this.#asking += end - first;
     link.extents(first * BLOCK_SIZE, bytesIn(first, end, map.sizeBytes), {
       complete: (errno, extents) => {
         this.#underWay -= 1;
+        this.#asking -= end - first;
         if (errno === 0) {
           const known = this.#take(first, end, extents);
           if (known < end) this.#unknown.add(known, end);
@@ -130,6 +151,7 @@ export class Survey {
       if ((flags & AllocationFlag.ZERO) !== 0 && holeFirst < holeEnd) {
         this.#addData(dataFrom, holeFirst);
         hole(holeFirst, holeEnd);
+        this.#found.holes += holeEnd - holeFirst;
         dataFrom = holeEnd;
         stretches += 1;
       }
@@ -144,6 +166,8 @@ export class Survey {
   }
 
   #addData(first: number, end: number): void {
-    if (first < end) this.#data.add(first, end);
+    if (first >= end) return;
+    this.#found.data += end - first;
+    this.#data.add(first, end);
   }
 }

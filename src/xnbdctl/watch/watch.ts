@@ -11,7 +11,7 @@ import type { ControlClient } from '../../control/client.ts';
 import type { ExportStatus } from '../../control/status.ts';
 import { formatShare } from '../../log/numbers.ts';
 import { ANSWER_LIMIT_MS, connectIfRunning, connectRunning } from '../known-exports.ts';
-import { isArriving, type Progress, ProgressMeter, progressLine, progressText } from './progress.ts';
+import { isArriving, progressLine, progressText } from './progress.ts';
 
 export interface Watched {
   /** Control sockets to watch, looked up again every second. */
@@ -24,7 +24,7 @@ const LOOK_MS = 1000;
 
 interface Entry {
   client: ControlClient;
-  latest: Progress | null;
+  latest: ExportStatus | null;
   ended: boolean;
 }
 
@@ -40,20 +40,14 @@ export async function watch(watched: Watched, out: NodeJS.WriteStream, signal?: 
       await Promise.all(fresh.map((path) => open(path, entries, view, watched.untilComplete)));
       const shown = [...entries.values()].flatMap(({ latest }) => latest ?? []);
       view.tick(shown);
-      if (
-        watched.untilComplete &&
-        shown.length === entries.size &&
-        !shown.some(({ status }) => isArriving(status))
-      )
-        return;
+      if (watched.untilComplete && shown.length === entries.size && !shown.some(isArriving)) return;
       await sleep(LOOK_MS, undefined, signal === undefined ? {} : { signal }).catch(() => undefined);
       for (const [path, { latest, ended }] of entries) {
         if (!ended) continue;
         entries.delete(path);
-        const last = latest?.status;
-        if (last !== undefined) view.gone(last);
+        if (latest !== null) view.gone(latest);
         if (watched.untilComplete)
-          throw new Error(`${last?.name ?? path} ended before it was complete: see its log`);
+          throw new Error(`${latest?.name ?? path} ended before it was complete: see its log`);
       }
     }
   } finally {
@@ -63,12 +57,10 @@ export async function watch(watched: Watched, out: NodeJS.WriteStream, signal?: 
 }
 
 async function open(path: string, entries: Map<string, Entry>, view: View, required: boolean): Promise<void> {
-  const meter = new ProgressMeter();
   const take = (status: ExportStatus): void => {
-    const progress = meter.add(status);
     const entry = entries.get(path);
-    if (entry !== undefined) entry.latest = progress;
-    view.show(progress);
+    if (entry !== undefined) entry.latest = status;
+    view.show(status);
   };
   const client = await (required ? connectRunning : connectIfRunning)(path, take);
   if (client === undefined) return;
@@ -82,9 +74,9 @@ async function open(path: string, entries: Map<string, Entry>, view: View, requi
 }
 
 interface View {
-  show(progress: Progress): void;
+  show(status: ExportStatus): void;
   /** Once a second. */
-  tick(shown: readonly Progress[]): void;
+  tick(shown: readonly ExportStatus[]): void;
   gone(status: ExportStatus): void;
   close(): void;
 }
@@ -94,10 +86,10 @@ function lineView(out: NodeJS.WriteStream): View {
   return {
     show: () => undefined,
     tick(shown) {
-      for (const progress of shown) {
-        const line = progressLine(progress);
-        if (said.get(progress.status.name) === line) continue;
-        said.set(progress.status.name, line);
+      for (const status of shown) {
+        const line = progressLine(status);
+        if (said.get(status.name) === line) continue;
+        said.set(status.name, line);
         out.write(`${line}\n`);
       }
     },
@@ -123,13 +115,13 @@ function barView(out: NodeJS.WriteStream): View {
     gracefulExit: false,
   });
   return {
-    show(progress) {
-      const { name, state, presentBytes, sizeBytes } = progress.status;
+    show(status) {
+      const { name, state, presentBytes, sizeBytes } = status;
       const payload = {
         name: name.padEnd(16),
         state: state.padEnd(10),
         share: formatShare(presentBytes, sizeBytes).padStart(6),
-        text: progressText(progress),
+        text: progressText(status),
       };
       const bar = bars.get(name);
       if (bar === undefined) bars.set(name, multi.create(Math.max(1, sizeBytes), presentBytes, payload));

@@ -380,6 +380,15 @@ describe('DBusService', () => {
     assert.ok(order.indexOf('PropertiesChanged') < order.indexOf('RelocationCompleted'), order.join(' '));
   });
 
+  it('signals an alarm of a disk that comes', async () => {
+    const alarm = 'nothing has come for 30 s, and no reason is known';
+    service.setExport({ ...status, alarm });
+    service.relocationAlarm(status, alarm);
+    await waitFor('the signal', () => seen('RelocationAlarm').length === 1);
+    assert.deepEqual(seen('RelocationAlarm')[0]?.body, [exportPath, 'vm1-vda', alarm]);
+    assert.equal((await properties(exportPath, 'org.xnbd1.Export'))['Alarm'], alarm);
+  });
+
   it('carries out Takeover, and gives the reason where a method fails', async () => {
     service.setExport(status);
     assert.deepEqual(await call(exportPath, 'org.xnbd1.Export.Takeover'), []);
