@@ -134,6 +134,26 @@ describe('a relocation whose processes are replaced', function () {
     guest.disconnect();
   });
 
+  it('a write that waits for an origin that is away is not lost: the old process goes on with it', async () => {
+    const proxy = await startProxy('--takeover', 'now');
+    const guest = await connectClient(proxy.uri);
+    await wan.cut();
+    await proxy.until(({ originReachable }) => !originReachable);
+    const offset = SIZE - 16 * BLOCK + 512;
+    const writing = write(guest, offset, bytesOf(9, 512));
+    const reading = guest.read(SIZE - 8 * BLOCK, BLOCK);
+    await proxy.until(({ requestsWaiting }) => requestsWaiting === 2);
+    const { pid } = await proxy.status();
+    await assert.rejects(proxy.restart(), /disk has requests that do not end: ask again/);
+    assert.equal((await proxy.status()).pid, pid);
+    await wan.resume();
+    await writing;
+    assertSameBytes(await reading, content.subarray(SIZE - 8 * BLOCK, SIZE - 7 * BLOCK));
+    await proxy.restart();
+    assertSameBytes(await guest.read(offset, 512), bytesOf(9, 512));
+    guest.disconnect();
+  });
+
   it('the origin: lent, fenced and while it is read, its proxy keeps its link and its lease', async () => {
     const proxy = await startProxy('--set', 'copy-rate=1M');
     const source = await connectClient(origin.uri);

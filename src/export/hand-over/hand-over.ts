@@ -105,6 +105,7 @@ export class HandOver {
         this.#goOn();
         throw error;
       });
+      log.info('leaves its connections to the service manager');
       await this.#leave(storeDescriptors);
     });
   }
@@ -132,7 +133,9 @@ export class HandOver {
     const deadline = performance.now() + DRAIN_LIMIT_MS;
     while (!this.#isIdle()) {
       if (performance.now() > deadline)
-        throw new Error(`${exported.name} has requests that do not end: ask again when its storage answers`);
+        throw new Error(
+          `${exported.name} has requests that do not end: ask again when its storage, or its origin, answers`,
+        );
       await sleep(LOOK_MS);
     }
     await exported.lender.transitions.settled();

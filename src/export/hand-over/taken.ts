@@ -62,7 +62,7 @@ function received(channel: number, release: string): number[] {
   // To its end: the earlier process has let go of everything then.
   for (let part = receiveDescriptors(channel); part !== undefined; part = receiveDescriptors(channel)) {
     descriptors.push(...part.descriptors);
-    whole ||= part.byte === LAST;
+    whole ||= part.data[0] === LAST;
   }
   closeSync(channel);
   if (!whole) throw new Error('nothing has been handed over: the process before goes on');

@@ -105,11 +105,15 @@ function awaitRoom(socket: number): void {
 }
 
 /**
- * Waits for the next byte on a socket. @returns the byte, and the descriptors that came with it, which are
- * not inherited by children; undefined at the end. @throws Error that names the errno
+ * Waits for what comes next on a socket. @param bytes at most: 1 keeps apart what has been sent apart, also
+ * on a stream. @returns the data, and the descriptors that came with it, which are not inherited by children;
+ * undefined at the end. @throws Error that names the errno
  */
-export function receiveDescriptors(socket: number): { byte: number; descriptors: number[] } | undefined {
-  const data = Buffer.alloc(1);
+export function receiveDescriptors(
+  socket: number,
+  bytes = 1,
+): { data: Buffer; descriptors: number[] } | undefined {
+  const data = Buffer.alloc(bytes);
   const control = Buffer.alloc(controlSpace(MOST_DESCRIPTORS));
   const { header } = messageOf(data, control);
   let count: number;
@@ -122,7 +126,7 @@ export function receiveDescriptors(socket: number): { byte: number; descriptors:
     const end = Number(control.readBigUInt64LE(0));
     for (let at = HEADER_BYTES; at + 4 <= end; at += 4) descriptors.push(control.readInt32LE(at));
   }
-  return { byte: data[0]!, descriptors };
+  return { data: data.subarray(0, count), descriptors };
 }
 
 /** A datagram socket that is connected to a path. @throws Error that names path and errno */
