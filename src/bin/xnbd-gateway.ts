@@ -1,4 +1,8 @@
-/** `xnbd-gateway [--config FILE]`: the one port of a host that faces the network. */
+/**
+ * `xnbd-gateway [--config FILE]`: the one port of a host that faces the network. With `--hand-certificates`
+ * it copies what only root may read into the directory that systemd made for it, and ends: its unit begins
+ * with that.
+ */
 import { parseArgs } from 'node:util';
 import packageJson from '../../package.json' with { type: 'json' };
 import { formatAddress } from '../config/address.ts';
@@ -8,6 +12,7 @@ import { startGateway } from '../gateway/gateway.ts';
 import { listenPlain } from '../gateway/transport.ts';
 import { log } from '../log/log.ts';
 import { startResidentLog } from '../log/resident.ts';
+import { handCertificates } from '../pki/hand-certificates.ts';
 import { nameProcess } from '../system/process-name.ts';
 import { exitNow } from '../system/syscalls.ts';
 
@@ -15,28 +20,38 @@ import { exitNow } from '../system/syscalls.ts';
 const GRACE_MS = 5000;
 
 function usage(reason: string): never {
-  process.stderr.write(`xnbd-gateway: ${reason}\nusage: xnbd-gateway [--config FILE]\n`);
+  process.stderr.write(
+    `xnbd-gateway: ${reason}\nusage: xnbd-gateway [--config FILE] [--hand-certificates]\n`,
+  );
   process.exit(2);
 }
 
-function readArguments(): string | undefined {
+function readArguments(): { config?: string; 'hand-certificates'?: boolean } {
   try {
-    const { config, version } = parseArgs({
-      options: { config: { type: 'string' }, version: { type: 'boolean' } },
-    }).values;
-    if (version === true) {
+    const { values } = parseArgs({
+      options: {
+        config: { type: 'string' },
+        'hand-certificates': { type: 'boolean' },
+        version: { type: 'boolean' },
+      },
+    });
+    if (values.version === true) {
       process.stdout.write(`${packageJson.version}\n`);
       process.exit(0);
     }
-    return config;
+    return values;
   } catch (error) {
     return usage((error as Error).message);
   }
 }
 
 nameProcess('xnbd-gateway');
-const configPath = readArguments();
+const { config: configPath, 'hand-certificates': handsOver = false } = readArguments();
 try {
+  if (handsOver) {
+    await handCertificates((await loadConfig(configPath)).tls);
+    process.exit(0);
+  }
   const { level } = (await loadConfig(configPath)).log;
   const endLog = startResidentLog({ identifier: 'xnbd-gateway', level });
   const { config, tls } = await awaitCertificates(() => loadConfig(configPath));

@@ -5,10 +5,13 @@
 import { chmod } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import type { Config } from '../config/config.ts';
+import { serveAbsentExports } from '../control/absent-exports.ts';
 import { LibvirtClient } from '../libvirt/client.ts';
 import { isActive } from '../libvirt/has-ended.ts';
 import type { LogFields } from '../log/entry.ts';
+import { handCertificates } from '../pki/hand-certificates.ts';
 import { makeDirectory } from '../store/directory.ts';
+import { whyAbsent } from '../store/records/absent.ts';
 import { sweepDeparted } from '../store/records/departed.ts';
 import { Publisher } from './dbus/publisher.ts';
 import { UnixSockets } from './devices/devices.ts';
@@ -117,6 +120,9 @@ export async function startDaemon({ config, launcher, version }: DaemonOptions):
     limitMs: hookLimitMs,
     handle: (call, signal) => answerHook(host, call, signal),
   });
+  const absent = await serveAbsentExports(paths.run, (name, asking) =>
+    whyAbsent(paths.exports, name, asking),
+  );
   libvirt.start();
 
   const giveUpOverdue = overdueArrivals(host);
@@ -128,6 +134,7 @@ export async function startDaemon({ config, launcher, version }: DaemonOptions):
     inTheBackground('unused exports could not be ended', unused.endThoseDue());
     if (ticks % sweepEveryTicks !== 0) return;
     inTheBackground('old announcements could not be swept', sweepAnnouncements(config));
+    inTheBackground('the gateway has no copy of the certificate', handCertificates(config.tls));
     inTheBackground('old moves could not be swept', moves.sweep());
     inTheBackground('departed disks could not be swept', sweepDeparted(paths.exports));
   }, tickMs);
@@ -138,6 +145,7 @@ export async function startDaemon({ config, launcher, version }: DaemonOptions):
       clearInterval(timer);
       limits.close();
       hooks.close();
+      absent.close();
       guests.close();
       resumer.close();
       departing.close();

@@ -23,7 +23,11 @@ export async function awaitCertificates(
   for (;;) {
     try {
       const config = await load();
-      return { config, tls: config.gateway.tls === 'off' ? null : await serverParty(config.tls) };
+      return {
+        config,
+        tls:
+          config.gateway.tls === 'off' ? null : await serverParty(config.tls, process.env.RUNTIME_DIRECTORY),
+      };
     } catch (error) {
       const { message } = error as Error;
       if (message !== told)

@@ -5,20 +5,17 @@
 import { existsSync } from 'node:fs';
 import { connect, type Socket } from 'node:net';
 import { join } from 'node:path';
-import { Recurring } from '../log/recurring.ts';
+import { askWhyAbsent } from '../control/absent-exports.ts';
 import type { AttachRequest } from '../nbd/handshake/attach.ts';
 import { decodeGreeting, GREETING_LENGTH } from '../nbd/handshake/option-framing.ts';
 import { printable } from '../nbd/printable.ts';
-import { whatDeparted } from '../store/records/departed.ts';
+import { whyAbsent } from '../store/records/absent.ts';
 import { namesWith } from '../store/records/export-names.ts';
-import { isExportName, olderName, readRecord } from '../store/records/record.ts';
-import { isVoid } from '../store/records/void-leases.ts';
+import { isExportName, olderName } from '../store/records/record.ts';
 import { readExactly, StreamEnded } from './read-exactly.ts';
 
 const SUFFIX = '.sock';
 const GREETING_LIMIT_MS = 2000;
-
-const unreadable = new Recurring('warning');
 
 /** There is no such export here. */
 export class UnknownExport extends Error {}
@@ -63,7 +60,7 @@ export async function dialExport(
   if (!isExportName(name)) throw new UnknownExport(`no export is called '${printable(name)}'`);
   const socket = await connected(join(run, name + SUFFIX), name).catch(async (error: unknown) => {
     if (records === null || !(error instanceof UnknownExport)) throw error;
-    throw await notRunning(records, name, asked, error);
+    throw await notRunning({ run, records }, name, asked);
   });
   const timer = setTimeout(() => socket.destroy(), GREETING_LIMIT_MS);
   try {
@@ -94,46 +91,20 @@ async function answers(run: string, name: string): Promise<boolean> {
   }
 }
 
-/** Why an export does not run, as far as its record tells. */
+/** The daemon knows; where none answers, and the records may be read here, they tell the same. */
 async function notRunning(
-  records: string,
+  { run, records }: LocalExports,
   name: string,
   asked: AttachRequest | undefined,
-  unknown: UnknownExport,
 ): Promise<Error> {
-  try {
-    const record = await readRecord(join(records, name));
-    if (record === undefined) return (await deleted(records, name, asked)) ?? unknown;
-    // The holder of a void lease may still be writing to its copy: tell it now, although the export does not
-    // run.
-    if (asked !== undefined && isVoid(record, asked.lease))
-      return new VoidLease(
-        `export '${name}' was reclaimed by an administrator, and what was written elsewhere is void`,
-      );
-    if (record.state === 'retired' && record.origin === null)
-      return new RetiredExport(`export '${name}' is retired: its disk has moved to another host`);
-    return new SleepingExport(`export '${name}' does not run now; it is ${record.state}`);
-  } catch (error) {
-    unreadable.met(`the record of export ${name} cannot be read: ${(error as Error).message}`);
-    return new SleepingExport(`export '${name}' does not run now`);
-  }
-}
-
-/** Why an export is not known here any more. */
-async function deleted(
-  records: string,
-  name: string,
-  asked: AttachRequest | undefined,
-): Promise<Error | undefined> {
-  if (asked === undefined || asked.uuid === null) return undefined;
-  switch (await whatDeparted(records, { ...asked, uuid: asked.uuid })) {
-    case 'void':
-      return new VoidLease(`export '${name}' was void, and is deleted`);
-    case 'moved away':
-      return new RetiredExport(`export '${name}' is deleted: its disk has moved to another host`);
-    default:
-      return undefined;
-  }
+  const { kind, text } = await askWhyAbsent(run, name, asked).catch(() => whyAbsent(records!, name, asked));
+  const faults = {
+    unknown: UnknownExport,
+    sleeping: SleepingExport,
+    retired: RetiredExport,
+    void: VoidLease,
+  } as const;
+  return new faults[kind](text);
 }
 
 function connected(path: string, name: string): Promise<Socket> {

@@ -1,5 +1,12 @@
 /** This host as a party to TLS, as its configuration has it. */
-import { findCertificates, type NamedFiles, type Role } from './certificate-files.ts';
+import { access, constants } from 'node:fs/promises';
+import {
+  type CertificateFiles,
+  certificatesIn,
+  findCertificates,
+  type NamedFiles,
+  type Role,
+} from './certificate-files.ts';
 import { Credentials } from './credentials.ts';
 import type { TlsParty } from './tls.ts';
 
@@ -12,12 +19,28 @@ export async function hostParty(role: Role, tls: HostTls): Promise<TlsParty> {
   return { credentials: new Credentials(await findCertificates(role, tls)), allow: tls.allow };
 }
 
+/** Those that may be read: the originals, else copies of them (hand-certificates.ts). */
+async function serverFiles(tls: HostTls, handed: string | undefined): Promise<CertificateFiles> {
+  const files = await findCertificates('server', tls);
+  if (handed === undefined || (await isReadable(files.key))) return files;
+  const copies = await certificatesIn(handed, 'server');
+  return (await isReadable(copies.key)) ? copies : files;
+}
+
+function isReadable(path: string): Promise<boolean> {
+  return access(path, constants.R_OK).then(
+    () => true,
+    () => false,
+  );
+}
+
 /**
  * The host as a server that others will come to.
+ * @param handed directory of copies, for one that may not read the originals
  * @throws Error, one line, when its certificate is not in order or no peer is allowed.
  */
-export async function serverParty(tls: HostTls): Promise<TlsParty> {
-  const party = await hostParty('server', tls);
+export async function serverParty(tls: HostTls, handed?: string): Promise<TlsParty> {
+  const party = { credentials: new Credentials(await serverFiles(tls, handed)), allow: tls.allow };
   await party.credentials.current();
   if (tls.allow.length > 0) return party;
   throw new Error(

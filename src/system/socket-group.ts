@@ -3,19 +3,19 @@
  * Distributions call it `libvirt-qemu` (Debian) or `qemu` (Fedora); libvirt itself hands unix sockets of
  * network disks to nobody.
  */
-import { chownSync, readFileSync } from 'node:fs';
+import { readFileSync } from 'node:fs';
 
 const distributions = ['libvirt-qemu', 'qemu'];
 
 /**
- * Gives the socket to that group, where there is one and we may. @param group another one, by name. @throws
- * Error naming a group that is not.
+ * Its id; undefined where there is none. @param group another one, by name. @throws Error naming a group that
+ * is not.
  */
-export function giveToQemu(path: string, group?: string): void {
-  if (process.getuid?.() !== 0) return;
+export function qemuGroup(group?: string): number | undefined {
   const id = groupId(group === undefined ? distributions : [group]);
-  if (id !== undefined) chownSync(path, 0, id);
-  else if (group !== undefined) throw new Error(`there is no group '${group}' on this host: see /etc/group`);
+  if (id === undefined && group !== undefined)
+    throw new Error(`there is no group '${group}' on this host: see /etc/group`);
+  return id;
 }
 
 /** Of the first of these groups that this host has. */

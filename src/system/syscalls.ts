@@ -72,6 +72,13 @@ const setsockoptFn = libc.func(
   'int setsockopt(int fd, int level, int name, void *value, uint32_t length)',
 ) as (fd: number, level: number, name: number, value: Buffer, length: number) => number;
 
+const getsockoptFn = libc.func(
+  'int getsockopt(int fd, int level, int name, void *value, uint32_t *length)',
+) as (fd: number, level: number, name: number, value: Buffer, length: Buffer) => number;
+const setxattrFn = libc.func(
+  'int setxattr(const char *path, const char *name, void *value, size_t size, int flags)',
+) as (path: string, name: string, value: Buffer, size: number, flags: number) => number;
+
 const exitFn = libc.func('void _exit(int status)') as (status: number) => void;
 
 const RWF_NOWAIT = 8;
@@ -82,6 +89,10 @@ const MSG_DONTWAIT = 0x40;
 const MSG_NOSIGNAL = 0x4000;
 const SOL_SOCKET = 1;
 const SO_SNDBUF = 7;
+const SO_PEERCRED = 17;
+/** struct ucred: pid, uid, gid. */
+const UCRED_BYTES = 12;
+const UCRED_UID = 4;
 const SO_SNDBUFFORCE = 32;
 const LOCK_EX_NB = 2 | 4;
 const AT_FDCWD = -100;
@@ -194,6 +205,22 @@ export function setSendBuffer(fd: number, bytes: number): void {
   value.writeInt32LE(bytes);
   if (setsockoptFn(fd, SOL_SOCKET, SO_SNDBUFFORCE, value, 4) !== 0)
     setsockoptFn(fd, SOL_SOCKET, SO_SNDBUF, value, 4);
+}
+
+/** SO_PEERCRED, unix(7): the user who has connected; undefined where the socket is none of that family. */
+export function peerUser(fd: number): number | undefined {
+  const value = Buffer.alloc(UCRED_BYTES);
+  const length = Buffer.alloc(4);
+  length.writeUInt32LE(UCRED_BYTES);
+  if (getsockoptFn(fd, SOL_SOCKET, SO_PEERCRED, value, length) !== 0) return undefined;
+  const user = value.readUInt32LE(UCRED_UID);
+  // A TCP socket has -1.
+  return user === 0xffffffff ? undefined : user;
+}
+
+/** setxattr(2). @returns the errno */
+export function setAttribute(path: string, name: string, value: Buffer): number {
+  return setxattrFn(path, name, value, value.length, 0) === 0 ? 0 : koffi.errno();
 }
 
 /**

@@ -89,6 +89,10 @@ export class ChildLauncher implements Launcher {
     }
   }
 
+  found(): Promise<void> {
+    return Promise.resolve();
+  }
+
   async kill(name: string, pid: number): Promise<void> {
     await killExport(pid, name);
   }

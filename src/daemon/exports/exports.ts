@@ -19,6 +19,7 @@ import type { ExportStatus } from '../../control/status.ts';
 import { log } from '../../log/log.ts';
 import { exportNames } from '../../store/records/export-names.ts';
 import { checkExportName, type ExportRecord, readRecord } from '../../store/records/record.ts';
+import { inTheBackground } from '../in-the-background.ts';
 import type { ArrivingOrigin } from './arguments.ts';
 import { type ExportLink, openExportLink } from './export-link.ts';
 import { exportRuns } from './export-process.ts';
@@ -187,6 +188,11 @@ export class Exports extends EventEmitter<ExportsEvents> {
       return true;
     }
     this.#entries.set(name, entry);
+    if (entry.status !== undefined)
+      inTheBackground(
+        `the gateway may not reach export ${name}`,
+        this.#launcher.found(name, entry.status.pid),
+      );
     log.info(`export ${name} is up: ${entry.status?.state}, pid ${entry.status?.pid}`, {
       id: 'export-up',
       export: name,

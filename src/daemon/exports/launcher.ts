@@ -20,6 +20,9 @@ export interface Launcher {
    */
   start(name: string, arrival?: ArrivingOrigin, signal?: AbortSignal): Promise<ExportStatus>;
 
+  /** An export that runs was found: one that an earlier release started may lack what today's have. */
+  found(name: string, pid: number): Promise<void>;
+
   /** Ends the process of an export the hard way, and waits until it is gone. */
   kill(name: string, pid: number): Promise<void>;
 

@@ -15,12 +15,15 @@ import { exportPaths, type HostPaths } from '../../config/export-paths.ts';
 import { exportStatus } from '../../control/client.ts';
 import type { ExportStatus } from '../../control/status.ts';
 import { log } from '../../log/log.ts';
+import { readRecord } from '../../store/records/record.ts';
+import { openToGateway } from '../../system/socket-access.ts';
 import type { ServiceUnits } from '../../system/systemd/service-units.ts';
 import { exportUnit } from '../../system/systemd/unit-name.ts';
 import type { ArrivingOrigin } from './arguments.ts';
 import { removeArrivalNote, removeArrivalNotes, writeArrivalNote } from './arrival-note.ts';
 import { exportsWith, killExport } from './export-process.ts';
 import { type Launcher, startLimitMs } from './launcher.ts';
+import { grantImage } from './unit-rights.ts';
 
 const SIGKILL = 9;
 const alive = new Set(['active', 'activating', 'deactivating', 'reloading']);
@@ -46,6 +49,9 @@ export class UnitLauncher implements Launcher {
     const limit = AbortSignal.timeout(startLimitMs);
     try {
       if (arrival !== undefined) await writeArrivalNote(this.#paths.run, name, arrival);
+      const { image, stateDir } = exportPaths(this.#paths, name);
+      const record = arrival === undefined ? await readRecord(stateDir) : undefined;
+      if (await grantImage(this.#paths, name, record?.image ?? image)) await this.#units.reload();
       const result = await this.#units.start(unit, AbortSignal.any([limit, ...(signal ? [signal] : [])]));
       if (result !== 'done') throw new Error(await this.#lastWords(unit, result));
       return await exportStatus(exportPaths(this.#paths, name).ctl, startLimitMs);
@@ -57,6 +63,12 @@ export class UnitLauncher implements Launcher {
     } finally {
       await removeArrivalNote(this.#paths.run, name);
     }
+  }
+
+  /** One that is no unit has a socket that its unit's gateway could not reach. */
+  async found(name: string, pid: number): Promise<void> {
+    const main = await this.#units.property(exportUnit(name), 'Service', 'MainPID');
+    if (main !== pid) openToGateway(exportPaths(this.#paths, name).socket);
   }
 
   async kill(name: string, pid: number): Promise<void> {

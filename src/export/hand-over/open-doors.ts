@@ -18,7 +18,7 @@ export interface DoorOptions {
   /** Paths of the NBD socket and the control socket. */
   socket: string;
   ctl: string;
-  /** Group that may connect to the first; see socket-group.ts. */
+  /** Group that may connect to the first; see socket-access.ts. */
   socketGroup?: string | undefined;
   listen?: Address | undefined;
 }

@@ -2,8 +2,9 @@
 import { createServer, type Server, Socket, type SocketConstructorOpts } from 'node:net';
 import type { Address } from '../../config/address.ts';
 import { Recurring } from '../../log/recurring.ts';
-import { listeningDescriptor } from '../../system/descriptors/descriptor.ts';
-import { giveToQemu } from '../../system/socket-group.ts';
+import type { Peer } from '../../nbd/handshake/peer.ts';
+import { descriptorOf, listeningDescriptor } from '../../system/descriptors/descriptor.ts';
+import { isGateway, openToClients } from '../../system/socket-access.ts';
 import { listenOnUnixSocket, takeListener } from '../../system/unix-socket.ts';
 import type { Export } from '../export.ts';
 import type { SessionMemory } from '../session-memory.ts';
@@ -12,6 +13,9 @@ import { Session } from './session.ts';
 /** No client needs so many; one that opens more is hostile or broken. */
 const MAX_CONNECTIONS = 256;
 const KEEPALIVE_MS = 15_000;
+
+/** Until the gateway tells whom it brings. */
+const unnamedPeer: Peer = { identity: '', who: 'a peer whom the gateway did not name' };
 
 const drops = new Recurring('warning');
 
@@ -26,12 +30,12 @@ export class Listener {
     this.#export = served;
   }
 
-  /** @param group may connect besides root; see socket-group.ts. */
+  /** @param group may connect besides root; see socket-access.ts. */
   async listenUnix(path: string, group?: string): Promise<void> {
     const server = this.#server();
     this.#unix = server;
     await listenOnUnixSocket(server, path, 0o660);
-    giveToQemu(path, group);
+    openToClients(path, group);
   }
 
   /** @returns the address that it listens on: port 0 lets the system choose. */
@@ -115,7 +119,9 @@ export class Listener {
       return;
     }
     const session = new Session(this.#export);
-    this.#start(session, takeOver(accepted, session));
+    const socket = takeOver(accepted, session);
+    if (isGateway(descriptorOf(socket).fd)) session.peer = unnamedPeer;
+    this.#start(session, socket);
     if (this.#held) session.hold();
   }
 

@@ -8,6 +8,7 @@ function refuse(): never {
 export const noLauncher: Launcher = {
   startsAtOnce: true,
   start: refuse,
+  found: refuse,
   kill: refuse,
   killStrays: refuse,
   hostGoesDown: () => Promise.resolve(false),

@@ -9,7 +9,7 @@ import { mkdir, mkdtemp, rename, rm, symlink, truncate, writeFile } from 'node:f
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
-import { newRecord, writeRecord } from '../../../src/store/records/record.ts';
+import { type ExportRecord, newRecord, readRecord, writeRecord } from '../../../src/store/records/record.ts';
 import { domainXml, type TestDomain } from '../host/test-domain.ts';
 import { isInstalled } from '../installed.ts';
 import { type RunOptions, type RunResult, run } from '../processes.ts';
@@ -177,6 +177,12 @@ export class Machine {
   ): Promise<void> {
     await this.addImage(image, sizeBytes);
     await writeRecord(this.kept(`/var/lib/xnbd/exports/${name}`), newRecord(name, image, sizeBytes));
+  }
+
+  /** Of a disk at rest, before it boots. */
+  async changeRecord(name: string, changes: Partial<ExportRecord>): Promise<void> {
+    const directory = this.kept(`/var/lib/xnbd/exports/${name}`);
+    await writeRecord(directory, { ...(await readRecord(directory))!, ...changes });
   }
 
   /** A sparse file, before it boots. */
