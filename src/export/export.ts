@@ -118,6 +118,7 @@ export class Export {
   /** A connection has finished its handshake. */
   joined(client: Client): void {
     this.#clients.add(client);
+    if (!client.attached && client.peer === null) this.lender.clientCame();
     this.#share();
     this.#changed();
   }

@@ -168,8 +168,7 @@ export class Lender {
       const reason = this.#options.canLend();
       if (reason !== null) return this.#refusal(`cannot be lent: ${reason}`);
       this.#lease = new Lease(request.lease, identity === '' ? null : identity);
-      this.#watch.reset();
-      this.guard.reset();
+      this.guard.reset(this.#watch.reset());
       this.#become('lent');
     }
     this.#lease.add(link, request.holder ?? '');
@@ -314,18 +313,19 @@ export class Lender {
     else done.complete(Errno.EINVAL);
   }
 
-  /** The source's guest is gone. @returns false when there is no lease holder to be told */
+  /** The source's guest is gone: told now, or when the holder's link is back. @returns false: not now */
   sourceGone(): boolean {
-    if (this.#lease === null) return false;
-    this.#watch.gone();
-    this.guard.open();
-    return true;
+    this.#watch.ended();
+    if (this.sourceLeaves()) this.#watch.gone();
+    return this.#lease !== null;
   }
 
-  /**
-   * libvirt says that the source's guest is being migrated away. @returns false when the disk is not
-   * lent
-   */
+  /** A client without a lease has come. */
+  clientCame(): void {
+    this.#watch.began();
+  }
+
+  /** libvirt migrates the source's guest away. @returns false when the disk is not lent */
   sourceLeaves(): boolean {
     if (this.#lease === null) return false;
     this.guard.open();

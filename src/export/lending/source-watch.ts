@@ -10,6 +10,7 @@ import type { Completion } from '../../store/completion.ts';
 export class SourceWatch {
   readonly #byDisconnect: boolean;
   #gone = false;
+  #ended = false;
   #broken = false;
   #waiting: { link: object; done: Completion }[] = [];
 
@@ -17,10 +18,24 @@ export class SourceWatch {
     this.#byDisconnect = byDisconnect;
   }
 
-  /** A new lease begins: what was before does not count. */
-  reset(): void {
-    this.#gone = false;
+  /**
+   * A new lease begins: what was before does not count, but for the word that the guest has ended. It may be
+   * the same holder, whose link was broken when that was told. @returns whether the guest has ended
+   */
+  reset(): boolean {
+    this.#gone = this.#ended;
     this.#broken = false;
+    return this.#ended;
+  }
+
+  /** The guest that was here has ended, and no other has come. */
+  ended(): void {
+    this.#ended = true;
+  }
+
+  /** Another may have. */
+  began(): void {
+    this.#ended = false;
   }
 
   get memory(): { gone: boolean; broken: boolean } {

@@ -31,9 +31,9 @@ export class TakeoverGuard {
     this.#localClients = localClients;
   }
 
-  /** A new lease begins: what was before does not count. */
-  reset(): void {
-    this.#open = false;
+  /** A new lease begins: what was before does not count. @param gone the guest has ended before it */
+  reset(gone: boolean): void {
+    this.#open = gone;
   }
 
   get isOpen(): boolean {

@@ -72,7 +72,8 @@ export class ByDaemon implements Driver {
   async #goOnSaying(from: Stay): Promise<void> {
     for (;;) {
       await sleep(SAID_EVERY_MS);
-      if (this.#leaving !== from || recordOf(from)?.state !== 'serving') return;
+      const state = recordOf(from)?.state;
+      if (this.#leaving !== from || (state !== 'serving' && state !== 'relocating')) return;
       if ((await statusOf(from))?.state === 'lent') await this.#sayItLeaves(from);
     }
   }

@@ -315,6 +315,24 @@ describe('lender', () => {
       assert.equal(await told, 0);
     });
 
+    it('with `told` reaches a holder whose link was broken when it was said, but not past a new guest', async () => {
+      await start({ sourceGone: 'told' });
+      const first = await guest();
+      const lease = randomUUID();
+      (await holder(lease)).break();
+      await waitFor('not lent any more', () => state() === 'serving');
+      assert.equal(target!.running.export.lender.sourceGone(), false);
+      const back = await holder(lease);
+      assert.equal(await back.command(XNBD_WAIT_GONE), 0);
+      back.break();
+      await waitFor('not lent any more', () => state() === 'serving');
+      await first.disconnect();
+      const probe = await guest();
+      const again = await holder(lease);
+      const told = again.command(XNBD_WAIT_GONE);
+      assert.equal(await Promise.race([told, probe.command(Command.FLUSH).then(() => 'not yet')]), 'not yet');
+    });
+
     it('is ESHUTDOWN when the server stops', async () => {
       await start();
       const remote = await holder(randomUUID());
