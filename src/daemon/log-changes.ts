@@ -35,8 +35,9 @@ function logOrigin(status: ExportStatus, before: ExportStatus | undefined): void
 
 function logAlarm({ name, origin, alarm }: ExportStatus, before: ExportStatus | undefined): void {
   if (alarm === (before?.alarm ?? null)) return;
-  if (alarm !== null) log.warning(`disk ${name}, from ${origin}: ${alarm}`, { export: name });
-  else log.info(`disk ${name}: it comes as it should again`, { export: name });
+  if (alarm !== null)
+    log.warning(`disk ${name}, from ${origin}: ${alarm}`, { id: 'arrival-alarm', export: name });
+  else log.info(`disk ${name}: it comes as it should again`, { id: 'arrival-well', export: name });
 }
 
 function logMove(move: Move): void {

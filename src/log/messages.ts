@@ -172,6 +172,21 @@ export const messages = {
     subject: 'What is on this host of a disk is void',
     help: 'Its origin was reclaimed, or its guest started anew there. If nobody wants what its guest wrote here last: xnbdctl delete @XNBD_EXPORT@ --force',
   },
+  'arrival-alarm': {
+    id: '5f0c1d6fd0b84e0e8d5a3b1f6a1c9e27',
+    subject: 'A disk does not come as it should',
+    help: 'Nothing comes and no reason is known, or the time left has doubled. Look at the line to the origin, at the storage of both hosts, and at what else uses them: xnbdctl status @XNBD_EXPORT@',
+  },
+  'arrival-well': {
+    id: 'b3a7c2e91f4d4c5fa8e06d7b2c915d34',
+    subject: 'A disk comes as it should again',
+    help: 'Nothing is to be done.',
+  },
+  'share-unknown': {
+    id: '8e4b6a0d3c72459fb1d5f09e7a26c8b1',
+    subject: 'A disk is copied beside the rates that are set',
+    help: 'The process of disk @XNBD_EXPORT@ is of a release that knows no limits. xnbdctl upgrade @XNBD_EXPORT@ has the new one take it over.',
+  },
   'origin-unreachable': {
     id: '7212493a1b895ad695ec04024802d523',
     subject: 'The origin of a disk is unreachable',

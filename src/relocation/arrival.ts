@@ -56,8 +56,8 @@ export class Arrival {
     }
     const { alarm } = this.estimate;
     if (alarm === this.#alarm) return;
-    if (alarm === null) log.info('it comes as it should again');
-    else log.warning(`${alarm}; ${this.#line(sample)}`);
+    if (alarm === null) log.info('it comes as it should again', { id: 'arrival-well' });
+    else log.warning(`${alarm}; ${this.#line(sample)}`, { id: 'arrival-alarm' });
     this.#alarm = alarm;
     onAlarm();
   }

@@ -58,7 +58,7 @@ export async function openServedProxy(
   const memory = readMemory(taken?.state.disk);
   const connection = memory === null || memory.link === null ? -1 : taken!.descriptor(memory.link);
   if (connection >= 0) link?.relieve(connection);
-  const caps = new CopyCaps(settings, awaitShare);
+  const caps = new CopyCaps(settings, awaitShare, memory?.share);
   const relocation = await Relocation.open({
     keeper,
     image,
@@ -100,7 +100,7 @@ export async function openServedProxy(
       await removeState(options.stateDir);
       await lock.release();
     },
-    handOver: handOver(relocation, image, lock),
+    handOver: handOver(relocation, image, lock, caps),
     close: async () => {
       await relocation.stop();
       await image.close();
@@ -109,7 +109,7 @@ export async function openServedProxy(
   };
 }
 
-function handOver(relocation: Relocation, image: Image, lock: StateLock): DiskHandOver {
+function handOver(relocation: Relocation, image: Image, lock: StateLock, caps: CopyCaps): DiskHandOver {
   return {
     refuses: () => {
       if (relocation.givingUp) return 'it is being given up';
@@ -120,7 +120,7 @@ function handOver(relocation: Relocation, image: Image, lock: StateLock): DiskHa
       const { memory, connection } = await relocation.leave();
       await image.close();
       await lock.release();
-      return { state: memory, descriptors: connection < 0 ? [] : [connection] };
+      return { state: { ...memory, share: caps.share }, descriptors: connection < 0 ? [] : [connection] };
     },
   };
 }

@@ -185,7 +185,7 @@ export class Dealer {
         led.unled = true;
         log.warning(
           `disk ${name}: its export is of a release that knows no shares: it is copied beside the rates that are set, until it is started again`,
-          { export: name },
+          { id: 'share-unknown', export: name },
         );
         return true;
       }

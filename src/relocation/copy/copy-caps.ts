@@ -16,6 +16,14 @@ export interface Share {
   why: string | null;
 }
 
+/** @returns undefined for what is no share */
+export function readShare(value: unknown): Share | undefined {
+  if (typeof value !== 'object' || value === null) return undefined;
+  const { rate, why } = value as Partial<Share>;
+  const isRate = rate === null || (typeof rate === 'number' && rate >= 0);
+  return isRate && (why === null || typeof why === 'string') ? { rate, why } : undefined;
+}
+
 const NOT_YET: Share = { rate: 0, why: 'it waits for its share of what this host may fetch: xnbdd tells it' };
 
 export class CopyCaps {
@@ -24,10 +32,13 @@ export class CopyCaps {
   readonly #settings: DiskSettings;
   #share: Share;
 
-  /** @param awaitShare nothing is copied before the daemon has told the share */
-  constructor(settings: DiskSettings, awaitShare: boolean) {
+  /**
+   * @param awaitShare nothing is copied before the daemon has told the share
+   * @param told to the process that is replaced
+   */
+  constructor(settings: DiskSettings, awaitShare: boolean, told?: Share) {
     this.#settings = settings;
-    this.#share = awaitShare ? NOT_YET : { rate: null, why: null };
+    this.#share = told ?? (awaitShare ? NOT_YET : { rate: null, why: null });
     for (const name of ['copy-rate', 'paused'] as const) settings.follow(name, () => this.onChange?.());
   }
 

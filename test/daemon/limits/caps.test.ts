@@ -15,7 +15,7 @@ const XNBDCTL = new URL('../../../src/bin/xnbdctl.ts', import.meta.url).pathname
 const [VDA, VDB, VDC] = ['vm1-vda', 'vm1-vdb', 'vm1-vdc'] as const;
 
 describe('limits of a host', function () {
-  this.timeout(120_000);
+  this.timeout(180_000);
   let two: TwoHosts;
   beforeEach(() => configureLog({ level: 'error' }));
   afterEach(async () => {
@@ -169,5 +169,47 @@ describe('limits of a host', function () {
       const told = (await two.b.log()).split(`disk ${name}: its export is of a release that knows no shares`);
       assert.equal(told.length - 1, 1);
     }
+  });
+
+  it('are obeyed by the others when one export does not answer, and by all when it does again', async () => {
+    await relocating('[relocation]\nrate = 24M\n', 24);
+    await sleep(1500);
+    const { pid } = await two.b.status(VDC);
+    const held = (await two.b.status(VDC)).share!;
+    process.kill(pid, 'SIGSTOP');
+    try {
+      await xnbdctl('limit', '12M');
+      // What the third was told last may still be its own.
+      await waitFor('the others have what is left', async () => {
+        const shares = [(await two.b.status(VDA)).share!, (await two.b.status(VDB)).share!];
+        return shares[0]! + shares[1]! + held <= 12e6;
+      });
+    } finally {
+      process.kill(pid, 'SIGCONT');
+    }
+    await waitFor('all are told', async () => {
+      const shares = await Promise.all(two.vm.disks.map(async (name) => (await two.b.status(name)).share!));
+      const sum = shares.reduce((total, share) => total + share, 0);
+      return sum > 11e6 && sum <= 12e6;
+    });
+    await assertHolds(12, 2);
+    await xnbdctl('limit', 'none');
+    await two.become(two.b, 'serving');
+  });
+
+  it('change with the clock, at the window of a schedule that begins', async () => {
+    // The next minute that is not about to begin, and the one after it.
+    const from = new Date(Date.now() + 75_000);
+    const clock = (date: Date): string =>
+      `${String(date.getHours()).padStart(2, '0')}:${String(date.getMinutes()).padStart(2, '0')}`;
+    const to = new Date(from.getTime() + 120_000);
+    await relocating(`[relocation]\nrate = 2M\nrate-schedule = ${clock(from)}-${clock(to)} 16M\n`, 24);
+    await sleep(1000);
+    await assertHolds(2, 4);
+    const begins = new Date(from).setSeconds(0, 0);
+    assert.ok(Date.now() < begins, 'it had begun before all was ready');
+    await sleep(begins - Date.now() + 1000);
+    await assertHolds(16);
+    assert.match(await xnbdctl('limit'), /^this host: 16M \(rate-schedule, \d\d:\d\d-\d\d:\d\d 16M\)$/m);
   });
 });

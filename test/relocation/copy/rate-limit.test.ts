@@ -218,5 +218,9 @@ describe('what is set of a disk', function () {
     const later = await proxy.status();
     const allowed = MBIT * 8 * (later.secondsSinceTakeover + 0.5);
     assert.ok(later.backgroundBytes > some.backgroundBytes && later.backgroundBytes <= allowed);
+    // A process that replaces it has no other share, and does not wait for one.
+    await proxy.restart();
+    const replaced = await proxy.status();
+    assert.deepEqual([replaced.share, replaced.copyPaused], [8e6, null]);
   });
 });
