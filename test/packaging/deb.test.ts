@@ -97,6 +97,7 @@ chmod 755 /tmp/bin/systemctl`);
     const { code, output } = await root.sh('dpkg -r xnbd-libvirt');
     assert.notEqual(code, 0);
     assert.match(output, /not removed, because disks are in use: vm1-vda/);
+    assert.doesNotMatch(output, /new hook/);
     assert.match(await root.ok('dpkg -s xnbd-libvirt'), /^Status: \S+ ok installed$/m);
     // Nor when the configuration cannot be read.
     await root.ok('cp /etc/xnbd/xnbd.conf /tmp/kept; echo nonsense >>/etc/xnbd/xnbd.conf');

@@ -180,7 +180,7 @@ describe('what is packaged', function () {
         { mode: 0o755 },
       );
       process.env['PATH'] = `${bin}:${process.env['PATH']}`;
-      assert.deepEqual(await inBash('re'), ['reclaim', 'resume', 'release']);
+      assert.deepEqual(await inBash('ado'), ['adopt']);
       assert.deepEqual(await inBash('--config', 'x', 'pki', 'ch'), ['check']);
       assert.deepEqual(await inBash('list', '--'), ['--json', '--in-use', '--help']);
       assert.deepEqual(await inBash('set', 'vm1-vda', 'copy'), ['copy-rate']);
