@@ -5,6 +5,7 @@ import { Recurring } from '../log/recurring.ts';
 import { type TlsParty, TlsRefused } from '../pki/tls.ts';
 import { DOOR, Doorkeeper, type DoorOptions } from './doorkeeper.ts';
 import { joinStreams } from './join-streams.ts';
+import { keepLittleUnsent } from './little-unsent.ts';
 import { StreamEnded } from './read-exactly.ts';
 import type { Transport, Visitor } from './transport.ts';
 import { type Named, receive } from './visit.ts';
@@ -70,7 +71,9 @@ export async function startGateway(options: GatewayOptions): Promise<Gateway> {
     if (named === null) return;
     const { stream, who } = visitor;
     log.info(`${who} is at export ${named.name}`, { id: 'peer-arrives', export: named.name, peer: who });
+    const leave = keepLittleUnsent(stream, visitor.connection);
     await joinStreams(stream, named.stream);
+    leave();
     log.info(
       `${who} has left export ${named.name}: ${stream.bytesRead} bytes from it, ${stream.bytesWritten} to it`,
       { id: 'peer-leaves', export: named.name, peer: who },

@@ -7,10 +7,13 @@ import { createServer, type Socket } from 'node:net';
 import { type Address, formatAddress } from '../config/address.ts';
 import { log } from '../log/log.ts';
 import { Recurring } from '../log/recurring.ts';
+import { type BulkConnection, carryBulk } from '../system/tcp.ts';
 
 export interface Visitor {
   /** Another one, around the first, once the visit is secure. */
   stream: Socket;
+  /** What carries the stream. */
+  connection: BulkConnection;
   /** The peer's address, without port: what it is counted by. */
   address: string;
   /** For the log: address and port of the peer, and its certificate once it has shown one. */
@@ -59,6 +62,7 @@ export async function listenPlain(at: Address, visit: (visitor: Visitor) => void
     const address = (stream.remoteAddress ?? '?').replace(/^::ffff:(?=[\d.]+$)/i, '');
     visit({
       stream,
+      connection: carryBulk(stream),
       address,
       identity: '',
       who: formatAddress({ host: address, port: stream.remotePort ?? 0 }),

@@ -223,6 +223,11 @@ export function setAttribute(path: string, name: string, value: Buffer): number 
   return setxattrFn(path, name, value, value.length, 0) === 0 ? 0 : koffi.errno();
 }
 
+/** setsockopt(2). @returns the errno */
+export function setSocketOption(fd: number, level: number, name: number, value: Buffer): number {
+  return setsockoptFn(fd, level, name, value, value.length) === 0 ? 0 : koffi.errno();
+}
+
 /**
  * _exit(2): ends this process now, whatever its threads do. The caller has seen to it that all is durable and
  * said.

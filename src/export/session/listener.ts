@@ -5,6 +5,7 @@ import { Recurring } from '../../log/recurring.ts';
 import type { Peer } from '../../nbd/handshake/peer.ts';
 import { descriptorOf, listeningDescriptor } from '../../system/descriptors/descriptor.ts';
 import { isGateway, openToClients } from '../../system/socket-access.ts';
+import { carryBulk } from '../../system/tcp.ts';
 import { listenOnUnixSocket, takeListener } from '../../system/unix-socket.ts';
 import type { Export } from '../export.ts';
 import type { SessionMemory } from '../session-memory.ts';
@@ -13,6 +14,8 @@ import { Session } from './session.ts';
 /** No client needs so many; one that opens more is hostile or broken. */
 const MAX_CONNECTIONS = 256;
 const KEEPALIVE_MS = 15_000;
+/** What a TCP connection may hold that it has not sent. */
+const UNSENT_BYTES = 256 * 1024;
 
 /** Until the gateway tells whom it brings. */
 const unnamedPeer: Peer = { identity: '', who: 'a peer whom the gateway did not name' };
@@ -128,6 +131,7 @@ export class Listener {
   #start(session: Session, socket: Socket): void {
     socket.setNoDelay(true);
     socket.setKeepAlive(true, KEEPALIVE_MS);
+    if (socket.remoteAddress !== undefined) carryBulk(socket).limitUnsent(UNSENT_BYTES);
     this.#sessions.add(session);
     socket.once('close', () => this.#sessions.delete(session));
     session.start(socket);
