@@ -27,7 +27,7 @@ const { values } = parseArgs({
     disks: { type: 'string', default: '1' },
     seconds: { type: 'string', default: '30' },
     loss: { type: 'string', default: '0' },
-    congestion: { type: 'string', default: 'cubic' },
+    congestion: { type: 'string' },
     foreign: { type: 'boolean', default: false },
     step: { type: 'boolean', default: false },
     others: { type: 'boolean', default: false },

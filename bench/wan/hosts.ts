@@ -48,6 +48,7 @@ export class Hosts {
   readonly #programs: string;
   readonly #certificates: Record<Site, string>;
   readonly #started: Running[] = [];
+  #logs = 0;
 
   /** @param directory for their sockets and copies, empty. @param programs a directory of built programs */
   constructor(wan: PacketWan, directory: string, programs: string, certificates: Record<Site, string>) {
@@ -87,7 +88,7 @@ export class Hosts {
 
   /** Runs another's program at a site; it ends with the hosts. */
   async also(site: Site, argv: readonly string[]): Promise<Running> {
-    const log = join(this.#directory, `${this.#started.length}.log`);
+    const log = join(this.#directory, `${this.#logs++}.log`);
     const running = await start(this.#wan.at(site, argv), { log });
     this.#started.push(running);
     return running;

@@ -22,8 +22,8 @@ export interface Case {
   step: boolean;
   /** What the line needs for the payload. */
   seconds: number;
-  /** What TCP does where a program chooses nothing. */
-  congestion: string;
+  /** What TCP does where a program chooses nothing; undefined: what the kernel does. */
+  congestion: string | undefined;
 }
 
 export interface Outcome {

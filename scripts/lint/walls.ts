@@ -38,7 +38,7 @@ export const floors: Readonly<Record<string, readonly (readonly string[])[]>> = 
     ['arrival.ts'],
     ['self-check'],
     ['copy', 'proxy', 'lease'],
-    ['fetch'],
+    ['fetch', 'path'],
     ['origin'],
   ],
   'src/export': [

@@ -1,6 +1,6 @@
 /** xnbd-export: one disk, served over NBD. Arguments in, objects wired, nothing else. */
 import { hostname } from 'node:os';
-import { resolve } from 'node:path';
+import { dirname, resolve } from 'node:path';
 import { Command, InvalidArgumentError, Option } from 'commander';
 import packageJson from '../../package.json' with { type: 'json' };
 import { type Address, parseAddress } from '../config/address.ts';
@@ -150,6 +150,7 @@ withCommonOptions(program.command('proxy'))
         }),
         holder: args.holder ?? hostname().replaceAll(/[^A-Za-z0-9_.-]/g, ''),
         stateDir: stateDirectory(args),
+        run: dirname(options.socket),
         tls: await tlsParty(args),
       },
       taken,

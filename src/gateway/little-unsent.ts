@@ -16,7 +16,10 @@ const MOST_BYTES = 4 * 1024 * 1024;
 const FORGOTTEN = 1 / 16;
 
 /** @returns ends it */
-export function keepLittleUnsent(stream: Socket, connection: BulkConnection): () => void {
+export function keepLittleUnsent(
+  stream: Pick<Socket, 'bytesWritten'>,
+  connection: BulkConnection,
+): () => void {
   let limit = LEAST_BYTES;
   let sent = stream.bytesWritten;
   let at = performance.now();

@@ -9,7 +9,6 @@ import type { RecordKeeper } from '../store/records/record-keeper.ts';
 import { Arrival } from './arrival.ts';
 import type { ArrivalSample } from './copy/arrival-estimate.ts';
 import { BackgroundCopy } from './copy/background-copy.ts';
-import { BackgroundWindow } from './copy/background-window.ts';
 import type { CopyCaps } from './copy/copy-caps.ts';
 import { RateLimit } from './copy/rate-limit.ts';
 import { BadBlocks } from './fetch/bad-blocks.ts';
@@ -19,6 +18,7 @@ import { ImageSpace } from './fetch/image-space.ts';
 import { UnreadableBlocks } from './fetch/unreadable-blocks.ts';
 import { OriginAllocation } from './origin/allocation.ts';
 import type { OriginLink } from './origin/link.ts';
+import { CopyPath } from './path/copy-path.ts';
 import type { RelocatingParts } from './proxy/proxy-disk.ts';
 
 /** How much may be fetched again after a loss of power. */
@@ -56,6 +56,8 @@ export interface DiskCopyOptions {
   keeper: Pick<RecordKeeper, 'record'>;
   /** The counters of earlier processes. */
   before: Counters;
+  /** A directory of the host's disks, by which they share the path; null: this one is alone. */
+  run: string | null;
   /** Every block is present. May be told again and again. */
   onComplete: () => void;
   /** Something of the status has changed. */
@@ -64,6 +66,7 @@ export interface DiskCopyOptions {
 
 export class DiskCopy {
   readonly map: PresentMap;
+  readonly #link: OriginLink;
   readonly #fetcher: Fetcher;
   /** For the disk. */
   readonly parts: RelocatingParts;
@@ -73,8 +76,8 @@ export class DiskCopy {
   readonly #background: BackgroundCopy;
   readonly #caps: CopyCaps;
   readonly #limit: RateLimit;
-  readonly #link: OriginLink;
   readonly #arrival: Arrival;
+  readonly #path: CopyPath;
   readonly #checkpointTimer: NodeJS.Timeout;
   readonly #onComplete: () => void;
   #checkpointError: string | null = null;
@@ -102,7 +105,13 @@ export class DiskCopy {
     });
     const parts = { image, map, locks, space: this.#space, bad: this.#bad };
     this.#fetcher = new Fetcher({ ...parts, source: link });
-    const window = new BackgroundWindow();
+    this.#path = new CopyPath({
+      link,
+      run: options.run,
+      origin: originHost(keeper.record.origin?.uri ?? ''),
+      weight: () => caps.weight,
+    });
+    const { window } = this.#path;
     const pace = new RateLimit(window, () => this.#fetcher.onDemandBytes);
     pace.limit(caps.rate);
     this.#background = new BackgroundCopy({
@@ -139,7 +148,10 @@ export class DiskCopy {
   }
 
   start(): void {
-    if (this.map.failed === null) this.#background.start();
+    if (this.map.failed === null) {
+      this.#background.start();
+      this.#path.start();
+    }
     this.#arrival.start();
     this.#tellIfComplete();
   }
@@ -150,12 +162,15 @@ export class DiskCopy {
   }
 
   #tellIfComplete(): void {
-    if (this.isComplete) this.#onComplete();
+    if (!this.isComplete) return;
+    this.#path.leave();
+    this.#onComplete();
   }
 
   /** Stops the copy; what is under way still ends. */
   pause(): void {
     this.#background.stop();
+    this.#path.leave();
   }
 
   /** The end: no checkpoint any more, either. */

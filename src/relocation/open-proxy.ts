@@ -37,6 +37,8 @@ export interface ProxyOptions {
   expected?: ExpectedOrigin;
   /** HOST:PORT by which the origin is to call us. */
   holder?: string | undefined;
+  /** A directory of the host's disks, by which those on one path share it; left out: this one is alone. */
+  run?: string;
   /** Told from outside when its guest has come: until then a disk that was read keeps its origin. */
   waitForGuest?: boolean;
   /** Nothing is copied in the background before the daemon has told a share (copy/copy-caps.ts). */

@@ -14,6 +14,8 @@ export interface RelocationOptions {
   link: OriginLink | null;
   settings: DiskSettings;
   caps: CopyCaps;
+  /** A directory of the disks of the host; null: this one knows of no others. */
+  run: string | null;
   /**
    * A hypervisor that has read here may wait for a guest that never comes: the daemon tells (`guestRuns`).
    */

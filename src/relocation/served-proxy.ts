@@ -66,6 +66,7 @@ export async function openServedProxy(
     stateDir,
     settings,
     caps,
+    run: options.run ?? null,
     waitForGuest,
     memory,
   }).catch(async (error: unknown) => {

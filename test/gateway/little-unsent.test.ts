@@ -1,6 +1,5 @@
 /** What a visitor's connection may hold that the kernel has not sent. */
 import assert from 'node:assert/strict';
-import type { Socket } from 'node:net';
 import { keepLittleUnsent } from '../../src/gateway/little-unsent.ts';
 import { waitFor } from '../lab/wait-for.ts';
 
@@ -14,7 +13,7 @@ describe('what is unsent at the gateway', () => {
   beforeEach(() => {
     limits = [];
     stream = { bytesWritten: 0 };
-    end = keepLittleUnsent(stream as Socket, { limitUnsent: (bytes) => limits.push(bytes) });
+    end = keepLittleUnsent(stream, { limitUnsent: (bytes) => limits.push(bytes) });
   });
 
   afterEach(() => end());

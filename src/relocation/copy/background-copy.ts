@@ -4,7 +4,7 @@
  *
  * For that it walks the disk twice over, one walk ahead of the other: the first (survey.ts) asks the origin
  * which stretches are holes, which are marked as present without fetching them; the second fetches what
- * remains, as much at a time as the window allows (background-window.ts). What fails is tried again in a
+ * remains, as much at a time as the window allows (path-window.ts). What fails is tried again in a
  * later round, and rounds that bring nothing become rare: the copy is over when every block is present, and
  * not before. While the image has no room it pauses (fetch/image-space.ts).
  */

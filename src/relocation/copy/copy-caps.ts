@@ -59,6 +59,11 @@ export class CopyCaps {
     return own === null || rate === null ? (own ?? rate) : Math.min(own, rate);
   }
 
+  /** Against those of the other disks. */
+  get weight(): number {
+    return this.#settings.value('weight');
+  }
+
   /** Why nothing is copied, one line; null while something may be. */
   get paused(): string | null {
     if (this.#settings.value('paused')) return 'an administrator has paused it (xnbdctl resume)';

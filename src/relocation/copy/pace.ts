@@ -1,6 +1,6 @@
 /**
  * How much may be under way to the origin now. Before each request `open` is asked, and what becomes of
- * it is told; how that is worked out is an implementation's own (background-window.ts: by delay).
+ * it is told; how that is worked out is an implementation's own (path-window.ts: by delay).
  */
 export interface Pace {
   /** Bytes that a request should have now; a multiple of the block size. */

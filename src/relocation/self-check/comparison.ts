@@ -19,9 +19,9 @@ import { BLOCK_SIZE, type BlockRange, blockAt, byteEnd, bytesIn } from '../../st
 import type { Completion } from '../../store/completion.ts';
 import type { Image } from '../../store/image/image.ts';
 import type { PresentMap } from '../../store/maps/present-map.ts';
-import { BackgroundWindow } from '../copy/background-window.ts';
 import { type Pace, Reopening } from '../copy/pace.ts';
 import type { OriginLink } from '../origin/link.ts';
+import { PathWindow } from '../path/path-window.ts';
 import { cutHoles, type Run } from './comparable-runs.ts';
 
 /** Runs compared at once: on a long line the origin has always something to do. */
@@ -57,7 +57,7 @@ export class Comparison {
   readonly #found: (first: number, end: number, verdict: Verdict) => void;
   #foundBlocks = 0;
   readonly #digests: Digests;
-  readonly #pace: Pace = new BackgroundWindow();
+  readonly #pace: Pace = new PathWindow({ probed: false });
   readonly #reopening = new Reopening(() => this.#proceed());
   #ahead: Run[] = [];
   /** The next block that the walk looks at. */

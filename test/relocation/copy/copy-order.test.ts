@@ -3,7 +3,6 @@ import assert from 'node:assert/strict';
 import { join } from 'node:path';
 import { Errno } from '../../../src/nbd/constants.ts';
 import { BackgroundCopy } from '../../../src/relocation/copy/background-copy.ts';
-import { BackgroundWindow } from '../../../src/relocation/copy/background-window.ts';
 import { type CopyOrder, firstOf } from '../../../src/relocation/copy/copy-order.ts';
 import type { Pace } from '../../../src/relocation/copy/pace.ts';
 import { BadBlocks } from '../../../src/relocation/fetch/bad-blocks.ts';
@@ -12,6 +11,7 @@ import type { BlockSource } from '../../../src/relocation/fetch/block-source.ts'
 import { Fetcher } from '../../../src/relocation/fetch/fetcher.ts';
 import { ImageSpace } from '../../../src/relocation/fetch/image-space.ts';
 import type { OriginLink } from '../../../src/relocation/origin/link.ts';
+import { PathWindow } from '../../../src/relocation/path/path-window.ts';
 import { BLOCK_SIZE, type BlockRange, BlockRanges } from '../../../src/store/block-ranges.ts';
 import type { ExtentsCompletion } from '../../../src/store/completion.ts';
 import { Image } from '../../../src/store/image/image.ts';
@@ -79,7 +79,7 @@ describe('the background copy', () => {
   };
 
   it('goes from the first block to the last, each block once, and the last mark tells that it is over', async () => {
-    const reads = await copyAll(new BackgroundWindow());
+    const reads = await copyAll(new PathWindow({ probed: false }));
     const all = new BlockRanges();
     let next = 0;
     for (const { first, end } of reads) {
@@ -100,7 +100,7 @@ describe('the background copy', () => {
   };
 
   it('follows the guest: what lies behind its read, then before it, then the rest', async () => {
-    const [first, ...then] = await copyAll(new BackgroundWindow(), reads);
+    const [first, ...then] = await copyAll(new PathWindow({ probed: false }), reads);
     assert.deepEqual(first, READ);
     const reach = (512 * 1024) / BLOCK_SIZE;
     const behind = new BlockRanges();
@@ -121,7 +121,7 @@ describe('the background copy', () => {
 
   it('does not where that is switched off', async () => {
     following = false;
-    const [first, second] = await copyAll(new BackgroundWindow(), reads);
+    const [first, second] = await copyAll(new PathWindow({ probed: false }), reads);
     assert.deepEqual(first, READ);
     assert.equal(second!.first, 0);
   });

@@ -3,8 +3,8 @@ import assert from 'node:assert/strict';
 import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { connectControl } from '../../../src/control/client.ts';
-import { BackgroundWindow } from '../../../src/relocation/copy/background-window.ts';
 import { RateLimit } from '../../../src/relocation/copy/rate-limit.ts';
+import { PathWindow } from '../../../src/relocation/path/path-window.ts';
 import { bytesOf } from '../../lab/model/content.ts';
 import { assertSameBytes } from '../../lab/model/same-bytes.ts';
 import { connectClient } from '../../lab/nbd/client.ts';
@@ -24,7 +24,7 @@ describe('a cap on the rate of the copy', () => {
     now = 0;
     demanded = 0;
     pace = new RateLimit(
-      new BackgroundWindow(),
+      new PathWindow({ probed: false }),
       () => demanded,
       () => now,
     );

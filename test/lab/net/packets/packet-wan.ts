@@ -63,8 +63,11 @@ export interface PacketWanOptions {
   rateMbit: number;
   /** Default: rate x round trip, at least 256 KiB. */
   queueBytes?: number;
-  /** What TCP does where a program chooses nothing: cubic, as in most distributions, or another. */
-  congestion?: string;
+  /**
+   * What TCP does where a program chooses nothing; default: what the kernel does. One that is not in the
+   * host's net.ipv4.tcp_allowed_congestion_control is refused.
+   */
+  congestion?: string | undefined;
 }
 
 /** What a machine lacks for it, in one line; null: nothing. */
@@ -94,15 +97,16 @@ export class PacketWan {
 
   /** @throws Error where the machine cannot have one (`whyNoPackets`). */
   static async start(options: PacketWanOptions): Promise<PacketWan> {
-    const { rttMs, rateMbit, queueBytes, congestion = 'cubic' } = options;
+    const { rttMs, rateMbit, queueBytes, congestion } = options;
     const child = spawn(await built(), [String(MTU)], { stdio: ['pipe', 'pipe', 'inherit'] });
     const lines = createInterface(child.stdout)[Symbol.asyncIterator]();
     const [word, a, b] = String((await lines.next()).value).split(' ');
     if (word !== 'ready') throw new Error('packet-line does not start');
     const space = (fd: string): string => `/proc/${child.pid}/fd/${fd}`;
     const wan = new PacketWan(child, lines, { a: space(a!), b: space(b!) });
-    const choose = ['sh', '-c', `echo ${congestion} > /proc/sys/net/ipv4/tcp_congestion_control`];
-    for (const site of ['a', 'b'] as const) await run(wan.at(site, choose));
+    const choose = `echo ${congestion} > /proc/sys/net/ipv4/tcp_congestion_control`;
+    for (const site of congestion === undefined ? [] : (['a', 'b'] as const))
+      await run(wan.at(site, ['sh', '-c', choose]));
     await wan.set('both', {
       rate: rateMbit,
       delay: rttMs / 2,
