@@ -82,14 +82,40 @@ describe('exports are units of systemd', function () {
     });
   }
 
-  it('systemctl restart replaces the process, and the daemon takes the new one up', async () => {
-    const before = await mainPid();
-    await machine().systemctl('restart', UNIT);
-    const after = await mainPid();
-    assert.notEqual(after, before);
-    await waitFor('the daemon to know the new process', async () =>
-      (await told(machine(), 'xnbdd')).includes(`export vm1-vda is up: serving, pid ${after}`),
-    );
+  it('a restart replaces the process under its client, and the daemon takes the new one up', async () => {
+    const client = await connectClient(uri('vm1-vda'));
+    const waits: number[] = [];
+    for (const restart of [
+      ['systemctl', 'restart', UNIT],
+      ['xnbdctl', 'restart', 'vm1-vda'],
+    ]) {
+      const before = await mainPid();
+      // It has been killed and started in the tests before, and systemd counts.
+      await machine().systemctl('reset-failed', UNIT);
+      let restarting = true;
+      const restarted = machine()
+        .exec(restart)
+        .finally(() => (restarting = false));
+      for (let at = 0; restarting; at = (at + 1) % 256) {
+        const began = performance.now();
+        await client.write(at * 4096, Buffer.alloc(4096, at));
+        assert.deepEqual(await client.read(at * 4096, 1), Buffer.from([at]));
+        waits.push(performance.now() - began);
+      }
+      await restarted;
+      const after = await mainPid();
+      assert.notEqual(after, before);
+      await waitFor('the daemon to know the new process', async () =>
+        (await told(machine(), 'xnbdd')).includes(`export vm1-vda is up: serving, pid ${after}`),
+      );
+      const said = await told(machine(), 'xnbd-export');
+      assert.match(
+        said,
+        new RegExp(`took over from process ${before} .*: 1 connections, which waited \\d+ ms`),
+      );
+    }
+    console.log(`      longest wait of its client: ${Math.max(...waits).toFixed(0)} ms`);
+    client.disconnect();
   });
 
   it('one whose image is gone says why to whoever starts it, and is not started again and again', async () => {

@@ -40,15 +40,24 @@ export class ServiceUnits {
    * @throws Error when systemd refuses; the reason of `signal`, and the job goes on then.
    */
   async start(unit: string, signal?: AbortSignal): Promise<JobResult> {
-    await this.#call('ResetFailedUnit', 's', [unit]).catch((error: unknown) => {
-      if (errorName(error) !== `${destination}.NoSuchUnit`) throw error;
-    });
+    await this.#forgetStarts(unit);
     return await this.#job('StartUnit', unit, signal);
   }
 
-  /** Ends a unit and starts it again, with what it has left in its store, and waits until it is up. */
+  /**
+   * Ends a unit and starts it again, with what it has left in its store, however often it has been started
+   * lately, and waits until it is up.
+   */
   async restart(unit: string): Promise<JobResult> {
+    await this.#forgetStarts(unit);
     return await this.#job('RestartUnit', unit);
+  }
+
+  /** A start that systemd takes for one too many would fail the unit, and drop what its store holds. */
+  async #forgetStarts(unit: string): Promise<void> {
+    await this.#call('ResetFailedUnit', 's', [unit]).catch((error: unknown) => {
+      if (errorName(error) !== `${destination}.NoSuchUnit`) throw error;
+    });
   }
 
   /** Ends a unit, and waits until it is gone. */
