@@ -29,6 +29,8 @@ export class Guest {
   resting = false;
   /** Number of the last heartbeat. */
   beat = 0;
+  /** The longest that a request of its took, as it tells; set to 0 to begin anew. */
+  slowestMs = 0;
   /** By target. */
   readonly counts = new Map<string, DiskCounts>();
   /** Where it may run. */
@@ -177,7 +179,8 @@ export class Guest {
     this.beat = Number(number);
     for (const word of counts.split(' ').filter((text) => text !== '')) {
       const [target, ...numbers] = word.split(':');
-      const [writes = 0, reads = 0, errors = 0] = numbers.map(Number);
+      const [writes = 0, reads = 0, errors = 0, slowest = 0] = numbers.map(Number);
+      this.slowestMs = Math.max(this.slowestMs, slowest);
       this.counts.set(target!, { writes, reads, errors });
     }
   }
