@@ -5,10 +5,14 @@ import { type Client, connectClient } from '../../test/lab/nbd/client.ts';
 import type { Arriving } from './hosts.ts';
 
 const BLOCK = 4096;
-/** Between two cold reads: what else there is near it is not what they measure. */
-const STRIDE = 64 * 1024;
-/** Cold reads are of the end of the disk, where a copy in sequence comes last, up to this part of it. */
-const COLD_PART = 0.25;
+/**
+ * Reads are spread over the last part of the disk, where a copy in sequence comes last, each far from those
+ * before it, because what lies around a read is copied next.
+ */
+const COLD_PART = 0.5;
+const GOLDEN = (Math.sqrt(5) - 1) / 2;
+/** One that took less of a round trip found its block here. */
+const COLD_RTT = 0.9;
 const LOOK_MS = 50;
 const CACHED_PER_COLD = 4;
 /** A copy that takes this many times as long as it should is not waited for. */
@@ -30,6 +34,7 @@ export interface Felt {
 }
 
 export interface GuestOptions {
+  rttMs: number;
   /** Of pause between two cold reads. */
   pauseMs: number;
   /** What the line needs for the disk. */
@@ -46,7 +51,7 @@ export async function boot({ socket, disk }: Arriving): Promise<Client> {
 export async function work(
   guest: Client,
   { socket, disk }: Arriving,
-  { pauseMs, idealSeconds, takenOverAt }: GuestOptions,
+  { rttMs, pauseMs, idealSeconds, takenOverAt }: GuestOptions,
 ): Promise<Felt> {
   const began = takenOverAt();
   const since = (): number => (performance.now() - began) / 1000;
@@ -59,10 +64,11 @@ export async function work(
   };
   let present = 0;
   const reading = async (): Promise<void> => {
-    const end = disk.sizeBytes - BLOCK;
-    for (let offset = end; offset > disk.sizeBytes * (1 - COLD_PART); offset -= STRIDE) {
-      if (present > disk.sizeBytes * (1 - COLD_PART) || felt.seconds < Number.POSITIVE_INFINITY) return;
-      await timed(felt.cold, offset);
+    const blocks = Math.floor((disk.sizeBytes * COLD_PART) / BLOCK);
+    for (let count = 1; felt.seconds === Number.POSITIVE_INFINITY; count++) {
+      if (present > disk.sizeBytes * (1 - COLD_PART / 2)) return;
+      await timed(felt.cold, disk.sizeBytes - BLOCK - Math.floor(((count * GOLDEN) % 1) * blocks) * BLOCK);
+      if (felt.cold.at(-1)!.ms < rttMs * COLD_RTT) felt.cold.pop();
       for (let times = 0; times < CACHED_PER_COLD; times++) await timed(felt.cached, 0);
       await sleep(pauseMs);
     }

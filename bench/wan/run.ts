@@ -69,6 +69,7 @@ export async function relocate(wanted: Case, { programs, directory, certificates
     const felt = await Promise.all(
       arriving.map((each, at) =>
         work(guests[at]!, each, {
+          rttMs,
           pauseMs: wanted.disks > 1 ? 250 : 50,
           idealSeconds: seconds,
           takenOverAt: () => began,
