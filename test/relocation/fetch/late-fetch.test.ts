@@ -220,15 +220,19 @@ describe('a late fetch', function () {
     const stateDir = join(directory.path, 'b.state');
     proxy = await openServedProxy({ name: 'disk', image, origin: origin.uri, stateDir });
     await proxy.takeover();
-    await waitFor('a read at the origin', () => origin.disk.reads.length > 0);
-    // It joins the fetch of the background copy, of more than there is room for.
-    assert.deepEqual(origin.disk.reads[0], { offset: 0, length: 64 * 1024 });
+    const [offset, length] = [16 * BLOCK, 64 * 1024];
+    const reading = read(offset, length);
+    // The write joins that fetch, of more than there is room for.
+    const whole = (each: { offset: number; length: number }) =>
+      each.offset === offset && each.length === length;
+    await waitFor('the read at the origin', () => origin.disk.reads.some(whole));
     const data = Buffer.from('a part of a block');
-    const changing = outcome((done) => proxy!.disk.write(data, 5 * BLOCK + 9, false, done));
+    const changing = outcome((done) => proxy!.disk.write(data, offset + 5 * BLOCK + 9, false, done));
     origin.disk.release();
     assert.equal(await changing, 0);
+    assertSameBytes(await reading, content.subarray(offset, offset + length));
     assert.notEqual(proxy.describe().copyPaused, null);
-    data.copy(content, 5 * BLOCK + 9);
+    data.copy(content, offset + 5 * BLOCK + 9);
     assertSameBytes(await read(0, content.length), content);
     execFileSync('mount', ['-o', 'remount,size=4m', mounted!]);
     await completed();
