@@ -191,8 +191,9 @@ export class Relocation {
 
   /** The same for another process to go on, while the connection to the origin stays open. */
   async leave(): Promise<{ memory: RelocationMemory; connection: number }> {
-    const connection = this.#link?.leave() ?? -1;
     this.#state.stop();
+    this.#copy?.pause(); // Or it would ask a link that answers at once, again and again.
+    const connection = this.#link?.leave() ?? -1;
     this.#closing ??= this.#close(true);
     await this.#closing;
     const { readInStandby, changes } = this.disk;

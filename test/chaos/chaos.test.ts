@@ -36,6 +36,8 @@ describe('chaos', function () {
       for (const what of [
         ...victims.map((whom) => `kill ${whom}`),
         'freeze source',
+        'restart source',
+        'restart destination',
         'cut link',
         'stall link',
       ])

@@ -133,6 +133,7 @@ export class Events {
     if (stay === null) return this.#missed(event);
     await this.#alone(stay, event, async () => {
       if (event.what === 'freeze') return await this.#freeze(await pidOf(stay), event.lasts);
+      if (event.what === 'restart') return await this.#stage.driver.restart(stay);
       return await this.#stage.driver.kill(stay, event.lasts);
     });
   }

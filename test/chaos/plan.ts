@@ -34,7 +34,8 @@ export interface PlannedEvent {
    * present.
    */
   after: number;
-  what: 'kill' | 'freeze' | 'cut' | 'stall';
+  /** `restart`: a new process takes an export over; by hand nothing does. */
+  what: 'kill' | 'freeze' | 'cut' | 'stall' | 'restart';
   whom: Victim;
   /** How long whatever it is stays so, milliseconds. */
   lasts: number;
@@ -142,7 +143,12 @@ function makeEvents(random: Random, driver: Plan['driver'], chained: boolean): P
     const what =
       whom === 'link'
         ? random.pick(['cut', 'stall'] as const)
-        : random.pick(['kill', 'kill', 'kill', 'freeze'] as const);
+        : random.pick([
+            'kill',
+            'kill',
+            isExport(whom) && driver === 'daemon' ? 'restart' : 'kill',
+            'freeze',
+          ] as const);
     const after = { arriving: 400, standby: 100, takeover: 60, relocating: 100, complete: 200 }[phase];
     // At once is a point as good as any, and the one at which takeovers are hit.
     const at = random.chance(4) ? 0 : random.below(after);
@@ -161,6 +167,10 @@ function makeEvents(random: Random, driver: Plan['driver'], chained: boolean): P
   return events.sort(
     (one, other) => PHASES.indexOf(one.phase) - PHASES.indexOf(other.phase) || one.after - other.after,
   );
+}
+
+function isExport(whom: Victim): boolean {
+  return whom === 'source' || whom === 'destination' || whom === 'upstream';
 }
 
 /** Writes wait at the source for its own origin when the fence is made: it has to wait for them. */

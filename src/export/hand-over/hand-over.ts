@@ -163,20 +163,13 @@ export class HandOver {
   }
 
   async #leave(give: (state: number, sockets: number[]) => void): Promise<void> {
-    let ofDisk: DiskMemory = { state: null, descriptors: [] };
     try {
-      ofDisk = await this.#parts.disk.close();
-    } catch (error) {
-      // As after kill -9, then: the next process finds on disk what is there.
-      log.error(`the disk could not be closed: ${(error as Error).message}`);
-    }
-    try {
+      const ofDisk = await this.#parts.disk.close();
       const { state, content, sockets } = this.#everything(ofDisk);
       give(memoryFile(`xnbd-${state.name}`, content), sockets);
     } catch (error) {
-      log.error(
-        `nothing could be handed over, and clients have to connect again: ${(error as Error).message}`,
-      );
+      // As after kill -9, then: the next process finds on disk what is there.
+      log.error(`nothing is handed over, and clients have to connect again: ${(error as Error).message}`);
     }
     exitNow(0);
   }

@@ -101,6 +101,11 @@ export class ByHand implements Driver {
     return Promise.resolve(kept.running.process.kill('SIGKILL'));
   }
 
+  /** What keeps processes here would start another one. */
+  restart(): Promise<boolean> {
+    return Promise.resolve(false);
+  }
+
   async retired(stay: Stay): Promise<void> {
     const over = () => recordOf(stay)?.state === 'retired' && recordOf(stay)?.origin === null;
     await waitFor(`${stay.name} at ${stay.host.name} is retired`, over, PATIENCE_MS);

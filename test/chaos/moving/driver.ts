@@ -25,6 +25,8 @@ export interface Driver {
    * nobody was there.
    */
   kill(stay: Stay, lasts: number): Promise<boolean>;
+  /** A new process takes the export over: no connection breaks. @returns false: it was refused, or none was there. */
+  restart(stay: Stay): Promise<boolean>;
   /**
    * The disk has gone on for good: resolves when its origin's role is over here, too, and only what belongs
    * there is left.
