@@ -2,7 +2,7 @@
 import { basename } from 'node:path';
 import { onBoth, tell } from '../bed.ts';
 import { laterPackageFile } from '../deb.ts';
-import { diskOf } from '../disk.ts';
+import { servingPid } from '../disk.ts';
 import { EXPORT } from '../guest/guest.ts';
 import type { Step } from '../step.ts';
 
@@ -14,7 +14,7 @@ export const upgrade: Step = {
     const deb = await laterPackageFile(bed.dir);
     const machine = await guest.where();
     await guest.progress();
-    const { pid } = await diskOf(machine);
+    const pid = await servingPid(machine);
     guest.slowestMs = 0;
     await onBoth(bed, async (each) => {
       await each.put('/root', deb);
@@ -29,9 +29,8 @@ export const upgrade: Step = {
     });
     await guest.progress();
     const pauseMs = guest.slowestMs;
-    const after = await diskOf(machine);
-    if (after.pid !== pid)
-      throw new Error(`${EXPORT} is served by process ${after.pid}, no longer by ${pid}`);
+    const after = await servingPid(machine);
+    if (after !== pid) throw new Error(`${EXPORT} is served by process ${after}, no longer by ${pid}`);
     if ((await guest.where()) !== machine) throw new Error('the guest is elsewhere');
     const older = await machine.sh('xnbdctl upgrade');
     tell(older);
@@ -40,7 +39,7 @@ export const upgrade: Step = {
     guest.slowestMs = 0;
     tell(await machine.sh('xnbdctl upgrade --all'));
     await guest.progress();
-    if ((await diskOf(machine)).pid === pid) throw new Error(`process ${pid} serves ${EXPORT} still`);
+    if ((await servingPid(machine)) === pid) throw new Error(`process ${pid} serves ${EXPORT} still`);
     return (
       `${basename(deb)} went on while process ${pid} served ${EXPORT}: the guest's longest request took ${pauseMs} ms; ` +
       `xnbdctl upgrade --all: a new process serves it, ${guest.slowestMs} ms`
