@@ -1,17 +1,16 @@
 /** The two machines, the guest that moves between them, and what steps need of both. */
 import { join } from 'node:path';
 import type { Guest } from './guest/guest.ts';
-import type { Machine, MachineName } from './machine/machine.ts';
+import type { MachineImage } from './machine/image.ts';
+import type { Machine } from './machine/machine.ts';
 
 export interface Bed {
   readonly machines: readonly [a: Machine, b: Machine];
   readonly guest: Guest;
+  /** What the machines boot from, a's and b's; a release that was never made takes three minutes. */
+  images(): Promise<readonly [MachineImage, MachineImage]>;
   /** Where a run leaves what it made. */
   readonly dir: string;
-}
-
-export function machine({ machines }: Bed, name: MachineName): Machine {
-  return machines.find((each) => each.name === name)!;
 }
 
 /** Prints what a person may want to read beside the table. */

@@ -16,7 +16,7 @@ import { join, resolve } from 'node:path';
 import { parseArgs } from 'node:util';
 import type { Bed } from './bed.ts';
 import { Guest } from './guest/guest.ts';
-import { machineImage, type Release } from './machine/image.ts';
+import { machineImage, type Release, sshKey } from './machine/image.ts';
 import { Machine } from './machine/machine.ts';
 import { runSteps, type Step } from './step.ts';
 import { steps } from './steps/all.ts';
@@ -50,12 +50,8 @@ async function main(): Promise<number> {
   const dir = resolve(values.dir);
   const run = join(dir, 'run');
   await mkdir(run, { recursive: true });
-  process.stdout.write('the images (a new one takes three minutes)\n');
-  const images = [await machineImage(pair[0], dir), await machineImage(pair[1], dir)] as const;
-  const machines = [
-    new Machine('a', pair[0], images[0], run),
-    new Machine('b', pair[1], images[1], run),
-  ] as const;
+  const key = await sshKey(dir);
+  const machines = [new Machine('a', run, key), new Machine('b', run, key)] as const;
   const up = [];
   for (const machine of machines) if (await machine.find()) up.push(machine);
   const [verb, ...words] = positionals;
@@ -65,10 +61,17 @@ async function main(): Promise<number> {
   if (!values.only && up.length > 0) throw new Error('machines are up: npm run testbed -- down');
   if (values.only && up.length < 2 && chosen[0]?.name !== 'boot')
     throw new Error('two machines have to be up for --only: run with --keep first');
-  return tellAll(chosen, machines, run);
+  // One after the other, because both may be the same.
+  const images = async () => [await machineImage(pair[0], dir), await machineImage(pair[1], dir)] as const;
+  return tellAll(chosen, machines, run, images);
 }
 
-async function tellAll(chosen: readonly Step[], machines: Bed['machines'], dir: string): Promise<number> {
+async function tellAll(
+  chosen: readonly Step[],
+  machines: Bed['machines'],
+  dir: string,
+  images: Bed['images'],
+): Promise<number> {
   const guest = new Guest(machines, dir, chosen[0]?.name === 'boot');
   const end = async (): Promise<void> => {
     await guest.close();
@@ -78,7 +81,7 @@ async function tellAll(chosen: readonly Step[], machines: Bed['machines'], dir: 
     process.once(signal, () => void end().finally(() => process.exit(1)));
   try {
     if (values.only) for (const machine of machines) if (await machine.find()) await guest.follow(machine);
-    return (await runSteps(chosen, { machines, guest, dir })) ? 0 : 1;
+    return (await runSteps(chosen, { machines, guest, dir, images })) ? 0 : 1;
   } finally {
     await end();
   }

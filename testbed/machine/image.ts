@@ -39,8 +39,6 @@ export interface MachineImage {
   disk: string;
   kernel: string;
   initrd: string;
-  /** The private key by which root of a machine is reached. */
-  key: string;
 }
 
 /**
@@ -53,9 +51,13 @@ export async function machineImage(release: Release, dir: string): Promise<Machi
   const key = await sshKey(dir);
   const root = join(home, `root-${hash(PACKAGES.join())}`);
   if (!existsSync(root)) await debootstrap(suites[release], root);
-  const recipe = hash(root, await readFile(CONFIGURE, 'utf8'), await readFile(`${key}.pub`, 'utf8'));
+  const recipe = hash(
+    basename(root),
+    await readFile(CONFIGURE, 'utf8'),
+    await readFile(`${key}.pub`, 'utf8'),
+  );
   const image = (suffix: string) => join(home, `${recipe}.${suffix}`);
-  const made = { disk: image('ext4'), kernel: image('vmlinuz'), initrd: image('initrd'), key };
+  const made = { disk: image('ext4'), kernel: image('vmlinuz'), initrd: image('initrd') };
   if (!existsSync(made.disk)) {
     for (const old of await readdir(home))
       if (/\.(ext4|vmlinuz|initrd|draft)$/.test(old)) await rm(join(home, old), { recursive: true });
@@ -68,7 +70,8 @@ export async function machineImage(release: Release, dir: string): Promise<Machi
   return made;
 }
 
-async function sshKey(dir: string): Promise<string> {
+/** The private key by which root of a machine is reached. */
+export async function sshKey(dir: string): Promise<string> {
   const key = join(dir, 'id');
   if (!existsSync(key))
     await run(['ssh-keygen', '-q', '-t', 'ed25519', '-N', '', '-C', 'testbed', '-f', key]);

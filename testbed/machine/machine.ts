@@ -6,13 +6,13 @@
  * other machine, which are datagrams between two sockets.
  */
 import { existsSync } from 'node:fs';
-import { mkdir, readFile, rm, writeFile } from 'node:fs/promises';
+import { link, readFile, rm, writeFile } from 'node:fs/promises';
 import { createServer } from 'node:net';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { lastLines, run, signalTo, start } from '../../test/lab/processes.ts';
 import { waitFor } from '../../test/lab/wait-for.ts';
-import type { MachineImage, Release } from './image.ts';
+import type { MachineImage } from './image.ts';
 
 export type MachineName = 'a' | 'b';
 
@@ -41,17 +41,15 @@ export interface ShOptions {
 
 export class Machine {
   readonly name: MachineName;
-  readonly release: Release;
-  readonly #image: MachineImage;
   readonly #dir: string;
+  readonly #key: string;
   #port = 0;
 
-  /** @param dir of both machines. Nothing is started. */
-  constructor(name: MachineName, release: Release, image: MachineImage, dir: string) {
+  /** @param dir of both machines. @param key by which root is reached. Nothing is started. */
+  constructor(name: MachineName, dir: string, key: string) {
     this.name = name;
-    this.release = release;
-    this.#image = image;
     this.#dir = dir;
+    this.#key = key;
   }
 
   /** By which the other machine knows it. */
@@ -65,12 +63,29 @@ export class Machine {
     return (await this.#pid()) !== undefined;
   }
 
-  /** A disk as the image has it. */
-  async renew(): Promise<void> {
-    await mkdir(this.#dir, { recursive: true });
-    for (const suffix of ['disk', 'console']) await rm(this.#file(suffix), { force: true });
+  /**
+   * A disk as the image has it. The image's files are linked, not named: later ones of the same names would be another file system
+   * under what this machine has written.
+   */
+  async renew({ disk, kernel, initrd }: MachineImage): Promise<void> {
+    for (const suffix of ['disk', 'console', 'base', 'kernel', 'initrd'])
+      await rm(this.#file(suffix), { force: true });
+    await link(disk, this.#file('base'));
+    await link(kernel, this.#file('kernel'));
+    await link(initrd, this.#file('initrd'));
     await run([
-      ...['qemu-img', 'create', '-q', '-f', 'qcow2', '-F', 'raw', '-b', this.#image.disk, this.#file('disk')],
+      ...[
+        'qemu-img',
+        'create',
+        '-q',
+        '-f',
+        'qcow2',
+        '-F',
+        'raw',
+        '-b',
+        this.#file('base'),
+        this.#file('disk'),
+      ],
     ]);
   }
 
@@ -189,7 +204,7 @@ export class Machine {
       ...['-device', `virtio-net-pci,netdev=way-in,mac=52:54:00:98:00:${card},romfile=`],
       ...['-netdev', `dgram,id=link,${link(name, 'local')},${link(other, 'remote')}`],
       ...['-device', `virtio-net-pci,netdev=link,mac=52:54:00:99:00:${card},romfile=`],
-      ...['-kernel', this.#image.kernel, '-initrd', this.#image.initrd],
+      ...['-kernel', this.#file('kernel'), '-initrd', this.#file('initrd')],
       ...['-append', [...KERNEL_ARGUMENTS, ...identity].join(' ')],
     ];
   }
@@ -212,7 +227,7 @@ export class Machine {
       'ControlPersist=120',
     ];
     const all = [...options, ...one, 'ConnectTimeout=10', 'ServerAliveInterval=30'];
-    return ['-F', 'none', '-i', this.#image.key, ...all.flatMap((option) => ['-o', option])];
+    return ['-F', 'none', '-i', this.#key, ...all.flatMap((option) => ['-o', option])];
   }
 
   #sshCommand(): string[] {

@@ -6,8 +6,10 @@ import type { Step } from '../step.ts';
 export const boot: Step = {
   name: 'boot',
   limitS: 900,
-  async run({ machines }) {
-    for (const machine of machines) await machine.renew();
+  async run(bed) {
+    const { machines } = bed;
+    const made = await bed.images();
+    for (const [at, machine] of machines.entries()) await machine.renew(made[at]!);
     const seconds = await Promise.all(
       machines.map(async (machine) => {
         const begun = performance.now();
