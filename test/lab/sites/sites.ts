@@ -128,7 +128,9 @@ async function createSite(host: Host, config: string): Promise<Site> {
         ['/run/xnbd', '/var/lib/xnbd/images', '/var/lib/xnbd/exports'].map((path) => readdir(inside(path))),
       );
       // Logs tell afterwards what happened; the rest of these belongs to the daemon.
-      return names.flat().filter((name) => !/^(hook\.sock|\.absent\.sock|announced|domains)$/.test(name));
+      return names
+        .flat()
+        .filter((name) => !/^(hook\.sock|\.absent\.sock|announced|domains|missed)$/.test(name));
     },
   };
   return site;
