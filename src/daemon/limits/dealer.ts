@@ -90,10 +90,11 @@ export class Dealer {
       const { told } = this.#led.get(name)!;
       return rate !== null && (told.rate === null || rate <= told.rate);
     };
-    const lowered = await Promise.all(changes.filter(isLess).map((change) => this.#tell(...change)));
+    const [less, more] = [changes.filter(isLess), changes.filter((change) => !isLess(change))];
+    const lowered = await Promise.all(less.map((change) => this.#tell(...change)));
     // The next turn gives what the silent ones have left.
     if (lowered.includes(false)) return;
-    await Promise.all(changes.filter((change) => !isLess(change)).map((change) => this.#tell(...change)));
+    await Promise.all(more.map((change) => this.#tell(...change)));
   }
 
   #meet(status: ExportStatus): void {

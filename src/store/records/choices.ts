@@ -88,7 +88,7 @@ async function readChoicesFile(path: string): Promise<File> {
     text = await readFile(path, 'utf8');
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code === 'ENOENT') return { version: 1, peers: {}, paused: false };
-    throw new Error(`${path} cannot be read: ${(error as Error).message}`);
+    throw new Error(`${path} cannot be read: ${(error as Error).message}; run as root`);
   }
   try {
     return v.parse(FileSchema, JSON.parse(text));
