@@ -253,7 +253,8 @@ function parseListen(text: string): Address {
   throw new InvalidArgumentError('it must be HOST:PORT, for example 127.0.0.1:10809');
 }
 
-if (import.meta.main) {
+/** Does what the arguments of this process say; does not return. */
+export async function main(): Promise<void> {
   nameProcess('xnbd-export');
   process.on('uncaughtException', (error) => {
     log.error(`it ends, because of a fault of its own: ${error.stack}`, { id: 'export-fault' });
@@ -271,3 +272,5 @@ if (import.meta.main) {
   // Whatever still keeps the loop or a thread alive has no more say.
   exitNow(Number(process.exitCode ?? 0));
 }
+
+if (import.meta.main) await main();

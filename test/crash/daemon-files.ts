@@ -177,6 +177,7 @@ async function setAside(root: string): Promise<void> {
     config: { paths: { images, exports }, relocation: { retired: 'keep' } },
     exports: {
       record: () => readRecord(stateDir),
+      status: () => undefined,
       stop: () => Promise.resolve(),
       paths: (name: string) => exportPaths({ images, exports, run: join(root, 'a/run') }, name),
     },

@@ -12,6 +12,7 @@ import {
   OptionReply,
 } from '../../src/nbd/constants.ts';
 import { encodeAttached, encodeAttachRequest } from '../../src/nbd/handshake/attach.ts';
+import { encodeFeatures, FEATURES } from '../../src/nbd/handshake/features.ts';
 import { encodeGreeting, encodeOption, encodeOptionReply } from '../../src/nbd/handshake/option-framing.ts';
 import { encodePeer } from '../../src/nbd/handshake/peer.ts';
 import { encodeExtendedRequest, encodeRequest } from '../../src/nbd/transmission/request-encoder.ts';
@@ -119,6 +120,11 @@ function serverSays(style: ReplyStyle, contexts: boolean): Buffer[] {
   const identity = encodeAttached({ uuid: lease, generation: 3, fenced: false, size: 300_000 });
   if (contexts) messages.push(encodeOptionReply(Option.XNBD_ATTACH, OptionReply.XNBD_ATTACHED, identity));
   answer(Option.XNBD_ATTACH, contexts);
+  if (contexts) {
+    const features = encodeFeatures(FEATURES);
+    messages.push(encodeOptionReply(Option.XNBD_FEATURES, OptionReply.XNBD_FEATURES, features));
+    answer(Option.XNBD_FEATURES, true);
+  }
   if (style !== ReplyStyle.SIMPLE) {
     const context = Buffer.concat([uint32(1), Buffer.from('base:allocation')]);
     if (contexts)

@@ -39,7 +39,7 @@ export async function checkLeftovers(
         wrong.push(`${host.name}: exports/${name} has ${strange.join(' ')}`);
     }
     const run = (await readdir(host.run)).filter(
-      (name) => !/^(announced|domains|missed|hook\.sock|.*\.log)$/.test(name),
+      (name) => !/^(announced|arriving|domains|missed|paths|hook\.sock|.*\.log)$/.test(name),
     );
     if (run.length > 0) wrong.push(`${host.name}: run has ${run.join(' ')}`);
     const relocations = await readdir(join(dirname(host.exports), 'relocations')).catch(() => []);

@@ -45,4 +45,5 @@ function anotherReleases(status: Record<string, unknown>): Record<string, unknow
   return { ...kept, badBytes: 'none', heads: 255, guests: { vm1: [1, 2] } };
 }
 
-await import('../../../src/bin/xnbd-export.ts');
+const { main } = await import('../../../src/bin/xnbd-export.ts');
+await main();

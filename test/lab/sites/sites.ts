@@ -130,7 +130,9 @@ async function createSite(host: Host, config: string): Promise<Site> {
       // Logs tell afterwards what happened; the rest of these belongs to the daemon.
       return names
         .flat()
-        .filter((name) => !/^(hook\.sock|\.absent\.sock|announced|domains|missed)$/.test(name));
+        .filter(
+          (name) => !/^(hook\.sock|\.absent\.sock|announced|arriving|domains|missed|paths)$/.test(name),
+        );
     },
   };
   return site;
