@@ -149,6 +149,30 @@ describe('what is packaged', function () {
       assert.ok(stdout.includes(word), word);
   });
 
+  it('has a page of xnbd.conf that knows every section, key and default of the file', async function () {
+    if (!installed('man')) this.skip();
+    const { stdout: page } = await run(
+      'man',
+      ['--local-file', join(root, 'usr/share/man/man5/xnbd.conf.5.gz')],
+      {
+        env: { ...process.env, MANWIDTH: '200', LC_ALL: 'C.UTF-8' },
+      },
+    );
+    const told = page.replaceAll(/\s+/g, ' ');
+    // Their keys are names of peers, or their values only examples.
+    const ownKeys = ['peers', 'peer-rate', 'peer-rate-schedule'];
+    const examples = ['tls', 'advertise'];
+    let section = '';
+    for (const line of (await readFile(join(top, 'etc/xnbd.conf'), 'utf8')).split('\n')) {
+      section = /^\[(.+)\]$/.exec(line)?.[1] ?? section;
+      if (line.startsWith('[')) assert.match(page, new RegExp(`^\\[${section}\\]$`, 'm'));
+      const [, key, value] = /^#([a-z-]+) = (.*)$/.exec(line) ?? [];
+      if (key === undefined || ownKeys.includes(section)) continue;
+      const isExample = examples.includes(section) || examples.includes(key);
+      assert.ok(told.includes(isExample ? key : `${key} = ${value}`), `[${section}] ${line}`);
+    }
+  });
+
   it('names the licence of all that is bundled', async () => {
     const text = await readFile(join(root, 'usr/share/doc/xnbd-libvirt/copyright'), 'utf8');
     for (const name of ['commander', 'winston', 'dbus-next', 'valibot', 'node', 'koffi', 'node-unix-socket'])
