@@ -78,7 +78,9 @@ async function lifeOfDisk(machine: Machine): Promise<number> {
 async function catalogue({ machines: [a] }: Bed): Promise<string> {
   const known = (await a.sh('journalctl --list-catalog | grep -i xnbd || true')).split('\n');
   if (known[0] === '') throw new Error('the catalogue knows no message of xNBD');
-  const explained = await a.sh(`journalctl -x XNBD_EXPORT=${EXPORT} --no-pager | grep -m 3 '^-- ' || true`);
+  const explained = await a.sh(
+    `journalctl -x XNBD_EXPORT=${EXPORT} --no-pager | grep -m 3 'Subject:' || true`,
+  );
   tell(explained);
   if (explained === '') throw new Error('journalctl -x explains no line of the disk');
   return `${known.length} messages in the catalogue`;
