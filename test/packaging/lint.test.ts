@@ -90,7 +90,7 @@ describe('what is packaged', function () {
       const text = await readFile(join(root, unit), 'utf8');
       await writeFile(
         join(copies, basename(unit)),
-        text.replaceAll('=/usr/bin/xnbd', `=${root}/usr/bin/xnbd`),
+        text.replaceAll(/(?<==\+?)\/usr\/bin\/xnbd/g, `${root}/usr/bin/xnbd`),
       );
     }
     const names = units.map((path) => join(copies, basename(path).replace('@.', '@vm1-vda.')));
