@@ -3,6 +3,9 @@
  * replaced since are read again then. So a renewed certificate needs no restart, and connections that are
  * open know nothing of it.
  *
+ * Which files those are may change, too: a key that is put in the place of another may be root's alone, and
+ * then the gateway goes by its copy. So they are looked for anew when one of them has changed.
+ *
  * Renewal replaces file after file. While what lies there does not fit together (the new certificate, still
  * the old key), what was read before is used on.
  */
@@ -19,15 +22,22 @@ export interface Material {
 }
 
 export class Credentials {
-  readonly files: CertificateFiles;
+  #files: CertificateFiles;
+  readonly #look: (() => Promise<CertificateFiles>) | null;
   #material: Material | null = null;
   /** The state of the files that `#material` was read from. */
   #stamp = '';
   /** The state of the files that has been complained about. */
   #refused = '';
 
-  constructor(files: CertificateFiles) {
-    this.files = files;
+  /** @param look says which files they are by now; left out: always these */
+  constructor(files: CertificateFiles, look: (() => Promise<CertificateFiles>) | null = null) {
+    this.#files = files;
+    this.#look = look;
+  }
+
+  get files(): CertificateFiles {
+    return this.#files;
   }
 
   /**
@@ -37,8 +47,13 @@ export class Credentials {
    */
   async current(): Promise<Material> {
     // The stamp first: what is replaced while we read is read again.
-    const stamp = await stampOf(this.files);
+    let stamp = await stampOf(this.#files);
     const before = this.#material;
+    if (before !== null && stamp === this.#stamp) return before;
+    if (this.#look !== null) {
+      this.#files = await this.#look();
+      stamp = await stampOf(this.#files);
+    }
     if (before !== null && (stamp === this.#stamp || stamp === this.#refused)) return before;
     try {
       const material = await readMaterial(this.files);

@@ -1,5 +1,5 @@
 /** This host as a party to TLS, as its configuration has it. */
-import { access, constants } from 'node:fs/promises';
+import { open } from 'node:fs/promises';
 import {
   type CertificateFiles,
   certificatesIn,
@@ -27,11 +27,14 @@ async function serverFiles(tls: HostTls, handed: string | undefined): Promise<Ce
   return (await isReadable(copies.key)) ? copies : files;
 }
 
-function isReadable(path: string): Promise<boolean> {
-  return access(path, constants.R_OK).then(
-    () => true,
-    () => false,
-  );
+/** Opened, because access(2) knows nothing of AppArmor. */
+async function isReadable(path: string): Promise<boolean> {
+  try {
+    await (await open(path)).close();
+    return true;
+  } catch {
+    return false;
+  }
 }
 
 /**
@@ -40,7 +43,8 @@ function isReadable(path: string): Promise<boolean> {
  * @throws Error, one line, when its certificate is not in order or no peer is allowed.
  */
 export async function serverParty(tls: HostTls, handed?: string): Promise<TlsParty> {
-  const party = { credentials: new Credentials(await serverFiles(tls, handed)), allow: tls.allow };
+  const look = (): Promise<CertificateFiles> => serverFiles(tls, handed);
+  const party = { credentials: new Credentials(await look(), look), allow: tls.allow };
   await party.credentials.current();
   if (tls.allow.length > 0) return party;
   throw new Error(

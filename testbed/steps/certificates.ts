@@ -46,6 +46,8 @@ export const certificates: Step = {
     const forLibvirt = await commandsOf('docs/tls.md', 'cd /etc/xnbd/pki');
     await onBoth(bed, (machine) => machine.sh(`set -e; ${forLibvirt}`));
     await checked(bed);
+    // The keys are root's alone now, and the gateways' copies of them a minute old at most.
+    await onBoth(bed, (machine) => machine.sh('systemctl restart xnbd-gateway'));
     await a.sh(`virsh -c qemu+tls://${b.host}/system -q list`);
     return 'made by openssl; found in /etc/xnbd/pki, and in the places of libvirt; virsh reaches the other by TLS';
   },
