@@ -18,6 +18,8 @@ export async function recordWhile(options: RecordingOptions, act: () => Promise<
   const { root, clock, trace, random, boot } = options;
   forgetOpenFiles();
   playing.bootId = boot;
+  // A state that was looked at last may have had storage that came back.
+  playing.remounts = 0;
   const slowness = random() * 4;
   playing.recording = {
     root,
