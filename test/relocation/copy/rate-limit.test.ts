@@ -222,5 +222,7 @@ describe('what is set of a disk', function () {
     await proxy.restart();
     const replaced = await proxy.status();
     assert.deepEqual([replaced.share, replaced.copyPaused], [8e6, null]);
+    // Its successor is no child of this process.
+    await proxy.call('stop');
   });
 });
