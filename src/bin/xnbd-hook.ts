@@ -24,8 +24,8 @@ interface Answer {
 
 /** Longer than the daemon's own limit for a hook, so that its more exact message comes first. */
 const patienceMs = 30_000;
-const neverFails = new Set(['stopped', 'release', 'reconnect']);
 const ends = new Set(['stopped', 'release']);
+const neverFails = new Set([...ends, 'reconnect']);
 const needsDaemon = new Set(['prepare', 'migrate']);
 
 if (process.argv[2] === '--version') {

@@ -9,12 +9,13 @@
  */
 import { execFile } from 'node:child_process';
 import { createPrivateKey, type X509Certificate } from 'node:crypto';
-import { access, chmod, chown, mkdir, mkdtemp, readFile, rename, rm, writeFile } from 'node:fs/promises';
+import { chmod, chown, mkdir, mkdtemp, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { isIP } from 'node:net';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { groupId } from '../system/socket-group.ts';
 import { faultsOfCertificate, isSignedBy } from './certificate-faults.ts';
+import { isThere } from './certificate-files.ts';
 import { parseCertificates } from './trust.ts';
 
 const run = promisify(execFile);
@@ -201,11 +202,4 @@ function checkHostName(host: string): void {
 
 function commonName(name: string): string {
   return name.slice(0, LONGEST_COMMON_NAME);
-}
-
-async function isThere(path: string): Promise<boolean> {
-  return await access(path).then(
-    () => true,
-    () => false,
-  );
 }

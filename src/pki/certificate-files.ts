@@ -127,7 +127,7 @@ async function firstThere(paths: string[]): Promise<string> {
 }
 
 /** A file that may not be looked at is there: reading it tells the error. */
-async function isThere(path: string): Promise<boolean> {
+export async function isThere(path: string): Promise<boolean> {
   try {
     await access(path);
     return true;

@@ -85,6 +85,7 @@ export class DiskCopy {
 
   constructor(options: DiskCopyOptions) {
     const { link, image, map, locks, caps, follow, keeper, before, onComplete, onChange } = options;
+    const origin = originHost(keeper.record.origin?.uri ?? '');
     this.map = map;
     this.#onComplete = onComplete;
     this.#bad = new BadBlocks(map);
@@ -108,7 +109,7 @@ export class DiskCopy {
     this.#path = new CopyPath({
       link,
       run: options.run,
-      origin: originHost(keeper.record.origin?.uri ?? ''),
+      origin,
       weight: () => caps.weight,
     });
     const { window } = this.#path;
@@ -128,7 +129,7 @@ export class DiskCopy {
       onChange();
     };
     this.#arrival = new Arrival({
-      origin: originHost(keeper.record.origin?.uri ?? ''),
+      origin,
       averageRate: () => averageRate(sumOf(before, this.counters), keeper.record),
       sizeBytes: map.sizeBytes,
       sample: () => this.#sample(),

@@ -2,6 +2,7 @@
 import { basename } from 'node:path';
 import { onBoth, tell } from '../bed.ts';
 import { packageFile } from '../deb.ts';
+import { putOn } from '../machine/apt.ts';
 import type { Step } from '../step.ts';
 
 export const install: Step = {
@@ -12,17 +13,8 @@ export const install: Step = {
     const seconds = await onBoth(bed, async (machine) => {
       await machine.put('/root', deb);
       const begun = performance.now();
-      const said = await machine.sh(
-        `cd /root && DEBIAN_FRONTEND=noninteractive apt-get -q -y install ./${basename(deb)} 2>&1`,
-        { timeoutMs: 400_000 },
-      );
-      tell(
-        said
-          .replaceAll(/\(Reading database[^\n]*\r/g, '')
-          .split('\n')
-          .slice(-14)
-          .join('\n'),
-      );
+      const said = await putOn(machine, deb);
+      tell(said.split('\n').slice(-14).join('\n'));
       // What the package says is to be run once.
       const [toRun] = /^.* {2}(systemctl restart .*)$/m.exec(said)?.slice(1) ?? [];
       if (toRun !== undefined) await machine.sh(toRun);

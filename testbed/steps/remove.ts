@@ -2,9 +2,8 @@
 import { type Bed, tell } from '../bed.ts';
 import { diskOf } from '../disk.ts';
 import { EXPORT, GUEST } from '../guest/guest.ts';
+import { APT } from '../machine/apt.ts';
 import type { Step } from '../step.ts';
-
-const APT = 'DEBIAN_FRONTEND=noninteractive apt-get -q -y';
 
 export const remove: Step = {
   name: 'remove',

@@ -4,6 +4,7 @@ import { onBoth, tell } from '../bed.ts';
 import { laterPackageFile } from '../deb.ts';
 import { servingPid } from '../disk.ts';
 import { EXPORT } from '../guest/guest.ts';
+import { putOn } from '../machine/apt.ts';
 import type { Step } from '../step.ts';
 
 export const upgrade: Step = {
@@ -18,12 +19,7 @@ export const upgrade: Step = {
     guest.slowestMs = 0;
     await onBoth(bed, async (each) => {
       await each.put('/root', deb);
-      const said = await each.sh(
-        `DEBIAN_FRONTEND=noninteractive apt-get -q -y install /root/${basename(deb)} 2>&1`,
-        {
-          timeoutMs: 400_000,
-        },
-      );
+      const said = await putOn(each, deb);
       tell(said.split('\n').slice(-8).join('\n'));
       await each.sh('systemctl is-active xnbdd xnbd-gateway');
     });
